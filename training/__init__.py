@@ -1,0 +1,1 @@
+"""How the weights that ship with zoomrt were made: data, training, evaluation. Not part of the installed package."""

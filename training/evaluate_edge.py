@@ -1,0 +1,104 @@
+"""Quality of `edge` against PIL bicubic on the held-out pictures: PSNR and SSIM on Y, 4-pixel border cropped.
+
+    python -m training.evaluate_edge --pairs ../shared/data/drealsr [--weights F] [--json OUT] [--sheet OUT.png]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from training.data import HELD_OUT_PHOTOGRAPHS, Pixels, camera_pairs, photograph, shrink
+from zoomrt.export.families.edge_network import SCALE, EdgeNetwork
+
+BORDER = 4
+
+
+def luma(rgb: Pixels) -> NDArray[np.float64]:
+    """Y of BT.601 as the literature measures it (MATLAB rgb2ycbcr): 16..235, float64."""
+    return 16.0 + rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255.0
+
+
+def quality(picture: Pixels, reference: Pixels) -> tuple[float, float]:
+    """(PSNR in dB, SSIM) on Y with peak 255; SSIM with the Gaussian window of Wang et al. 2004."""
+    a, b = (luma(p)[BORDER:-BORDER, BORDER:-BORDER] for p in (picture, reference))
+    ssim = structural_similarity(a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    return float(peak_signal_noise_ratio(b, a, data_range=255)), float(ssim)
+
+
+def bicubic(lr: Pixels) -> Pixels:
+    size = (lr.shape[1] * SCALE, lr.shape[0] * SCALE)
+    return np.asarray(Image.fromarray(lr).resize(size, Image.Resampling.BICUBIC))
+
+
+@torch.no_grad()
+def upscale(network: EdgeNetwork, lr: Pixels) -> Pixels:
+    """One untiled pass; sides are cropped to the multiple of four that the network needs."""
+    tensor = torch.from_numpy(lr.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1.0)
+    pixels = (network(tensor)[0].permute(1, 2, 0).numpy() + 1.0) * 127.5
+    return pixels.round().clip(0, 255).astype(np.uint8)
+
+
+def held_out(pairs_root: Path) -> dict[str, list[tuple[Pixels, Pixels]]]:
+    def cropped(name: str) -> Pixels:
+        picture = photograph(name)
+        height, width = (side // 16 * 16 for side in picture.shape[:2])
+        return picture[:height, :width]
+
+    photographs = [cropped(name) for name in HELD_OUT_PHOTOGRAPHS]
+    return {
+        "camera_pairs": camera_pairs(pairs_root, held_out=True),
+        "photographs_bicubic_x4_down": [(shrink(hr), hr) for hr in photographs],
+    }
+
+
+def evaluate(network: EdgeNetwork, sets: dict[str, list[tuple[Pixels, Pixels]]]) -> dict[str, dict[str, float]]:
+    """Mean figures per set for bicubic and edge, and the gain."""
+    report = {}
+    for name, pairs in sets.items():
+        base = np.mean([quality(bicubic(lr), hr) for lr, hr in pairs], axis=0)
+        ours = np.mean([quality(upscale(network, lr), hr) for lr, hr in pairs], axis=0)
+        figures = {"bicubic_psnr_db": base[0], "edge_psnr_db": ours[0], "gain_psnr_db": ours[0] - base[0]}
+        figures |= {"bicubic_ssim": base[1], "edge_ssim": ours[1], "gain_ssim": ours[1] - base[1], "count": len(pairs)}
+        report[name] = {key: round(float(value), 4) for key, value in figures.items()}
+    return report
+
+
+def contact_sheet(network: EdgeNetwork, pairs: list[tuple[Pixels, Pixels]]) -> Image.Image:
+    """Rows of (bicubic, edge, ground truth) centre crops, 256 px each."""
+    rows = []
+    for lr, hr in pairs:
+        y, x = ((side - 256) // 2 for side in hr.shape[:2])
+        crops = [p[y : y + 256, x : x + 256] for p in (bicubic(lr), upscale(network, lr), hr)]
+        rows.append(np.concatenate(crops, axis=1))
+    return Image.fromarray(np.concatenate(rows, axis=0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=Path, required=True, help="folder with lr/ and hr/ (DRealSR test crops)")
+    parser.add_argument("--weights", type=Path, default=Path("zoomrt/export/families/edge.safetensors"))
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of bicubic | edge | truth here")
+    arguments = parser.parse_args()
+    network = EdgeNetwork().eval()
+    network.load_state_dict({k: v.float() for k, v in load_file(arguments.weights).items()})
+    sets = held_out(arguments.pairs)
+    report = json.dumps(evaluate(network, sets), indent=2)
+    print(report)
+    if arguments.json:
+        arguments.json.write_text(report + "\n")
+    if arguments.sheet:
+        contact_sheet(network, sets["photographs_bicubic_x4_down"] + sets["camera_pairs"][:5]).save(arguments.sheet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Train `edge`, the model that ships with zoomrt. Seeded, resumable, checkpointed; about an hour on two CPU cores.
+
+    python -m training.train_edge --pairs ../shared/data/drealsr --work /tmp/edge
+
+Run the same command again to go on from the last checkpoint. The finished FP16 weights are WORK/edge.safetensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from training.data import PHOTOGRAPHS, SCALE, Sampler, camera_pairs, photograph
+from training.evaluate_edge import evaluate, held_out
+from zoomrt.export.families.edge_network import EdgeNetwork
+
+# LR crop side -> crops per batch, about equal work. Several sizes, so that nothing depends on the tile's size.
+BATCHES = {48: 14, 64: 8, 96: 4, 128: 2}
+MARGIN = 8  # LR pixels next to a cut that see the cut's zero padding; the tile plan's overlap covers more
+
+
+@dataclass(frozen=True)
+class Recipe:
+    steps: int = 6000
+    learning_rate: float = 5e-4
+    warm_up: int = 200
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+    consistency: float = 1.0
+    seed: int = 20261120
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to 1 % of the peak."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        progress = (step - self.warm_up) / (self.steps - self.warm_up)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def loss_of(network: EdgeNetwork, lr: Tensor, hr: Tensor, window: tuple[int, int, int] | None, weight: float) -> Tensor:
+    """L1 to the truth; with a window, a tile cut from the crop must also agree with the same place of the whole crop.
+
+    GroupNorm and attention see the whole crop, so without this term tiles would differ from the untiled picture.
+    """
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = network(lr).float()
+    loss = (whole - hr).abs().mean()
+    if window is None:
+        return loss
+    y, x, side = window
+    with torch.autocast("cpu", torch.bfloat16):
+        tile = network(lr[:, :, y : y + side, x : x + side]).float()
+    inner, start, stop = SCALE * MARGIN, SCALE * MARGIN, SCALE * (side - MARGIN)
+    same_place = whole[:, :, SCALE * y + inner : SCALE * y + stop, SCALE * x + inner : SCALE * x + stop]
+    return loss + weight * (tile[:, :, start:stop, start:stop] - same_place).abs().mean()
+
+
+def plan_step(recipe: Recipe, step: int) -> tuple[int, int, tuple[int, int, int] | None]:
+    """(crop side, crops, tile window or None) of a step, from the seed alone."""
+    rng = np.random.default_rng((recipe.seed, step, 1))
+    size = int(rng.choice(list(BATCHES)))
+    if size < 96:
+        return size, BATCHES[size], None
+    side = size // 2 if rng.random() < 0.5 else size * 3 // 4
+    y, x = (int(v) * 4 for v in rng.integers(0, (size - side) // 4 + 1, 2))
+    return size, BATCHES[size], (y, x, side)
+
+
+def save_atomically(payload: object, path: Path) -> None:
+    scratch = path.with_suffix(".part")
+    torch.save(payload, scratch)
+    os.replace(scratch, path)
+
+
+def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    network = EdgeNetwork().to(memory_format=torch.channels_last)
+    average = copy.deepcopy(network).eval()
+    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    checkpoint, start, seconds = work / "checkpoint.pt", 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["recipe"] != asdict(recipe):
+            raise SystemExit(f"{checkpoint} was made by another recipe {state['recipe']}; use a fresh --work folder")
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, seconds = state["step"], state["seconds"]
+    sampler = Sampler(camera_pairs(pairs_root, held_out=False), [photograph(n) for n in PHOTOGRAPHS], recipe.seed)
+    sets = held_out(pairs_root)
+    began, recent = time.monotonic() - seconds, []
+
+    def fetch(step: int) -> tuple[Tensor, Tensor]:
+        size, count, _ = plan_step(recipe, step)
+        lr, hr = sampler.batch(step, size, count)
+        return torch.from_numpy(lr), torch.from_numpy(hr)
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(fetch, start)
+        for step in range(start, recipe.steps):
+            lr, hr = ahead.result()
+            ahead = pool.submit(fetch, min(step + 1, recipe.steps - 1))
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step)
+            lr = lr.contiguous(memory_format=torch.channels_last)
+            loss = loss_of(network, lr, hr, plan_step(recipe, step)[2], recipe.consistency)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            keep = min(recipe.ema, (step + 1) / (step + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
+            recent.append(loss.item())
+            done = step + 1
+            if done % 50 == 0:
+                spent = time.monotonic() - began
+                left = spent / done * (recipe.steps - done)
+                print(f"step {done}/{recipe.steps}  loss {np.mean(recent):.5f}  {spent / 60:.1f} min, {left / 60:.0f} left", flush=True)
+                recent.clear()
+            if done % 250 == 0 or done == recipe.steps:
+                state = {"network": network.state_dict(), "average": average.state_dict(), "step": done}
+                state |= {"optimizer": optimizer.state_dict(), "recipe": asdict(recipe), "seconds": time.monotonic() - began}
+                save_atomically(state, checkpoint)
+            if done % 500 == 0:
+                print(json.dumps(evaluate(average, sets)), flush=True)
+    finish(average, work, recipe, sets, time.monotonic() - began)
+
+
+def finish(average: EdgeNetwork, work: Path, recipe: Recipe, sets: dict, seconds: float) -> None:
+    """Store FP16 weights and the figures reached by exactly these FP16 weights."""
+    weights = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
+    save_file(weights, work / "edge.safetensors", metadata={"format": "pt", "family": "edge"})
+    average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    report = {"recipe": asdict(recipe), "minutes": round(seconds / 60, 1), "torch": torch.__version__}
+    report |= {"threads": torch.get_num_threads(), "figures": evaluate(average, sets)}
+    (work / "edge.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=Path, required=True, help="folder with lr/ and hr/ (DRealSR test crops)")
+    parser.add_argument("--work", type=Path, required=True, help="checkpoints and results; the same folder resumes")
+    parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    train(arguments.pairs, arguments.work, Recipe(steps=arguments.steps, seed=arguments.seed))
+
+
+if __name__ == "__main__":
+    main()

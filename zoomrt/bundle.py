@@ -1,0 +1,252 @@
+"""The bundle: a directory with a manifest, graphs and engines. The only thing that ships.
+
+The contract between export, which writes it, and runtime, which reads it. Neither knows the other.
+A bundle is written beside its final place and renamed into it, so a kill leaves the old bundle or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from zoomrt.errors import BundleError, StorageError
+
+__all__ = ["MANIFEST", "SCHEMA", "Bundle", "FileEntry", "Manifest", "TileFacts", "open_bundle", "sha256_of", "writing_bundle"]
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+ColourPolicy = Literal["none", "mean_std"]
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A strict, immutable JSON record: wrong types and unknown fields are errors that name the field."""
+
+
+class TileFacts(_Record):
+    """What the runtime must know to send one tile through the graph."""
+
+    scale: int
+    """Output pixels per input pixel, each axis."""
+    height: int
+    """Input tile height, LR pixels; the graph's shape is static."""
+    width: int
+    """Input tile width, LR pixels."""
+    batches: tuple[int, ...]
+    """Batch sizes for which `graphs` holds a graph, ascending, first is 1."""
+    overlap: int
+    """LR pixels that neighbouring tiles share."""
+    context: int
+    """LR pixels at an inner tile edge that are thrown away, because they saw the cut; 2*context < overlap."""
+    value_range: tuple[float, float]
+    """What black and white are for the graph, input and output alike."""
+    dtype: Literal["float32", "float16"]
+    """Element type of the graph's input and output, (N, 3, H, W), RGB."""
+    colour: ColourPolicy
+    """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's."""
+
+
+class FileEntry(_Record):
+    """One file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Record):
+    """Everything about a bundle that a reader may want to know; plain JSON."""
+
+    schema: int = SCHEMA
+    family: str
+    target: str
+    backend: str
+    precision: str
+    tile: TileFacts
+    graphs: dict[int, str]
+    """Batch size -> ONNX file. Kept beside an engine too: it is what the engine was built from."""
+    engines: dict[int, str] = {}
+    """Batch size -> compiled engine file; empty where the backend runs ONNX."""
+    steps: int = 1
+    seeds: dict[str, int] = {}
+    weights: dict[str, Any] = {}
+    """Where the weights came from: source, sha256, parameter count, licence."""
+    parity: dict[str, Any] = {}
+    """Graph against torch: worst difference and PSNR per probe, with the tolerance that was demanded."""
+    engine_report: dict[str, Any] = {}
+    """What was read back from the finished engines: target SMs, kernels, dtypes, fused attentions, static bytes."""
+    built: list[str] = []
+    """Steps that were carried out on the building machine."""
+    ran: list[str] = []
+    """Parts that were really executed there; an engine for another GPU is built, not run."""
+    warnings: list[str] = []
+    versions: dict[str, str] = {}
+    key: str = ""
+    """Content key of the request: equal keys mean an identical build."""
+    files: dict[str, FileEntry] = {}
+    digest: str = ""
+    """SHA-256 of this manifest with an empty digest; tells an edited manifest."""
+
+    def sealed(self) -> Manifest:
+        """The same manifest with its digest filled in."""
+        return msgspec.structs.replace(self, digest=self._digest())
+
+    def _digest(self) -> str:
+        bare = msgspec.structs.replace(self, digest="")
+        return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+class Bundle:
+    """An opened, verified bundle: `path` and `manifest`."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+    """Read and verify a bundle.
+
+    verify : also hash every file (about 1 GB/s); False checks presence and size only.
+
+    Raises BundleError that names the file, the field and the way out.
+    """
+    root = Path(path)
+    rebuild = "Build it again with trt-build, or copy it again from where it came."
+    if not root.is_dir():
+        seen = "a file" if root.exists() else "nothing there"
+        needed = f"a directory with {MANIFEST}"
+        raise BundleError(f"cannot open bundle {str(root)!r}", seen=seen, needed=needed, remedy="Build one with trt-build.")
+    try:
+        raw = (root / MANIFEST).read_bytes()
+    except OSError as cause:
+        needed = f"a readable {MANIFEST}"
+        raise BundleError(f"cannot open bundle {str(root)!r}", seen=cause.strerror, needed=needed, remedy=rebuild) from cause
+    where = f"bundle {str(root)!r}: {MANIFEST}"
+    _check_schema(raw, where)
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as cause:
+        raise BundleError(f"{where} is not valid", seen=cause, needed="the fields of schema 1", remedy=rebuild) from cause
+    if (expected := manifest.sealed().digest) != manifest.digest:
+        seen, needed = f"field digest {manifest.digest[:12]!r}", f"{expected[:12]!r}: a field was edited"
+        raise BundleError(f"{where} was changed after the build", seen=seen, needed=needed, remedy=rebuild)
+    for name, entry in manifest.files.items():
+        _check_file(root, name, entry, verify, rebuild)
+    return Bundle(root, manifest)
+
+
+def _check_schema(raw: bytes, where: str) -> None:
+    """The schema number is checked before the fields, so that a newer bundle says that it is newer."""
+    try:
+        schema = msgspec.json.decode(raw).get("schema")
+    except (msgspec.MsgspecError, AttributeError) as cause:
+        remedy = "Build it again with trt-build."
+        raise BundleError(f"{where} is not a manifest", seen=cause, needed="a JSON object", remedy=remedy) from cause
+    if schema != SCHEMA:
+        remedy = "Build it again with this version of zoomrt, or use the version that built it."
+        raise BundleError(f"{where} has another schema", seen=f"field schema = {schema!r}", needed=SCHEMA, remedy=remedy)
+
+
+def _check_file(root: Path, name: str, entry: FileEntry, verify: bool, remedy: str) -> None:
+    file = root / name
+    what = f"bundle {str(root)!r}: file {name!r} does not match the manifest"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise BundleError(what, seen="a path that leaves the bundle", needed="a path inside it", remedy=remedy)
+    if not file.is_file():
+        raise BundleError(what, seen="nothing there", needed=f"{entry.bytes} bytes", remedy=remedy)
+    if (size := file.stat().st_size) != entry.bytes:
+        raise BundleError(what, seen=f"field bytes = {size}", needed=entry.bytes, remedy=remedy)
+    if verify and (digest := sha256_of(file)) != entry.sha256:
+        raise BundleError(what, seen=f"field sha256 = {digest[:12]}", needed=entry.sha256[:12], remedy=remedy)
+
+
+@contextlib.contextmanager
+def writing_bundle(path: str | os.PathLike[str]) -> Iterator[tuple[Path, list[Manifest]]]:
+    """Write a bundle atomically: fill the scratch folder, append one manifest to the list, and leave the block.
+
+        with writing_bundle(out) as (scratch, manifests):
+            (scratch / "graph.onnx").write_bytes(...)
+            manifests.append(Manifest(...))          # `files` and `digest` are filled in here
+
+    On any exception the scratch folder is removed and an older bundle at `path` stays as it was.
+    Raises StorageError when the place cannot be written.
+    """
+    final = Path(path)
+    remedy = "Choose another output folder with -o, or make room and set its permissions."
+    if final.exists() and not (final / MANIFEST).is_file() and (not final.is_dir() or any(final.iterdir())):
+        needed = "a free name, an empty folder or an older bundle"
+        raise StorageError(f"will not replace {str(final)!r}", seen="something that is not a bundle", needed=needed, remedy=remedy)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(final)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.part-", dir=final.parent))
+    except OSError as cause:
+        raise _storage_error(final, cause, remedy) from cause
+    manifests: list[Manifest] = []
+    try:
+        yield scratch, manifests
+        (manifest,) = manifests
+        names = sorted(f.relative_to(scratch).as_posix() for f in scratch.rglob("*") if f.is_file())
+        files = {n: FileEntry(bytes=(scratch / n).stat().st_size, sha256=sha256_of(scratch / n)) for n in names}
+        manifest = msgspec.structs.replace(manifest, files=files).sealed()
+        (scratch / MANIFEST).write_bytes(manifest.to_json())
+        for name in [*names, MANIFEST]:
+            _flush(scratch / name)
+        scratch.chmod(0o755)
+        _move_into_place(scratch, final)
+    except OSError as cause:
+        raise _storage_error(final, cause, remedy) from cause
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move_into_place(scratch: Path, final: Path) -> None:
+    """Two renames where an older bundle stands; a kill between them leaves none under that name, never a half one."""
+    if not final.exists():
+        os.rename(scratch, final)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{final.name}.old-", dir=final.parent))
+    os.rename(final, retired / "bundle")
+    os.rename(scratch, final)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _sweep(final: Path) -> None:
+    """Remove what killed builds of this bundle left behind, if it is older than a day (it may be in use before)."""
+    for stale in [*final.parent.glob(f".{final.name}.part-*"), *final.parent.glob(f".{final.name}.old-*")]:
+        with contextlib.suppress(OSError):
+            newest = max(f.stat().st_mtime for f in [stale, *stale.rglob("*")])
+            if newest < time.time() - 86400:
+                shutil.rmtree(stale, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _storage_error(path: Path, cause: OSError, remedy: str) -> StorageError:
+    return StorageError(f"cannot write bundle {str(path)!r}", seen=cause.strerror or cause, needed="a writable place with room", remedy=remedy)

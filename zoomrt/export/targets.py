@@ -1,0 +1,85 @@
+"""Where an engine will run, and what that decides: backend, opset, form of attention, precisions. One table.
+
+Pure data: imported by the CLI for names and checks, so it must not need torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zoomrt.errors import UsageError, unknown_name
+
+__all__ = ["PRECISIONS", "TARGETS", "Target", "precision_named", "target_named"]
+
+# Every precision users know by name, with the lowest compute capability whose tensor cores do it (None: any target).
+# zoomrt builds those that a target's row lists; the others are told apart as "the hardware cannot" or "not built yet".
+PRECISIONS: dict[str, int | None] = {"fp32": None, "fp16": None, "int8": None, "fp8": 89}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    name : what the user types.
+    backend : `onnxruntime` or `tensorrt_rtx` (full `tensorrt` is chosen by `--backend`, never by a target).
+    compute_capabilities : `SM89`-like names that the engine carries code for; empty for the CPU.
+    opset : ONNX opset of the exported graph. From 23 on attention is one `Attention` node; below it is the
+        MatMul-Softmax-MatMul pattern, which TensorRT fuses just as well.
+    precisions : what the hardware and the compiler can do there.
+    why : the reason for whatever differs from the other rows.
+    """
+
+    name: str
+    backend: str
+    compute_capabilities: tuple[str, ...]
+    opset: int
+    precisions: tuple[str, ...]
+    why: str
+
+
+_GPU = ("fp32", "fp16")
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16"), "ONNX Runtime; computes FP16 graphs in FP32"),
+        Target("sm75", "tensorrt_rtx", ("SM75",), 18, ("fp16",), "opset-23 Attention and FP32 GEMM do not build (trt.md 0, 2)"),
+        Target("sm80", "tensorrt_rtx", ("SM80",), 23, _GPU, "A100"),
+        Target("sm86", "tensorrt_rtx", ("SM86",), 23, _GPU, "RTX 30"),
+        Target("sm89", "tensorrt_rtx", ("SM89",), 23, _GPU, "RTX 40, L4"),
+        Target("sm120", "tensorrt_rtx", ("SM120",), 23, _GPU, "RTX 50"),
+        Target("sm121", "tensorrt_rtx", ("SM121",), 23, _GPU, "DGX Spark"),
+        Target(
+            "rtx",
+            "tensorrt_rtx",
+            ("SM80", "SM86", "SM89", "SM120", "SM121"),
+            23,
+            _GPU,
+            "one engine for every RTX generation since Ampere; same size as one SM (trt.md 5); Turing needs opset 18",
+        ),
+    )
+}
+
+
+def target_named(name: str) -> Target:
+    """The row of that name; UsageError with near names otherwise."""
+    if name not in TARGETS:
+        raise unknown_name("target", name, TARGETS)
+    return TARGETS[name]
+
+
+def precision_named(name: str, target: Target) -> str:
+    """The precision if the target can do it; UsageError that tells hardware limits from unbuilt ones otherwise."""
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    if name in target.precisions:
+        return name
+    lowest = PRECISIONS[name]
+    too_old = [sm for sm in target.compute_capabilities if lowest is not None and int(sm[2:]) < lowest]
+    if too_old:
+        needed = f"compute capability {lowest} or newer for {name}"
+        what, seen = f"the hardware of target {target.name} cannot run {name}", ", ".join(too_old)
+    else:
+        needed = "one of " + ", ".join(target.precisions) + f" ({target.why})"
+        what, seen = f"zoomrt does not build {name} for target {target.name}", name
+    remedy = f"Build with --precision {target.precisions[-1]} or for another target."
+    raise UsageError(what, seen=seen, needed=needed, remedy=remedy)
