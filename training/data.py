@@ -51,7 +51,9 @@ def camera_pairs(root: Path, held_out: bool) -> list[tuple[Pixels, Pixels]]:
     """(lr, hr) pairs under root/lr and root/hr with equal names, either the held-out ones or the others."""
     names = sorted(p.stem for p in (root / "lr").glob("*.png"))
     if missing := sorted(set(HELD_OUT_PAIRS) - set(names)):
-        raise FileNotFoundError(f"{root}/lr lacks the held-out pairs {missing}; this recipe needs the DRealSR test crops")
+        raise FileNotFoundError(
+            f"{root}/lr lacks the held-out pairs {missing}; this recipe needs the DRealSR test crops"
+        )
     chosen = [name for name in names if (name in HELD_OUT_PAIRS) == held_out]
     return [(read_rgb(root / "lr" / f"{n}.png"), read_rgb(root / "hr" / f"{n}.png")) for n in chosen]
 

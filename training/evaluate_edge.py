@@ -1,6 +1,6 @@
 """Quality of `edge` against PIL bicubic on the held-out pictures: PSNR and SSIM on Y, 4-pixel border cropped.
 
-    python -m training.evaluate_edge --pairs ../shared/data/drealsr [--weights F] [--json OUT] [--sheet OUT.png]
+python -m training.evaluate_edge --pairs ../shared/data/drealsr [--weights F] [--json OUT] [--sheet OUT.png]
 """
 
 from __future__ import annotations

@@ -129,11 +129,18 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
             if done % 50 == 0:
                 spent = time.monotonic() - began
                 left = spent / done * (recipe.steps - done)
-                print(f"step {done}/{recipe.steps}  loss {np.mean(recent):.5f}  {spent / 60:.1f} min, {left / 60:.0f} left", flush=True)
+                print(
+                    f"step {done}/{recipe.steps}  loss {np.mean(recent):.5f}  {spent / 60:.1f} min, {left / 60:.0f} left",
+                    flush=True,
+                )
                 recent.clear()
             if done % 250 == 0 or done == recipe.steps:
                 state = {"network": network.state_dict(), "average": average.state_dict(), "step": done}
-                state |= {"optimizer": optimizer.state_dict(), "recipe": asdict(recipe), "seconds": time.monotonic() - began}
+                state |= {
+                    "optimizer": optimizer.state_dict(),
+                    "recipe": asdict(recipe),
+                    "seconds": time.monotonic() - began,
+                }
                 save_atomically(state, checkpoint)
             if done % 500 == 0:
                 print(json.dumps(evaluate(average, sets)), flush=True)

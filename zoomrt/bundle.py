@@ -20,7 +20,17 @@ import msgspec
 
 from zoomrt.errors import BundleError, StorageError
 
-__all__ = ["MANIFEST", "SCHEMA", "Bundle", "FileEntry", "Manifest", "TileFacts", "open_bundle", "sha256_of", "writing_bundle"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "Bundle",
+    "FileEntry",
+    "Manifest",
+    "TileFacts",
+    "open_bundle",
+    "sha256_of",
+    "writing_bundle",
+]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -28,11 +38,11 @@ MANIFEST = "manifest.json"
 ColourPolicy = Literal["none", "mean_std"]
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A strict, immutable JSON record: wrong types and unknown fields are errors that name the field."""
 
 
-class TileFacts(_Record):
+class TileFacts(_Record, kw_only=True):
     """What the runtime must know to send one tile through the graph."""
 
     scale: int
@@ -55,14 +65,14 @@ class TileFacts(_Record):
     """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's."""
 
 
-class FileEntry(_Record):
+class FileEntry(_Record, kw_only=True):
     """One file of the bundle."""
 
     bytes: int
     sha256: str
 
 
-class Manifest(_Record):
+class Manifest(_Record, kw_only=True):
     """Everything about a bundle that a reader may want to know; plain JSON."""
 
     schema: int = SCHEMA
@@ -138,18 +148,24 @@ def open_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     if not root.is_dir():
         seen = "a file" if root.exists() else "nothing there"
         needed = f"a directory with {MANIFEST}"
-        raise BundleError(f"cannot open bundle {str(root)!r}", seen=seen, needed=needed, remedy="Build one with trt-build.")
+        raise BundleError(
+            f"cannot open bundle {str(root)!r}", seen=seen, needed=needed, remedy="Build one with trt-build."
+        )
     try:
         raw = (root / MANIFEST).read_bytes()
     except OSError as cause:
         needed = f"a readable {MANIFEST}"
-        raise BundleError(f"cannot open bundle {str(root)!r}", seen=cause.strerror, needed=needed, remedy=rebuild) from cause
+        raise BundleError(
+            f"cannot open bundle {str(root)!r}", seen=cause.strerror, needed=needed, remedy=rebuild
+        ) from cause
     where = f"bundle {str(root)!r}: {MANIFEST}"
     _check_schema(raw, where)
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.MsgspecError as cause:
-        raise BundleError(f"{where} is not valid", seen=cause, needed="the fields of schema 1", remedy=rebuild) from cause
+        raise BundleError(
+            f"{where} is not valid", seen=cause, needed="the fields of schema 1", remedy=rebuild
+        ) from cause
     if (expected := manifest.sealed().digest) != manifest.digest:
         seen, needed = f"field digest {manifest.digest[:12]!r}", f"{expected[:12]!r}: a field was edited"
         raise BundleError(f"{where} was changed after the build", seen=seen, needed=needed, remedy=rebuild)
@@ -167,7 +183,9 @@ def _check_schema(raw: bytes, where: str) -> None:
         raise BundleError(f"{where} is not a manifest", seen=cause, needed="a JSON object", remedy=remedy) from cause
     if schema != SCHEMA:
         remedy = "Build it again with this version of zoomrt, or use the version that built it."
-        raise BundleError(f"{where} has another schema", seen=f"field schema = {schema!r}", needed=SCHEMA, remedy=remedy)
+        raise BundleError(
+            f"{where} has another schema", seen=f"field schema = {schema!r}", needed=SCHEMA, remedy=remedy
+        )
 
 
 def _check_file(root: Path, name: str, entry: FileEntry, verify: bool, remedy: str) -> None:
@@ -198,7 +216,9 @@ def writing_bundle(path: str | os.PathLike[str]) -> Iterator[tuple[Path, list[Ma
     remedy = "Choose another output folder with -o, or make room and set its permissions."
     if final.exists() and not (final / MANIFEST).is_file() and (not final.is_dir() or any(final.iterdir())):
         needed = "a free name, an empty folder or an older bundle"
-        raise StorageError(f"will not replace {str(final)!r}", seen="something that is not a bundle", needed=needed, remedy=remedy)
+        raise StorageError(
+            f"will not replace {str(final)!r}", seen="something that is not a bundle", needed=needed, remedy=remedy
+        )
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _sweep(final)
@@ -249,4 +269,9 @@ def _flush(path: Path) -> None:
 
 
 def _storage_error(path: Path, cause: OSError, remedy: str) -> StorageError:
-    return StorageError(f"cannot write bundle {str(path)!r}", seen=cause.strerror or cause, needed="a writable place with room", remedy=remedy)
+    return StorageError(
+        f"cannot write bundle {str(path)!r}",
+        seen=cause.strerror or cause,
+        needed="a writable place with room",
+        remedy=remedy,
+    )

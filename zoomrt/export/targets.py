@@ -42,7 +42,14 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16"), "ONNX Runtime; computes FP16 graphs in FP32"),
-        Target("sm75", "tensorrt_rtx", ("SM75",), 18, ("fp16",), "opset-23 Attention and FP32 GEMM do not build (trt.md 0, 2)"),
+        Target(
+            "sm75",
+            "tensorrt_rtx",
+            ("SM75",),
+            18,
+            ("fp16",),
+            "opset-23 Attention and FP32 GEMM do not build (trt.md 0, 2)",
+        ),
         Target("sm80", "tensorrt_rtx", ("SM80",), 23, _GPU, "A100"),
         Target("sm86", "tensorrt_rtx", ("SM86",), 23, _GPU, "RTX 30"),
         Target("sm89", "tensorrt_rtx", ("SM89",), 23, _GPU, "RTX 40, L4"),
