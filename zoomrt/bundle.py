@@ -81,9 +81,9 @@ class Manifest(_Record, kw_only=True):
     backend: str
     precision: str
     tile: TileFacts
-    graphs: dict[int, str]
-    """Batch size -> ONNX file. Kept beside an engine too: it is what the engine was built from."""
-    engines: dict[int, str] = {}
+    graphs: dict[str, str]
+    """Batch size, as a string for JSON, -> ONNX file. Kept beside an engine too: it is what the engine was built from."""
+    engines: dict[str, str] = {}
     """Batch size -> compiled engine file; empty where the backend runs ONNX."""
     steps: int = 1
     seeds: dict[str, int] = {}
