@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from training.data import HELD_OUT_PHOTOGRAPHS, Pixels, camera_pairs, photograph, shrink
-from zoomrt.export.families.edge_network import SCALE, EdgeNetwork
+from zoomrt.export.families.edge import SCALE, EdgeNetwork
 
 BORDER = 4
 

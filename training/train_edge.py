@@ -24,7 +24,7 @@ from torch import Tensor
 
 from training.data import PHOTOGRAPHS, SCALE, Sampler, camera_pairs, photograph
 from training.evaluate_edge import evaluate, held_out
-from zoomrt.export.families.edge_network import EdgeNetwork
+from zoomrt.export.families.edge import EdgeNetwork
 
 # LR crop side -> crops per batch, about equal work. Several sizes, so that nothing depends on the tile's size.
 BATCHES = {48: 14, 64: 8, 96: 4, 128: 2}

@@ -38,11 +38,7 @@ MANIFEST = "manifest.json"
 ColourPolicy = Literal["none", "mean_std"]
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A strict, immutable JSON record: wrong types and unknown fields are errors that name the field."""
-
-
-class TileFacts(_Record, kw_only=True):
+class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the runtime must know to send one tile through the graph."""
 
     scale: int
@@ -65,14 +61,14 @@ class TileFacts(_Record, kw_only=True):
     """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's."""
 
 
-class FileEntry(_Record, kw_only=True):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of the bundle."""
 
     bytes: int
     sha256: str
 
 
-class Manifest(_Record, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything about a bundle that a reader may want to know; plain JSON."""
 
     schema: int = SCHEMA
@@ -82,7 +78,7 @@ class Manifest(_Record, kw_only=True):
     precision: str
     tile: TileFacts
     graphs: dict[str, str]
-    """Batch size, as a string for JSON, -> ONNX file. Kept beside an engine too: it is what the engine was built from."""
+    """Batch size (a string, as JSON has it) -> ONNX file. Kept beside an engine too: the engine was built from it."""
     engines: dict[str, str] = {}
     """Batch size -> compiled engine file; empty where the backend runs ONNX."""
     steps: int = 1

@@ -1,0 +1,41 @@
+"""The model families, one file each. Adding a file adds a family; nothing is listed by hand."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from zoomrt.errors import CheckpointError, unknown_name
+
+if TYPE_CHECKING:
+    from zoomrt.export.checkpoint import Checkpoint
+    from zoomrt.export.family import Family
+
+__all__ = ["family_named", "family_names", "family_of"]
+
+
+def family_names() -> tuple[str, ...]:
+    """The names after `--model`, sorted; read from the file names, so torch is not imported."""
+    return tuple(sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)))
+
+
+def family_named(name: str) -> Family:
+    """The family of that name; UsageError with near names otherwise."""
+    if name not in family_names():
+        raise unknown_name("model", name, family_names())
+    family: Family = import_module(f"{__name__}.{name.replace('-', '_')}").FAMILY
+    return family
+
+
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The one family that recognises the checkpoint's keys; CheckpointError if none or several do."""
+    found = [family for name in family_names() if (family := family_named(name)).recognises(checkpoint)]
+    if len(found) == 1:
+        return found[0]
+    raise CheckpointError(
+        f"cannot tell the model of weights {str(checkpoint.path)!r}",
+        seen="keys like " + ", ".join(list(checkpoint.content)[:4]) if not found else "keys of several models",
+        needed="the keys of one of " + ", ".join(f.facts.name for f in found or map(family_named, family_names())),
+        remedy="Name the model with --model, or check that this is the file its authors published.",
+    )

@@ -1,18 +1,27 @@
-"""The `edge` network: a one-step x4 student small enough to ship inside the package.
+"""The `edge` family: a one-step x4 student small enough to ship inside the package.
 
 Same ingredients as the big one-step diffusion models (GroupNorm + SiLU residual blocks, self-attention
 at the coarse level, a timestep embedding), so fusion, quantisation and seams behave like theirs.
 It sees one fixed timestep and predicts the clean picture as a residual on the bicubic enlargement.
+Its weights are trained by `training/train_edge.py` and described in `edge.md` beside this file.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zoomrt.errors import CheckpointError
+from zoomrt.export.checkpoint import Checkpoint, load_weights
+from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+
+__all__ = ["FAMILY", "EdgeConfig", "EdgeNetwork", "bicubic_kernel"]
 
 SCALE = 4
 TIMESTEP = 999.0  # the one timestep the student is distilled at; folded into constants on export
@@ -72,7 +81,8 @@ class ResidualBlock(nn.Module):
         h = self.conv1(F.silu(self.norm1(x)))
         h = h + self.time_emb_proj(time)[:, :, None, None]
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.conv_shortcut(x) + h
+        out: Tensor = self.conv_shortcut(x) + h
+        return out
 
 
 class SelfAttention(nn.Module):
@@ -96,7 +106,7 @@ class SelfAttention(nn.Module):
             split(self.to_q(tokens)), split(self.to_k(tokens)), split(self.to_v(tokens))
         )
         out = self.to_out(out.transpose(1, 2).reshape(n, h * w, c))
-        return x + out.transpose(1, 2).reshape(n, c, h, w)
+        return x + out.transpose(1, 2).reshape(n, c, h, w)  # type: ignore[no-any-return]
 
 
 class EdgeNetwork(nn.Module):
@@ -128,7 +138,9 @@ class EdgeNetwork(nn.Module):
         self.conv_norm_out = nn.GroupNorm(groups, fine)
         self.conv_out = nn.Conv2d(fine, 3 * SCALE * SCALE, 3, padding=1)
         nn.init.zeros_(self.conv_out.weight)  # training starts from plain bicubic
-        nn.init.zeros_(self.conv_out.bias)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
+        self.bicubic: Tensor
+        self.timestep: Tensor
         self.register_buffer("bicubic", bicubic_kernel(), persistent=False)
         self.register_buffer("timestep", timestep_features(TIMESTEP), persistent=False)
 
@@ -152,3 +164,53 @@ class EdgeNetwork(nn.Module):
         residual = self.conv_out(F.silu(self.conv_norm_out(h)))
         base = F.conv2d(F.pad(lr, (2, 2, 2, 2), mode="replicate"), self.bicubic)
         return F.pixel_shuffle(base + residual, SCALE)
+
+
+def config_of(tensors: Mapping[str, Tensor]) -> EdgeConfig:
+    """Read the widths and block counts off a state dict. KeyError or IndexError if it is not an `edge` one."""
+
+    def count(part: str) -> int:
+        return len({key.split(".")[1] for key in tensors if key.startswith(part + ".")})
+
+    fine, half = tensors["down_half.weight"].shape[1], tensors["down_half.weight"].shape[0]
+    return EdgeConfig(
+        widths=(fine, half, tensors["down_coarse.weight"].shape[0]),
+        encoder_blocks=(count("encoder_fine"), count("encoder_half")),
+        middle_blocks=count("middle"),
+        decoder_blocks=(count("decoder_fine"), count("decoder_half")),
+    )
+
+
+class Edge(Family):
+    facts = FamilyFacts(
+        name="edge",
+        scale=SCALE,
+        size=SizeRule(minimum=32, multiple_of=4),
+        value_range=(-1.0, 1.0),
+        steps=1,
+        colour="none",  # the residual rides on the bicubic picture, whose colours are right already
+        tiling=TilingAdvice(tile=128, overlap=32, context=8),
+        weights_licence="research and evaluation only: trained on DRealSR crops (research licence); code Apache-2.0",
+        embedded_weights=Path(__file__).with_suffix(".safetensors"),
+    )
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        signature = ("time_embedding.0.weight", "down_coarse.weight", "attention.0.to_q.weight", "conv_out.weight")
+        return all(key in checkpoint.content for key in signature)
+
+    def network(self, checkpoint: Checkpoint) -> EdgeNetwork:
+        tensors = checkpoint.tensors()
+        try:
+            network = EdgeNetwork(config_of(tensors))
+        except (KeyError, IndexError, ValueError, ZeroDivisionError) as cause:
+            raise CheckpointError(
+                f"weights {str(checkpoint.path)!r} are not an edge checkpoint",
+                seen="keys like " + (", ".join(list(checkpoint.content)[:4]) or "none"),
+                needed="keys like conv_in.weight, down_half.weight, down_coarse.weight, attention.0.to_q.weight",
+                remedy="Leave --weights out to use the weights that ship with zoomrt, or name the right --model.",
+            ) from cause
+        load_weights(network, tensors, checkpoint.path)
+        return network.eval()
+
+
+FAMILY = Edge()

@@ -1,0 +1,81 @@
+"""Finished bundles kept by the content of their request, so that the second identical build is a copy."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import platformdirs
+
+import zoomrt
+from zoomrt.bundle import Bundle, open_bundle, writing_bundle
+from zoomrt.errors import BundleError, StorageError
+
+__all__ = ["cache_folder", "content_key", "fetch", "keep"]
+
+
+def cache_folder() -> Path:
+    """$ZOOMRT_CACHE, or the platform's cache folder for zoomrt. May be deleted at any time."""
+    return Path(os.environ.get("ZOOMRT_CACHE") or platformdirs.user_cache_path("zoomrt")) / "bundles"
+
+
+def content_key(request: Mapping[str, object]) -> str:
+    """SHA-256 over everything that decides the bundle's content, the code of zoomrt's exporter included."""
+    text = json.dumps({**request, "zoomrt_source": _source_digest()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _source_digest() -> str:
+    root = Path(zoomrt.__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted([root / "bundle.py", *(root / "export").rglob("*.py")]):
+        digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
+    return digest.hexdigest()
+
+
+def fetch(key: str) -> Bundle | None:
+    """The kept bundle, verified; None if there is none or it is damaged (it is then thrown away)."""
+    path = cache_folder() / key
+    if not path.exists():
+        return None
+    try:
+        bundle = open_bundle(path)
+    except BundleError:
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+    return bundle if bundle.manifest.key == key else None
+
+
+def keep(bundle: Bundle) -> str | None:
+    """Keep a copy under the bundle's own key. A cache that cannot be written returns the reason; it is not an error."""
+    try:
+        copy_bundle(bundle, cache_folder() / bundle.manifest.key)
+    except StorageError as cause:
+        return str(cause)
+    return None
+
+
+def copy_bundle(bundle: Bundle, output: Path) -> None:
+    """Write a byte-equal copy of the bundle, atomically. Raises StorageError."""
+    with writing_bundle(output) as (scratch, manifests):
+        for name in bundle.manifest.files:
+            target = scratch / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.file(name), target)
+        manifests.append(bundle.manifest)
+
+
+def clear() -> int:
+    """Delete every kept bundle; returns how many bytes that freed."""
+    folder = cache_folder()
+    freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    return freed

@@ -1,0 +1,92 @@
+"""The family contract: what one model lineage declares, and how its checkpoint becomes one network.
+
+A family is one file in `families/` that ends in `FAMILY = MyFamily()`. It states its facts, recognises a
+checkpoint by its keys (never by file name) and builds a network that maps an LR tile to an SR tile.
+Everything else (graph, parity, precision, engine, tiles) is common to all families.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+
+from zoomrt.bundle import ColourPolicy
+from zoomrt.errors import UsageError
+from zoomrt.export.checkpoint import Checkpoint
+
+__all__ = ["Family", "FamilyFacts", "SizeRule", "TilingAdvice"]
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """Which LR tile sides the network takes: at least `minimum`, a multiple of `multiple_of`."""
+
+    minimum: int
+    multiple_of: int
+
+    def check(self, tile: int) -> None:
+        """UsageError with the nearest legal sides if `tile` is not one."""
+        if tile >= self.minimum and tile % self.multiple_of == 0:
+            return
+        below = max(self.minimum, tile // self.multiple_of * self.multiple_of)
+        below += -below % self.multiple_of
+        raise UsageError(
+            "the tile does not fit the network",
+            seen=f"{tile} LR pixels",
+            needed=f"at least {self.minimum} and a multiple of {self.multiple_of}",
+            remedy=f"Use --tile {below} or --tile {below + self.multiple_of}.",
+        )
+
+
+@dataclass(frozen=True)
+class TilingAdvice:
+    """Defaults for cutting a frame, in LR pixels: tile side, overlap of neighbours, and the context thrown away."""
+
+    tile: int
+    overlap: int
+    context: int
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """What a user or the runtime may need to know about a family without building it.
+
+    name : as typed after `--model`; the file in `families/` has the same name with underscores.
+    scale : output pixels per input pixel, each axis.
+    value_range : black and white of the network's input and output.
+    steps : network evaluations per tile.
+    colour : what the runtime does to the stitched picture, see `bundle.TileFacts.colour`.
+    weights_licence : one line; it travels in the manifest.
+    embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
+    """
+
+    name: str
+    scale: int
+    size: SizeRule
+    value_range: tuple[float, float]
+    steps: int
+    colour: ColourPolicy
+    tiling: TilingAdvice
+    weights_licence: str
+    embedded_weights: Path | None = None
+
+
+class Family(ABC):
+    """One model lineage."""
+
+    facts: ClassVar[FamilyFacts]
+
+    @abstractmethod
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        """Whether these keys and shapes are this family's; no false negatives, rarely a false positive."""
+
+    @abstractmethod
+    def network(self, checkpoint: Checkpoint) -> nn.Module:
+        """The network in FP32 and eval mode: (N, 3, h, w) in `value_range` -> (N, 3, scale*h, scale*w), not clamped.
+
+        Raises CheckpointError that lists missing, unexpected and misshapen keys.
+        """

@@ -1,0 +1,100 @@
+"""Network -> one ONNX graph for one tile: image tile in, image tile out, constants folded, shapes static."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir import passes
+from onnx_ir.passes import common as common_passes
+from torch import nn
+
+from zoomrt.errors import ExportError
+
+__all__ = ["EXTERNAL_DATA_BYTES", "INPUT", "OUTPUT", "export_graph", "operator_counts"]
+
+INPUT, OUTPUT = "lr", "sr"
+EXTERNAL_DATA_BYTES = 1 << 30
+"""Weights above this go into a file of their own beside the graph; protobuf ends at 2 GiB."""
+
+
+def export_graph(network: nn.Module, path: Path, *, shape: tuple[int, int, int, int], half: bool, opset: int) -> None:
+    """Write `network` as an ONNX file with input `lr` and output `sr`, checked.
+
+    shape : (N, 3, h, w) of the input, static.
+    half : weights, input and output in FP16; the network itself is left as it is.
+    opset : from 23 on attention stays one `Attention` node.
+
+    The file depends on the network and the arguments only: no paths, times or stack traces are stored.
+    Raises ExportError with the exporter's or checker's own message.
+    """
+    dtype = torch.float16 if half else torch.float32
+    if half:
+        network = copy.deepcopy(network).half()
+    weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    external = weight_bytes > EXTERNAL_DATA_BYTES
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network.eval(),
+                (torch.zeros(shape, dtype=dtype),),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                optimize=True,
+                verbose=False,
+            )
+        assert program is not None
+        model = program.model
+        _strip_provenance(model)
+        if external:
+            onnx_ir.save(model, path, external_data=path.name + ".data")
+        else:
+            onnx_ir.save(model, path)
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as cause:  # whatever the exporter raises is its verdict on this network
+        raise ExportError(
+            "the network could not be exported to ONNX",
+            seen=f"{type(cause).__name__}: {_first_line(cause)}",
+            needed=f"a graph at opset {opset} that passes the ONNX checker",
+            remedy="Run again with --debug for the exporter's full report.",
+        ) from cause
+
+
+def operator_counts(path: Path) -> dict[str, int]:
+    """How often each operator stands in the graph, by name."""
+    model = onnx.load(str(path), load_external_data=False)
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def _strip_provenance(model: onnx_ir.Model) -> None:
+    """Drop the exporter's stack traces and shapes-by-symbol notes, which hold this machine's paths."""
+    passes.Sequential(common_passes.ClearMetadataAndDocStringPass())(model)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs and warns about its own internals; what matters reaches us as an exception."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause).strip().splitlines() or ["no message"])[0][:200]
