@@ -1,0 +1,151 @@
+"""Engines that run in ONNX Runtime on the CPU: the embedded default and the parity reference.
+
+One InferenceSession per batch size, each bound once to input and output buffers that live as long as the session.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.bundle import Bundle
+from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
+from zoomrt.runtime.session import Session
+
+__all__ = ["OnnxRuntimeSession", "core_count"]
+
+# ONNX Runtime has no error codes that tell a graph it is too old for from a graph that is broken; these words do.
+_TOO_OLD = ("opset", "ir version", "no op registered", "not a registered", "could not find an implementation")
+_NO_MEMORY = ("failed to allocate memory", "bad allocation", "bad_alloc")
+_SILENT = 4  # ONNX Runtime's log level "fatal": what goes wrong is an exception of ours, not a line on stderr
+
+
+class _Engine(NamedTuple):
+    """One graph of static shape with its buffers."""
+
+    session: Any
+    binding: Any
+    input: NDArray[Any]
+    output: NDArray[Any]
+
+
+def core_count() -> int:
+    """Physical cores that this process may run on, at least 1: hyper-threads of one core count once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # no affinity outside Linux
+        return os.cpu_count() or 1
+    try:
+        topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+        return len({Path(topology.format(cpu)).read_text() for cpu in allowed})
+    except OSError:  # a sandbox without /sys
+        return len(allowed)
+
+
+class OnnxRuntimeSession(Session):
+    """The graphs of a bundle, loaded.
+
+    threads : threads inside one operator; None means `core_count()`. Operators run one after another.
+
+    Raises EngineMismatch when this ONNX Runtime is too old for the graphs, BundleError when they are damaged or are
+    not what the manifest says, MissingDependency without ONNX Runtime, OutOfMemory.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        super().__init__(bundle.manifest.tile)
+        try:
+            import onnxruntime
+        except ImportError as cause:
+            needed, remedy = "onnxruntime 1.23 or newer", "pip install 'onnxruntime>=1.23'"
+            raise MissingDependency(
+                "cannot import ONNX Runtime", seen=cause, needed=needed, remedy=f"Run: {remedy}"
+            ) from cause
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads if threads is not None else core_count()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _SILENT
+        self._run_options = onnxruntime.RunOptions()
+        self._run_options.log_severity_level = _SILENT
+        self._engines = {n: self._load(onnxruntime, options, bundle, n) for n in self.batches}
+
+    def _load(self, onnxruntime: Any, options: Any, bundle: Bundle, batch: int) -> _Engine:
+        name = bundle.manifest.graphs.get(str(batch))
+        if name is None:
+            seen, needed = sorted(bundle.manifest.graphs), f"a graph for batch {batch}"
+            remedy = "Build the bundle again with trt-build."
+            raise BundleError("manifest field graphs is incomplete", seen=seen, needed=needed, remedy=remedy)
+        try:
+            session = onnxruntime.InferenceSession(str(bundle.file(name)), options, providers=["CPUExecutionProvider"])
+        except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
+            built_with = bundle.manifest.versions.get("onnxruntime")
+            raise _load_error(bundle.file(name), cause, onnxruntime.__version__, built_with) from cause
+        tile = self.tile
+        dtype = np.dtype(tile.dtype)
+        arrays = (
+            np.empty((batch, 3, tile.height, tile.width), dtype),
+            np.empty((batch, 3, tile.height * tile.scale, tile.width * tile.scale), dtype),
+        )
+        nodes = (session.get_inputs(), session.get_outputs())
+        for side, declared, array in zip(("input", "output"), nodes, arrays, strict=True):
+            found = ", ".join(f"{node.type} {tuple(node.shape)}" for node in declared)
+            expected = f"tensor({'float' if dtype == np.float32 else 'float16'}) {array.shape}"
+            if found != expected:
+                what = f"the {side} of graph {str(bundle.file(name))!r} does not match the manifest"
+                raise BundleError(what, seen=found, needed=expected, remedy="Build the bundle again with trt-build.")
+        binding = session.io_binding()
+        for bind, (node,), array in zip((binding.bind_input, binding.bind_output), nodes, arrays, strict=True):
+            bind(node.name, "cpu", 0, dtype.type, array.shape, array.ctypes.data)
+        return _Engine(session, binding, *arrays)
+
+    def _execute(self, batch: NDArray[Any]) -> NDArray[Any]:
+        engine = self._engines[len(batch)]
+        np.copyto(engine.input, batch, casting="same_kind")
+        try:
+            engine.session.run_with_iobinding(engine.binding, self._run_options)
+        except Exception as cause:
+            raise _run_error(cause) from cause
+        return engine.output
+
+    def _release(self) -> None:
+        self._engines = {}
+
+
+def _load_error(path: Path, cause: Exception, version: str, built_with: str | None) -> ZoomrtError:
+    text = _last_sentence(cause)
+    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
+        return _no_memory(text)
+    if type(cause).__name__ == "NotImplemented" or _mentions(cause, _TOO_OLD):
+        seen = f"onnxruntime {version}, which says: {text}"
+        needed = f"onnxruntime {built_with}, with which it was built" if built_with else "a newer onnxruntime"
+        remedy = "Install that version, or build the bundle again with trt-build on this machine."
+        return EngineMismatch(f"cannot load graph {str(path)!r} here", seen=seen, needed=needed, remedy=remedy)
+    remedy = "Build the bundle again with trt-build, or copy it again from where it came."
+    return BundleError(f"graph {str(path)!r} is damaged", seen=text, needed="a valid ONNX graph", remedy=remedy)
+
+
+def _run_error(cause: Exception) -> ZoomrtError:
+    text = _last_sentence(cause)
+    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
+        return _no_memory(text)
+    remedy = "Run trt-doctor; if it is well, build the bundle again with trt-build."
+    return RuntimeFault("ONNX Runtime failed on a tile", seen=text, needed="a finished run", remedy=remedy)
+
+
+def _no_memory(text: str) -> OutOfMemory:
+    remedy = "Close other programs, or build the bundle with a smaller tile."
+    return OutOfMemory("ONNX Runtime ran out of memory", seen=text, needed="room for one tile", remedy=remedy)
+
+
+def _mentions(cause: Exception, words: tuple[str, ...]) -> bool:
+    text = str(cause).lower()
+    return any(word in text for word in words)
+
+
+def _last_sentence(cause: Exception) -> str:
+    """The end of ONNX Runtime's message: it opens with source files and signatures that say nothing to a user."""
+    text = " ".join(str(cause).split())
+    return text if len(text) <= 200 else "..." + text[-200:]

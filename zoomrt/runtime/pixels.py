@@ -1,0 +1,85 @@
+"""Pixels in and out: what a frame is, its tiles in the engine's values, and blended blocks back in the frame's type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.bundle import TileFacts
+from zoomrt.errors import InputError, OutOfMemory
+from zoomrt.runtime.colour import Moments, peak_of
+from zoomrt.runtime.tiles import TilePlan, check_size
+
+__all__ = ["LUMA", "check_frame", "empty_frame", "gather", "store"]
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of R, G, B in luma (ITU-R BT.601), as JPEG and Pillow's grey use them."""
+
+
+def check_frame(frame: object) -> None:
+    """InputError unless frame is (H, W, 3) or (H, W) uint8, uint16 or float32 in [0, 1], within the size limits."""
+    what = "cannot upscale this frame"
+    if not isinstance(frame, np.ndarray):
+        remedy = "Use np.asarray(frame)."
+        raise InputError(what, seen=type(frame).__name__, needed="a numpy array", remedy=remedy)
+    if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] != 3):
+        remedy = "Pass RGB or grey, channels last; upscale alpha apart."
+        raise InputError(what, seen=f"shape {frame.shape}", needed="(H, W, 3) or (H, W)", remedy=remedy)
+    if frame.dtype not in (np.uint8, np.uint16, np.float32):
+        remedy = "Convert it with frame.astype(...)."
+        raise InputError(what, seen=frame.dtype, needed="uint8, uint16 or float32", remedy=remedy)
+    check_size(frame.shape[0], frame.shape[1], what)
+    if frame.dtype.kind == "f":
+        low, high = float(frame.min()), float(frame.max())  # NaN passes through both
+        if not (low >= 0 and high <= 1):
+            seen = f"values from {low:g} to {high:g}" if low <= high else "NaN"
+            remedy = "Replace NaN, divide by the value of white, or use np.clip(frame, 0, 1)."
+            raise InputError(what, seen=seen, needed="float32 in [0, 1]", remedy=remedy)
+
+
+def empty_frame(like: NDArray[Any], scale: int) -> NDArray[Any]:
+    """An output frame for `like`: same type and rank, scale times the size, not filled. Raises OutOfMemory."""
+    shape = (like.shape[0] * scale, like.shape[1] * scale, *like.shape[2:])
+    try:
+        return np.empty(shape, like.dtype)
+    except MemoryError as cause:
+        needed = f"{int(np.prod(shape)) * like.dtype.itemsize / 1e6:.0f} MB for the output frame"
+        remedy = "Cut the picture into parts first, or close other programs."
+        raise OutOfMemory("cannot hold the result", seen="no room", needed=needed, remedy=remedy) from cause
+
+
+def gather(frame: NDArray[Any], plan: TilePlan, index: int, tile: TileFacts, out: NDArray[np.float32]) -> None:
+    """Read one tile, mirrored beyond the picture, into `out`, (3, tile height, tile width), in tile.value_range."""
+    row, column = plan.position(index)
+    pixels = frame[plan.rows.indices(row)][:, plan.columns.indices(column)]
+    low, high = tile.value_range
+    planes = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]  # grey: three equal channels
+    np.multiply(planes, np.float32((high - low) / peak_of(frame.dtype)), out=out)
+    out += np.float32(low)
+
+
+def store(block: NDArray[np.float32], tile: TileFacts, out: NDArray[Any], moments: Moments | None) -> None:
+    """Write finished pixels into a window of the output frame, and count them.
+
+    block : (3, rows, columns) float32 in tile.value_range; overwritten.
+    out : (rows, columns, 3), or (rows, columns) that receives luma, of any frame type; rounded and clipped.
+    """
+    peak = peak_of(out.dtype)
+    low, high = tile.value_range
+    if out.ndim == 2:
+        grey = block[:1]
+        block *= LUMA[:, None, None]
+        grey += block[1:2]
+        grey += block[2:]
+        block, out = grey, out[:, :, None]
+    block *= np.float32(peak / (high - low))
+    block -= np.float32(low * peak / (high - low))
+    np.clip(block, 0, peak, out=block)
+    if moments is not None:
+        moments.add(block)
+    if out.dtype.kind == "u":
+        np.rint(block, out=block)
+    for channel, plane in enumerate(block):  # by planes: numpy's inner loop would otherwise be 3 long
+        np.copyto(out[:, :, channel], plane, casting="unsafe")

@@ -1,0 +1,165 @@
+"""The upscaler: sends a frame through a bundle's engine, tile by tile.
+
+Execution only. `tiles` says what to read and with what weight, a session turns tiles into pixels, `blend` adds them up,
+`pixels` converts, `colour` corrects; this file moves the data between them and owns the session.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.bundle import Bundle, Manifest, open_bundle
+from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError
+from zoomrt.runtime import pixels
+from zoomrt.runtime.blend import Blender
+from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
+from zoomrt.runtime.session import Session
+from zoomrt.runtime.tiles import check_facts, plan
+
+__all__ = ["Upscaler", "load"]
+
+Progress = Callable[[int, int], None]
+
+
+def _onnxruntime(bundle: Bundle, threads: int | None) -> Session:
+    from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(bundle, threads)
+
+
+# manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
+_SESSIONS: dict[str, Callable[[Bundle, int | None], Session]] = {
+    "onnxruntime": _onnxruntime,
+}
+
+
+def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True) -> Upscaler:
+    """Open a bundle and load its engine.
+
+    threads : CPU threads of the engine, 1 or more; None means one per physical core that the process may use.
+    verify : hash every file first (about 1 GB/s); False checks presence and size only.
+
+    Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
+    for fewer than one thread.
+    """
+    if threads is not None and threads < 1:
+        remedy = "Leave it out to use every core."
+        raise UsageError("cannot load with these threads", seen=threads, needed="1 or more", remedy=remedy)
+    opened = open_bundle(bundle, verify=verify)
+    manifest = opened.manifest
+    check_facts(manifest.tile)
+    what = f"cannot run bundle {str(opened.path)!r} here"
+    if manifest.steps != 1:
+        remedy = "Use a newer zoomrt."
+        raise EngineMismatch(what, seen=f"{manifest.steps} steps", needed="a one-step model", remedy=remedy)
+    if manifest.backend not in _SESSIONS:
+        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join(_SESSIONS)}"
+        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
+    return Upscaler(manifest, _SESSIONS[manifest.backend](opened, threads))
+
+
+class Upscaler:
+    """A loaded bundle that upscales frames. Make one with `load`; it owns its session and closes it.
+
+        with zoomrt.load("edge-fp32-cpu") as upscaler:
+            large = upscaler(small)
+
+    Threads may share it: frames take turns, and each frame has all the engine's threads.
+    """
+
+    def __init__(self, manifest: Manifest, session: Session) -> None:
+        self.manifest = manifest
+        self._session = session
+        self._lock = threading.RLock()
+        self._closed = False
+
+    @property
+    def scale(self) -> int:
+        """Output pixels per input pixel, each axis."""
+        return self.manifest.tile.scale
+
+    def upscale(self, frame: NDArray[Any], *, on_tile: Progress | None = None) -> NDArray[Any]:
+        """Upscale a frame.
+
+        frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `tiles.MAX_SIDE` and
+            `tiles.MAX_PIXELS`. Strides do not matter, and it is not written to. Grey goes through as three equal
+            channels and comes back as luma.
+        on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call.
+
+        Returns the same type and rank, `scale` times the size. Beyond both frames, memory is set by the tile size,
+        plus a strip one overlap high and as wide as the output.
+
+        Raises InputError for a frame that does not fit, RuntimeFault when the engine fails or the upscaler is closed,
+        OutOfMemory. The upscaler stays usable after any of them, and after Ctrl-C.
+        """
+        pixels.check_frame(frame)
+        with self._lock:
+            self._check_open()
+            return self._upscale(frame, on_tile)
+
+    __call__ = upscale
+
+    def _upscale(self, frame: NDArray[Any], on_tile: Progress | None) -> NDArray[Any]:
+        facts = self.manifest.tile
+        tiles = plan(frame.shape[0], frame.shape[1], facts)
+        blender = Blender(tiles)
+        out = pixels.empty_frame(frame, facts.scale)
+        source = moments_of_frame(frame) if facts.colour == "mean_std" else None
+        result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if source else None
+        batch = np.empty((min(facts.batches[-1], len(tiles)), 3, facts.height, facts.width), np.float32)
+
+        for chosen in _batches(len(tiles), facts.batches):
+            self._check_open()  # on_tile or another thread may have closed it
+            inputs = batch[: len(chosen)]
+            for tile, index in zip(inputs, chosen, strict=True):
+                pixels.gather(frame, tiles, index, facts, tile)
+            outputs = self._session.run(inputs, [tiles.name(index) for index in chosen])
+            for index, tile in zip(chosen, outputs, strict=True):
+                rows, columns, block = blender.add(index, tile)
+                pixels.store(block, facts, out[rows, columns], result)
+            if on_tile is not None:  # after the batch, so that a callback may use the session again
+                for index in chosen:
+                    on_tile(index + 1, len(tiles))
+
+        if source is not None and result is not None:
+            apply_affine(out, *matching_affine(source, result))
+        return out
+
+    def close(self) -> None:
+        """Release the engine; may be called again. A frame under way in another thread ends with RuntimeFault."""
+        self._closed = True
+        with self._lock:
+            self._session.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def _check_open(self) -> None:
+        if self._closed:
+            seen, needed = "a closed upscaler", "an open one"
+            raise RuntimeFault("cannot upscale", seen=seen, needed=needed, remedy="Load the bundle again.")
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _batches(count: int, sizes: tuple[int, ...]) -> Iterator[range]:
+    """Cut 0 .. count - 1 into runs, each as long as the largest batch size that is left to fill; sizes[0] is 1."""
+    first = 0
+    while first < count:
+        size = max(size for size in sizes if size <= count - first)
+        yield range(first, first + size)
+        first += size
