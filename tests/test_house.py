@@ -1,0 +1,192 @@
+"""The rules of the house: who imports whom, what loads when, which names are public, and no print.
+
+Held against the sources by parsing them, so an import inside a function counts like one at the top.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zoomrt
+
+PACKAGE = Path(zoomrt.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Who may import whom: the table of design.md section 3. The root (`errors`, `bundle`) is open to all.
+MAY_IMPORT = {
+    "runtime": {"runtime"},
+    "kernels": {"kernels"},
+    "calibration": {"calibration", "runtime"},
+    "export": {"calibration", "export", "kernels", "runtime"},
+    "cli": {"calibration", "cli", "export", "kernels", "runtime"},
+}
+HEAVY = {"diffusers", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "torchvision", "transformers", "triton"}
+MAY_BE_HEAVY = {"calibration", "export", "kernels"}
+
+
+def imported_names(source: str) -> Iterator[str]:
+    """Dotted names that a source imports anywhere, `import_module("...")` included; `.` for any relative import."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield "."
+        elif isinstance(node, ast.ImportFrom) and node.module == "zoomrt":
+            yield from (_home(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if function in ("import_module", "__import__"):
+                yield str(node.args[0].value)
+
+
+def _home(name: str) -> str:
+    """Where a name taken from the package root really lives."""
+    return zoomrt._HOMES.get(name, f"zoomrt.{name}")
+
+
+def broken_rules(part: str, source: str) -> list[str]:
+    """What a source of one part (a subpackage, or "" for the root) may not import but does."""
+    faults = []
+    for name in imported_names(source):
+        top, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        heavy = top in HEAVY and part not in MAY_BE_HEAVY
+        foreign = top == "zoomrt" and other in MAY_IMPORT and other not in MAY_IMPORT.get(part, set())
+        if name == "." or heavy or foreign:
+            faults.append(name)
+    return faults
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else ""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_import_rule(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    if path == PACKAGE / "__init__.py":  # the public names point into runtime, lazily
+        assert {name.split(".")[1] for name in imported_names(source) if name.startswith("zoomrt.")} <= {
+            "bundle",
+            "errors",
+            "runtime",
+        }
+        return
+    assert broken_rules(part_of(path), source) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source"),
+    [
+        ("runtime", "import torch"),
+        ("runtime", "from zoomrt.export import cache"),
+        ("runtime", "from zoomrt import export"),
+        ("runtime", "def f():\n    from torch.nn import Module"),
+        ("kernels", "import zoomrt.runtime.tiles"),
+        ("kernels", "from zoomrt import load"),
+        ("calibration", "from zoomrt.export.graph import export_graph"),
+        ("export", "from zoomrt.cli import build"),
+        ("cli", "import onnx"),
+        ("cli", "import importlib\nimportlib.import_module('torch.nn')"),
+        ("", "import zoomrt.runtime"),
+        ("export", "from . import graph"),
+    ],
+)
+def test_import_rule_sees_a_breach(part: str, source: str) -> None:
+    assert broken_rules(part, source)
+
+
+def test_every_folder_has_a_row_in_the_table() -> None:
+    assert {part_of(path) for path in SOURCES} - {""} <= set(MAY_IMPORT)
+
+
+def test_public_names_are_sorted_and_resolve() -> None:
+    assert zoomrt.__all__ == sorted(zoomrt.__all__)
+    assert set(zoomrt._HOMES) == set(zoomrt.__all__) - {"__version__"}
+    assert dir(zoomrt) == zoomrt.__all__
+    for name in zoomrt.__all__:
+        assert getattr(zoomrt, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        zoomrt.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_module_all_is_true(path: Path) -> None:
+    """`__all__`, where a module has one, repeats nothing and names only what the module defines."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    listed = [
+        ast.literal_eval(node.value)
+        for node in body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]
+    ]
+    defined: set[str] = {"__version__"}
+    for node in ast.walk(ast.Module(body, [])):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            defined |= {alias.asname or alias.name for alias in node.names}
+    for names in listed:
+        assert len(set(names)) == len(names)
+        assert set(names) <= defined
+
+
+def prints(source: str) -> bool:
+    return any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        for node in ast.walk(ast.parse(source))
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_print_and_a_docstring_and_python_310(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert not prints(source)
+    module = ast.parse(source, feature_version=(3, 10))
+    assert not module.body or ast.get_docstring(module)
+
+
+def test_print_is_seen() -> None:
+    assert prints("def f():\n    print('x')")
+
+
+LAZY = ("PIL", "diffusers", "numpy", "onnx", "onnxruntime", "rich", "tensorrt", "tensorrt_rtx", "torch")
+STARTS = {
+    "import": "import zoomrt",
+    "build": "from zoomrt.cli.build import main; main()",
+    "upscale": "from zoomrt.cli.upscale import main; main()",
+    "doctor": "from zoomrt.cli.doctor import main; main()",
+}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules of LAZY that a fresh interpreter has loaded after running `code` with --help as arguments."""
+    program = f"""
+import sys
+sys.argv = ["command", "--help"]
+try:
+    {code}
+except SystemExit as end:
+    assert end.code == 0, end.code
+sys.stderr.write(" ".join(sorted({{name.split(".")[0] for name in sys.modules}})))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stderr.split()) & set(LAZY)
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_import_and_help_load_nothing_heavy(start: str) -> None:
+    assert loaded_by(STARTS[start]) == set()
+
+
+def test_a_heavy_import_is_seen() -> None:
+    assert loaded_by("import numpy") == {"numpy"}

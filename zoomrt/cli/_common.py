@@ -1,0 +1,190 @@
+"""What every command shares: the error funnel, the options --debug, --quiet and --version, and progress.
+
+A failure is one line on stderr and the exit code of its class; results go to stdout; bars only to a terminal.
+Knows nothing of models, bundles or pictures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from zoomrt import __version__
+from zoomrt.errors import MissingDependency, OutOfMemory, StorageError, ZoomrtError
+
+Advance = Callable[[str, float], None]
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "export": ("torch", "onnx", "onnxscript", "safetensors"),
+    "rtx": ("tensorrt_rtx",),
+    "tensorrt": ("tensorrt",),
+    "cuda": ("cuda.core",),
+}
+"""Extra of the package -> the modules that it brings."""
+
+INTERRUPTED = 130
+TERMINATED = 143
+_REPORT = "This is a bug in zoomrt: please report it with the traceback that --debug prints."
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that it unwinds the stack and clears scratch files like Ctrl-C does."""
+
+
+def shared_options(function: _F) -> _F:
+    """--quiet, --debug and --version. The command receives `quiet`; `debug` is for the funnel alone."""
+    function = click.version_option(__version__, "--version", message="%(prog)s %(version)s")(function)
+    function = click.option("--debug", is_flag=True, expose_value=False, help="Print the traceback of an error.")(
+        function
+    )
+    return click.option("-q", "--quiet", is_flag=True, help="Print errors only.")(function)
+
+
+def start(command: click.Command) -> NoReturn:
+    """Run a command as a process: words from the shell, exit code to the shell."""
+
+    def terminate(*_: object) -> NoReturn:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    sys.exit(run(command, sys.argv[1:]))
+
+
+def run(command: click.Command, words: Sequence[str]) -> int:
+    """Run a command and turn every outcome into an exit code, with at most one `error:` line for a failure."""
+    debug = "--debug" in words
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")  # other people's deprecations; our own are in the manifest
+            with command.make_context(command.name, list(words)) as context:
+                command.invoke(context)
+            _flush_stdout()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either
+        return 1
+    except (Exception, KeyboardInterrupt, _Terminated) as problem:
+        if debug:
+            traceback.print_exc()
+        code, text = _verdict(problem, command)
+        report(text)
+        return code
+    return 0
+
+
+def report(problem: ZoomrtError | str) -> None:
+    """One line on stderr, whatever the text holds."""
+    click.echo("error: " + " ".join(str(problem).split()), err=True)
+
+
+def out_of_memory() -> OutOfMemory:
+    """What a MemoryError becomes; Python's own carries no text."""
+    return OutOfMemory(
+        "memory ran out",
+        seen="a request that the system refused",
+        needed="more free memory",
+        remedy="Close other programs, or build the bundle with a smaller --tile.",
+    )
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name
+        return False
+
+
+def install_line(extra: str) -> str:
+    """The shell command that installs an extra into this very Python."""
+    return f"{sys.executable} -m pip install 'zoomrt[{extra}]'"
+
+
+def require(extra: str, why: str) -> None:
+    """Raise MissingDependency with the install line unless every module of the extra is there."""
+    missing = [module for module in EXTRAS[extra] if not is_installed(module)]
+    if missing:
+        raise MissingDependency(
+            f"{why} needs packages that are not installed",
+            seen="no " + ", ".join(missing),
+            needed=f"the extra {extra!r}",
+            remedy=f"Run: {install_line(extra)}",
+        )
+
+
+@contextlib.contextmanager
+def progress_bar(*, quiet: bool, lines: bool = False) -> Iterator[Advance]:
+    """A bar on stderr that is gone when done.
+
+    lines : where stderr is no terminal, say each label once as a plain line on stdout instead.
+    Yields advance(label, fraction), fraction in 0..1; a new label starts the bar anew.
+    """
+    if quiet or not sys.stderr.isatty():
+        shown: set[str] = set()
+
+        def mention(label: str, _fraction: float) -> None:
+            if lines and not quiet and label not in shown:
+                click.echo(f"{label} ...")
+            shown.add(label)
+
+        yield mention
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else results meant for a pipe would end on the terminal
+    ) as bars:
+        task = bars.add_task("", total=1.0)
+
+        def advance(label: str, fraction: float) -> None:
+            bars.update(task, description=label.replace("[", r"\["), completed=min(max(fraction, 0.0), 1.0))
+
+        yield advance
+
+
+def _verdict(problem: BaseException, command: click.Command) -> tuple[int, str]:
+    """(exit code, text) of whatever ended the command."""
+    if isinstance(problem, ZoomrtError):
+        return problem.exit_code, str(problem)
+    if isinstance(problem, click.ClickException):
+        return problem.exit_code, f"{problem.format_message()} See {command.name} --help."
+    if isinstance(problem, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED, "interrupted, nothing half-written left behind"
+    if isinstance(problem, _Terminated):
+        return TERMINATED, "terminated, nothing half-written left behind"
+    if isinstance(problem, MemoryError):
+        return OutOfMemory.exit_code, str(out_of_memory())
+    return 1, f"unexpected {type(problem).__name__}: {problem}. {_REPORT}"
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as cause:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError(
+            "cannot print the results",
+            seen=cause.strerror,
+            needed="a standard output that takes them",
+            remedy="Free space or redirect elsewhere.",
+        ) from cause

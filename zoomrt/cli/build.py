@@ -1,0 +1,168 @@
+"""trt-build: from a checkpoint to a verified bundle. Parses, calls the export pipeline, prints what came out.
+
+Names are checked before anything heavy is imported, so a typo is answered at once and without torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoomrt.cli._common import progress_bar, require, shared_options, start
+from zoomrt.errors import UsageError, unknown_name
+from zoomrt.export.targets import PRECISIONS, TARGETS, precision_named, target_named
+
+if TYPE_CHECKING:
+    from zoomrt.export.pipeline import BuildRequest, BuildResult
+
+BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
+
+
+@click.command("trt-build")
+@click.option("--model", help="Model family; if left out, what the weights' keys say, or edge.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint; if left out, those inside the package.")
+@click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
+@click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
+@click.option("--tile", type=int, help="Tile side in input pixels; the family's advice if left out.")
+@click.option("--overlap", type=int, help="Input pixels that neighbouring tiles share.")
+@click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
+@click.option("--backend", help=f"Another compiler than the target's: {', '.join(BACKENDS)}.")
+@click.option("--timeout", "minutes", type=float, default=30.0, show_default=True, help="Minutes for one engine.")
+@click.option("--no-cache", is_flag=True, help="Build even if the same request was built before.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Bundle folder; if left out, MODEL-PRECISION-TARGET."
+)
+@shared_options
+def cli(
+    model: str | None,
+    weights: Path | None,
+    precision: str,
+    target: str,
+    tile: int | None,
+    overlap: int | None,
+    batches: str,
+    backend: str | None,
+    minutes: float,
+    no_cache: bool,
+    output: Path | None,
+    quiet: bool,
+) -> None:
+    """Build a bundle that trt-upscale and zoomrt.load can run."""
+    from zoomrt.export.families import family_names
+
+    if model is not None and model not in family_names():
+        raise unknown_name("model", model, family_names())
+    precision_named(precision, target_named(target))
+    if backend is not None and backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    sizes = _batch_sizes(batches)
+    _check_minutes(minutes)
+    require("export", "building a bundle")
+    compiler = backend or TARGETS[target].backend
+    if compiler != "onnxruntime":
+        require("rtx" if compiler == "tensorrt_rtx" else "tensorrt", f"building with {compiler}")
+
+    from zoomrt.export.pipeline import BuildRequest
+
+    request = BuildRequest(
+        model=model,
+        weights=weights,
+        precision=precision,
+        target=target,
+        tile=tile,
+        overlap=overlap,
+        batches=sizes,
+        backend=backend,
+        timeout_s=minutes * 60,
+    )
+    name = model or (weights.stem if weights else "edge")
+    folder = output or Path(f"{name}-{precision}-{target}")
+    result = build_with_progress(request, folder, use_cache=not no_cache, quiet=quiet)
+    if not quiet:
+        for line in summary(result):
+            click.echo(line)
+
+
+def build_with_progress(request: BuildRequest, output: Path, *, use_cache: bool, quiet: bool) -> BuildResult:
+    """Build, showing each stage: a bar on a terminal, else a plain line."""
+    from zoomrt.export.pipeline import build
+
+    with progress_bar(quiet=quiet, lines=True) as advance:
+        return build(request, output, use_cache=use_cache, on_progress=advance)
+
+
+def summary(result: BuildResult) -> list[str]:
+    """What was built, in a few lines for a person: place, size, tile, parity, engines, warnings, next step."""
+    manifest, tile = result.manifest, result.manifest.tile
+    total = sum(entry.bytes for entry in manifest.files.values())
+    how = "from the cache (the same request was built before)" if result.cached else "built"
+    batches = ", ".join(map(str, tile.batches))
+    facts = [
+        ("size", f"{total / 1e6:.1f} MB in {len(manifest.files)} files"),
+        (
+            "tile",
+            f"{tile.width} x {tile.height} -> {tile.width * tile.scale} x {tile.height * tile.scale} px, "
+            f"overlap {tile.overlap}, batch {batches}",
+        ),
+        *(("parity", line) for line in _parity_lines(manifest.parity)),
+        *(("engine", line) for line in _engine_lines(manifest.engine_report)),
+        *(("warning", line) for line in manifest.warnings),
+    ]
+    if not manifest.engines:
+        facts.append(("next", f"trt-upscale {result.path} PICTURE -o OUT"))
+    return [
+        f"{result.path} {how} in {result.seconds:.1f} s: {manifest.family} {manifest.precision} for {manifest.target}",
+        *(f"  {name:<8} {text}" for name, text in facts),
+    ]
+
+
+def _parity_lines(parity: dict[str, Any]) -> list[str]:
+    """The comparisons of the first batch size, worst first; the manifest has them all."""
+    first: dict[str, Any] = next(iter(parity.values()), {})
+    results = sorted(first.get("results", []), key=lambda result: float(result["psnr_db"]))
+    return [
+        f"{r['psnr_db']:.1f} dB on the {r['probe']} tile, worst difference {r['max_abs']:.1e} ({r['runner']})"
+        for r in results
+    ]
+
+
+def _engine_lines(reports: dict[str, Any]) -> list[str]:
+    lines = []
+    for batch, report in reports.items():
+        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report.items() if _is_short(value))
+        lines.append(f"batch {batch}: {words}")
+    return lines
+
+
+def _is_short(value: object) -> bool:
+    return isinstance(value, (int, float, str))
+
+
+def _batch_sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        sizes = ()
+    if not sizes or sizes[0] < 1:
+        raise UsageError(
+            "cannot read --batch", seen=repr(text), needed="whole numbers from 1 on", remedy="Write --batch 1,4."
+        )
+    return sizes
+
+
+def _check_minutes(minutes: float) -> None:
+    if not 0 < minutes < float("inf"):
+        raise UsageError(
+            "cannot use --timeout", seen=minutes, needed="minutes above zero", remedy="Write --timeout 30."
+        )
+
+
+def main() -> None:
+    """Entry point."""
+    start(cli)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""trt-doctor: what is here, what is missing, the command that mends it, and a smoke run of about a second.
+
+Exit code 0 when the core works (and the bundle, if one is named, runs one tile); else that of the error.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from ctypes.util import find_library
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+
+from zoomrt import __version__
+from zoomrt.cli._common import EXTRAS, install_line, is_installed, shared_options, start
+from zoomrt.errors import MissingDependency, RuntimeFault
+
+CORE = ("click", "msgspec", "numpy", "onnxruntime", "PIL", "platformdirs", "rich")
+"""Modules of the core install."""
+
+SMOKE_GRAPH = base64.b64decode(
+    "CAg6hwEKDwoBeAoBdxIBeSIEQ29udhIFc21va2UqMwgDCAMIAQgBEAEiJAAAAAAAAAAAAACAPwAAAAAAAIA/AAAAAAAAgD8AAAAAAAAAAEIBd1ob"
+    "CgF4EhYKFAgBEhAKAggBCgIIAwoCCAgKAggIYhsKAXkSFgoUCAESEAoCCAEKAggDCgIICAoCCAhCBAoAEBI="
+)
+"""An ONNX model of 146 bytes, opset 18: a 1x1 Conv that reverses the channels of (1, 3, 8, 8) float32.
+
+Made once with onnx.helper, so that the core install, which has no onnx package, can prove that its engine computes.
+"""
+
+_NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,driver_version,memory.total", "--format=csv,noheader")
+
+
+@click.command("trt-doctor")
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@shared_options
+def cli(bundle: Path | None, quiet: bool) -> None:
+    """Say what is here and what is missing, and run a tiny graph; with BUNDLE, also verify it and run one tile."""
+    if not quiet:
+        click.echo(f"zoomrt {__version__} in {Path(__file__).parent.parent}")
+        _print("machine", machine_lines())
+        _print("packages", package_lines())
+    missing = [module for module in CORE if not is_installed(module)]
+    if missing:
+        raise MissingDependency(
+            "the core install is incomplete",
+            seen="no " + ", ".join(missing),
+            needed="every core package",
+            remedy=f"Run: {sys.executable} -m pip install --force-reinstall zoomrt",
+        )
+    checks = [("onnxruntime", run_smoke_graph())]
+    if bundle is not None:
+        checks.append(("bundle", run_one_tile(bundle)))
+    if not quiet:
+        _print("smoke run", checks)
+
+
+def _print(title: str, lines: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> None:
+    click.echo(f"\n{title}")
+    for name, text in lines:
+        click.echo(f"  {name:<12} {text}")
+
+
+def machine_lines() -> Iterator[tuple[str, str]]:
+    """(name, finding) about Python, the processor, memory, disk, the cache folder and the GPU."""
+    from zoomrt.export.cache import cache_folder
+
+    yield "python", f"{platform.python_version()} at {sys.executable}"
+    yield "system", f"{platform.system()} {platform.release()}, {platform.machine()}"
+    yield "cores", f"{_usable_cores()} usable of {os.cpu_count()}"
+    yield "memory", _memory()
+    yield "disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"
+    folder = cache_folder()
+    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    nearest = next(place for place in [folder, *folder.parents] if place.exists())
+    writable = "writable" if os.access(nearest, os.W_OK) else "not writable: set ZOOMRT_CACHE to a folder that is"
+    yield "cache", f"{folder}, {held / 1e6:.0f} MB kept, {writable}"
+    yield "gpu", gpu()
+
+
+def package_lines() -> Iterator[tuple[str, str]]:
+    """(extra, its packages with versions, or the command that installs what is missing)."""
+    yield "core", _versions(CORE)
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if not is_installed(module)]
+        mend = f"; missing {', '.join(missing)}: {install_line(extra)}" if missing else ""
+        yield extra, _versions(modules) + mend
+
+
+def gpu() -> str:
+    """What nvidia-smi says, or what its absence means here."""
+    if shutil.which(_NVIDIA_SMI[0]) is None:
+        driver = "a driver (libcuda) but no nvidia-smi" if find_library("cuda") else "no NVIDIA driver"
+        return f"{driver}: engines for GPU targets are built here, not run"
+    try:
+        answer = subprocess.run(_NVIDIA_SMI, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as cause:
+        return f"nvidia-smi failed ({type(cause).__name__}): check the driver with nvidia-smi"
+    return "; ".join(answer.stdout.strip().splitlines()) or "nvidia-smi lists none"
+
+
+def run_smoke_graph() -> str:
+    """Run SMOKE_GRAPH on fresh random numbers and compare. Raises RuntimeFault on wrong ones."""
+    import numpy as np
+    import onnxruntime
+
+    started = time.perf_counter()
+    session = onnxruntime.InferenceSession(SMOKE_GRAPH, providers=["CPUExecutionProvider"])
+    numbers = np.random.default_rng().standard_normal((1, 3, 8, 8), dtype=np.float32)
+    (result,) = session.run(None, {"x": numbers})
+    worst = float(np.abs(result - numbers[:, ::-1]).max())
+    if not worst <= 1e-6:
+        raise RuntimeFault(
+            "ONNX Runtime computes wrong numbers on this machine",
+            seen=f"a difference of {worst:.2g} in a 1x1 convolution",
+            needed="at most 1e-6",
+            remedy=f"Run: {sys.executable} -m pip install --force-reinstall onnxruntime",
+        )
+    return f"right numbers from a {len(SMOKE_GRAPH)}-byte graph in {(time.perf_counter() - started) * 1e3:.0f} ms"
+
+
+def run_one_tile(bundle: Path) -> str:
+    """Verify the bundle and upscale one tile of noise. Raises what load and upscale raise."""
+    import numpy as np
+
+    from zoomrt.runtime.upscaler import load
+
+    with load(bundle) as upscaler:
+        tile = upscaler.manifest.tile
+        frame = np.random.default_rng().integers(0, 256, (tile.height, tile.width, 3), dtype=np.uint8)
+        started = time.perf_counter()
+        height, width = upscaler.upscale(frame).shape[:2]
+        seconds = time.perf_counter() - started
+        facts = f"{upscaler.manifest.family} {upscaler.manifest.precision}"
+    return f"{bundle} is whole; {facts} took {tile.width} x {tile.height} to {width} x {height} in {seconds:.2f} s"
+
+
+def _versions(modules: tuple[str, ...]) -> str:
+    return ", ".join(f"{_distribution(m)} {_version(m)}" for m in modules if is_installed(m)) or "none"
+
+
+def _version(module: str) -> str:
+    try:
+        return version(_distribution(module))
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def _distribution(module: str) -> str:
+    return {"PIL": "pillow"}.get(module, module.replace("_", "-").replace(".", "-"))
+
+
+def _usable_cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _memory() -> str:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return "unknown on this system"
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = f", {os.sysconf('SC_AVPHYS_PAGES') * page / 1e9:.1f} GB free" if "SC_AVPHYS_PAGES" in names else ""
+    return f"{os.sysconf('SC_PHYS_PAGES') * page / 1e9:.1f} GB{free}"
+
+
+def main() -> None:
+    """Entry point."""
+    start(cli)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""trt-upscale: pictures through a bundle. Parses, calls the runtime, prints one line per picture.
+
+What exists is whole (writes are atomic), so a run that was stopped goes on where it was: existing results are skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoomrt.cli._common import Advance, out_of_memory, progress_bar, report, shared_options, start
+from zoomrt.cli._pictures import FORMATS, Job, plan_jobs
+from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, UsageError, ZoomrtError
+
+if TYPE_CHECKING:
+    from zoomrt.runtime.upscaler import Upscaler
+
+OF_ONE_PICTURE = (InputError, OutOfMemory, RuntimeFault)
+"""Errors after which the next picture may well succeed; any other ends the run."""
+
+
+@click.command("trt-upscale")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for one picture, or folder.")
+@click.option("--overwrite", is_flag=True, help="Replace results that exist instead of skipping them.")
+@click.option("--recursive", is_flag=True, help="Also take pictures in folders below those named.")
+@click.option("--format", "format_name", help=f"{', '.join(FORMATS)}; if left out, that of each picture.")
+@click.option("--suffix", default="", help="Added to each result's name, such as _x4.")
+@click.option("--threads", type=int, help="CPU threads; all cores if left out.")
+@shared_options
+@click.pass_context
+def cli(
+    context: click.Context,
+    bundle: Path,
+    pictures: tuple[str, ...],
+    output: Path,
+    overwrite: bool,
+    recursive: bool,
+    format_name: str | None,
+    suffix: str,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    """Upscale PICTURES (files, folders or patterns) with BUNDLE."""
+    if threads is not None and threads < 1:
+        raise UsageError("cannot use --threads", seen=threads, needed="1 or more", remedy="Leave it out for all cores.")
+    jobs = plan_jobs(pictures, output, format_name=format_name, suffix=suffix, recursive=recursive)
+    todo = [job for job in jobs if overwrite or not job.output.exists()]
+    skipped = len(jobs) - len(todo)
+    failures: list[ZoomrtError] = []
+    if todo:
+        with output_folders(todo):
+            failures = upscale_all(bundle, todo, threads=threads, quiet=quiet)
+    if not quiet and (len(jobs) > 1 or skipped):
+        done = len(todo) - len(failures)
+        existing = f", {skipped} skipped because the result exists (--overwrite replaces)" if skipped else ""
+        failed = f", {len(failures)} failed" if failures else ""
+        click.echo(f"{done} upscaled{existing}{failed}")
+    if failures:
+        context.exit(failures[0].exit_code)
+
+
+def upscale_all(bundle: Path, jobs: Sequence[Job], *, threads: int | None, quiet: bool) -> list[ZoomrtError]:
+    """Upscale every job; report the pictures that fail, go on, and return their errors in order."""
+    from zoomrt.runtime.upscaler import load
+
+    failures: list[ZoomrtError] = []
+    with load(bundle, threads=threads) as upscaler, progress_bar(quiet=quiet) as advance:
+        for number, job in enumerate(jobs, 1):
+            try:
+                line = _upscale_one(upscaler, job, f"{number}/{len(jobs)} {job.source.name}", advance)
+            except OF_ONE_PICTURE as problem:
+                failures.append(problem)
+                report(problem)
+            except MemoryError:
+                failures.append(out_of_memory())
+                report(f"{job.source}: {failures[-1]}")
+            else:
+                if not quiet:
+                    click.echo(line)
+    return failures
+
+
+def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance) -> str:
+    """Read, upscale and write one picture; returns the line that says so."""
+    from zoomrt.runtime.images import read_picture, upscale_picture, write_picture
+
+    started = time.monotonic()
+    advance(label, 0.0)
+    picture = read_picture(job.source)
+    result = upscale_picture(upscaler, picture, on_tile=lambda done, total: advance(label, done / total))
+    write_picture(result, job.output)
+    (height, width), (new_height, new_width) = picture.pixels.shape[:2], result.pixels.shape[:2]
+    seconds = time.monotonic() - started
+    return f"{job.output}: {width} x {height} -> {new_width} x {new_height} px in {seconds:.1f} s"
+
+
+@contextlib.contextmanager
+def output_folders(jobs: Sequence[Job]) -> Iterator[None]:
+    """Make the folders of the results before any work; remove those that were made and stayed empty.
+
+    Raises StorageError.
+    """
+    made: list[Path] = []
+    try:
+        for job in jobs:
+            _make_folder(job.output.parent, made)
+        yield
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # fails on a folder that holds a result, as it should
+
+
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    missing = [parent for parent in [folder, *folder.parents] if not parent.exists()]
+    try:
+        for parent in reversed(missing):
+            parent.mkdir()
+            made.append(parent)
+        problem = None if folder.is_dir() else "a file of that name"
+    except OSError as cause:
+        problem = cause.strerror or str(cause)
+    if problem is None and not os.access(folder, os.W_OK):
+        problem = "no permission to write there"
+    if problem is not None:
+        raise StorageError(
+            f"cannot write results to {str(folder)!r}",
+            seen=problem,
+            needed="a folder that takes files",
+            remedy="Choose another folder with -o, or set its permissions.",
+        )
+
+
+def main() -> None:
+    """Entry point."""
+    start(cli)
+
+
+if __name__ == "__main__":
+    main()
