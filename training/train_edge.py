@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from training.data import PHOTOGRAPHS, SCALE, Sampler, camera_pairs, photograph
 from training.evaluate_edge import evaluate, held_out
@@ -39,6 +40,8 @@ class Recipe:
     weight_decay: float = 1e-4
     ema: float = 0.999
     consistency: float = 1.0
+    ssim: float = 0.15
+    ssim_from: int = 1250  # step; before, the picture is too coarse for structure to teach anything
     seed: int = 20261120
 
     def rate(self, step: int) -> float:
@@ -49,22 +52,44 @@ class Recipe:
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def loss_of(network: EdgeNetwork, lr: Tensor, hr: Tensor, window: tuple[int, int, int] | None, weight: float) -> Tensor:
-    """L1 to the truth; with a window, a tile cut from the crop must also agree with the same place of the whole crop.
+def structure_loss(picture: Tensor, truth: Tensor) -> Tensor:
+    """1 - SSIM on Y (Wang et al. 2004: 11-tap Gaussian, sigma 1.5), the figure that `evaluate_edge` reports.
 
-    GroupNorm and attention see the whole crop, so without this term tiles would differ from the untiled picture.
+    Both (N, 3, H, W) float32 in [-1, 1].
+    """
+    weights = torch.tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1) / 255
+    a, b = (16 / 255 + ((rgb + 1) / 2 * weights).sum(1, keepdim=True) for rgb in (picture, truth))
+    window = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+    window = window / window.sum()
+    maps = torch.cat([a, b, a * a, b * b, a * b])
+    maps = F.conv2d(F.conv2d(maps, window.view(1, 1, 11, 1)), window.view(1, 1, 1, 11))
+    mean_a, mean_b, aa, bb, ab = maps.chunk(5)
+    luminance = (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+    structure = (2 * (ab - mean_a * mean_b) + 0.03**2) / (aa - mean_a**2 + bb - mean_b**2 + 0.03**2)
+    return 1 - (luminance * structure).mean()
+
+
+def loss_of(
+    network: EdgeNetwork, lr: Tensor, hr: Tensor, window: tuple[int, int, int] | None, recipe: Recipe, step: int
+) -> Tensor:
+    """L1 and structure to the truth; with a window, a tile cut from the crop must also agree with the whole crop.
+
+    GroupNorm and attention see the whole crop, so without the last term tiles would differ from the untiled picture.
     """
     with torch.autocast("cpu", torch.bfloat16):
-        whole = network(lr).float()
+        whole = network(lr)
+    whole = whole.float()
     loss = (whole - hr).abs().mean()
+    if step >= recipe.ssim_from:
+        loss = loss + recipe.ssim * structure_loss(whole, hr)
     if window is None:
         return loss
     y, x, side = window
     with torch.autocast("cpu", torch.bfloat16):
         tile = network(lr[:, :, y : y + side, x : x + side]).float()
-    inner, start, stop = SCALE * MARGIN, SCALE * MARGIN, SCALE * (side - MARGIN)
-    same_place = whole[:, :, SCALE * y + inner : SCALE * y + stop, SCALE * x + inner : SCALE * x + stop]
-    return loss + weight * (tile[:, :, start:stop, start:stop] - same_place).abs().mean()
+    start, stop = SCALE * MARGIN, SCALE * (side - MARGIN)
+    same_place = whole[:, :, SCALE * y + start : SCALE * y + stop, SCALE * x + start : SCALE * x + stop]
+    return loss + recipe.consistency * (tile[:, :, start:stop, start:stop] - same_place).abs().mean()
 
 
 def plan_step(recipe: Recipe, step: int) -> tuple[int, int, tuple[int, int, int] | None]:
@@ -116,7 +141,7 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step)
             lr = lr.contiguous(memory_format=torch.channels_last)
-            loss = loss_of(network, lr, hr, plan_step(recipe, step)[2], recipe.consistency)
+            loss = loss_of(network, lr, hr, plan_step(recipe, step)[2], recipe, step)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -130,7 +155,7 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
                 spent = time.monotonic() - began
                 left = spent / done * (recipe.steps - done)
                 print(
-                    f"step {done}/{recipe.steps}  loss {np.mean(recent):.5f}  {spent / 60:.1f} min, {left / 60:.0f} left",
+                    f"step {done}/{recipe.steps}  loss {np.mean(recent):.5f} {spent / 60:.1f} min, {left / 60:.0f} left",
                     flush=True,
                 )
                 recent.clear()

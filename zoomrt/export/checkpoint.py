@@ -6,6 +6,7 @@ safetensors files, or torch files through the restricted unpickler (`weights_onl
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from zoomrt.bundle import sha256_of
 from zoomrt.errors import CheckpointError
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_weights"]
+
+_REFUSALS = ("GLOBAL ", "unrecognized function", "nsupported class")
+"""How torch's restricted unpickler says that it met code, as against bytes that make no sense."""
+_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation", "Please use")
+_TORCH_PICKLE_PROTOCOL = 2
 
 _LISTED = 6  # keys named in an error before "and N more"
 
@@ -85,18 +91,28 @@ def _read(path: Path, head: bytes) -> Any:
             needed="a safetensors file or a torch checkpoint",
             remedy="Convert it to safetensors, or check that the download is not a web page or a Git LFS pointer.",
         )
+    if head[:1] == b"\x80" and head[1] > _TORCH_PICKLE_PROTOCOL:
+        raise CheckpointError(
+            f"weights {str(path)!r} are a plain pickle and were not run",
+            seen=f"pickle protocol {head[1]}",
+            needed=f"what torch.save writes (protocol {_TORCH_PICKLE_PROTOCOL}), or safetensors",
+            remedy="Ask for a safetensors file; a pickle may hold malicious code.",
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as cause:
-        text = str(cause)
-        if "Unsupported global" in text or "WeightsUnpickler error" in text or "not an allowed global" in text:
+        # torch wraps its reason in paragraphs of advice
+        reason = " ".join(p for p in str(cause).splitlines() if p.strip() and not p.startswith(_ADVICE)) or str(cause)
+        if any(mark in reason for mark in _REFUSALS):
             raise CheckpointError(
                 f"weights {str(path)!r} hold more than tensors and were not run",
-                seen=_offender(text),
+                seen=_offender(reason),
                 needed="tensors and plain containers only",
                 remedy="Ask for a safetensors file; a pickle that names code may be malicious.",
             ) from cause
-        raise _damaged(path, text) from cause
+        raise _damaged(path, reason) from cause
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as cause:
         raise _damaged(path, cause) from cause
 
@@ -106,12 +122,11 @@ def _looks_like_safetensors(path: Path, head: bytes) -> bool:
     return path.suffix == ".safetensors" or head[8:9] == b"{"
 
 
-def _offender(text: str) -> str:
+def _offender(reason: str) -> str:
     """The global that torch's unpickler refused, from its message."""
-    for marker in ("GLOBAL ", "global "):
-        if marker in text:
-            return "a reference to " + text.split(marker, 1)[1].split()[0].rstrip(".,")
-    return text.splitlines()[0][:120]
+    if "GLOBAL " in reason:
+        return "a reference to " + reason.partition("GLOBAL ")[2].split()[0].rstrip(".,")
+    return reason.splitlines()[0][:120]
 
 
 def _damaged(path: Path, cause: object) -> CheckpointError:

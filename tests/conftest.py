@@ -1,0 +1,31 @@
+"""Shared fixtures: a cache folder that is not the user's, one thread, a tiny `edge` for tests about the machinery."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOOMRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def tiny_edge_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An `edge` checkpoint of 0.2 M random parameters; loads and exports in two seconds."""
+    import torch
+    from safetensors.torch import save_file
+
+    from zoomrt.export.families.edge import EdgeConfig, EdgeNetwork
+
+    torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
+    network = EdgeNetwork(EdgeConfig((32, 32, 64), (1, 1), 1, (1, 1)))
+    torch.nn.init.normal_(network.conv_out.weight, std=0.02)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file({key: value.half().contiguous() for key, value in network.state_dict().items()}, path)
+    return path
