@@ -1,0 +1,40 @@
+# Each goal makes what it needs: a virtual environment in .venv with the pinned packages of constraints.txt.
+#   make demo    build edge for the CPU, upscale a photograph, write out/demo.png and print figures
+#   make test    the tests that need no GPU, in a few minutes at most
+#   make check   formatting, lint, strict types, tests
+#   make clean   remove everything that make made
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# PyPI's torch for Linux brings gigabytes of CUDA that zoomrt does not use; this index has the same version without.
+# It is a saving, not a need: where it cannot be reached, the next step takes torch from wherever pip finds it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m zoomrt.cli.demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) out build dist zoomrt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+	    "error: zoomrt needs Python 3.10 or newer, $(PYTHON) is %d.%d; run: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) --retries 0 --timeout 15 --no-deps --index-url $(TORCH_INDEX) torch >/dev/null 2>&1 || true
+	@$(PIP) --editable '.[dev]'
+	@touch $@
