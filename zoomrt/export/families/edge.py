@@ -189,7 +189,7 @@ class Edge(Family):
         value_range=(-1.0, 1.0),
         steps=1,
         colour="none",  # the residual rides on the bicubic picture, whose colours are right already
-        tiling=TilingAdvice(tile=128, overlap=32, context=8),
+        tiling=TilingAdvice(tile=128, overlap=16, context=4),
         weights_licence="research and evaluation only: trained on DRealSR crops (research licence); code Apache-2.0",
         embedded_weights=Path(__file__).with_suffix(".safetensors"),
     )
