@@ -53,12 +53,16 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The bundle's place and manifest; `cached` when it was copied instead of built."""
+    """The bundle's place and manifest; `cached` when it was copied instead of built.
+
+    notes : what went wrong without making the bundle wrong, for the user to read (a cache that cannot be written).
+    """
 
     path: Path
     manifest: Manifest
     cached: bool
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -122,9 +126,9 @@ def build(
         )
         report("write", 0.0)
     bundle = open_bundle(output, verify=False)
-    if use_cache:
-        cache.keep(bundle)
-    return BuildResult(output, bundle.manifest, False, time.monotonic() - started)
+    refusal = cache.keep(bundle) if use_cache else None
+    notes = (f"not kept in the cache: {refusal}",) if refusal else ()
+    return BuildResult(output, bundle.manifest, False, time.monotonic() - started, notes)
 
 
 def _silent(_stage: str, _fraction: float) -> None:
@@ -225,12 +229,12 @@ def _tile_facts(request: BuildRequest, family: Family, precision: str) -> TileFa
     side = request.tile if request.tile is not None else facts.tiling.tile
     facts.size.check(side)
     overlap = request.overlap if request.overlap is not None else min(facts.tiling.overlap, side // 2)
-    context = min(facts.tiling.context, max(0, (overlap - 1) // 2))
-    if not 0 <= overlap <= side // 2:
+    context = min(facts.tiling.context, (overlap - 1) // 2)
+    if not 1 <= overlap <= side // 2:
         raise UsageError(
             "the overlap does not fit the tile",
             seen=f"{overlap} LR pixels with tile {side}",
-            needed=f"0 to {side // 2}",
+            needed=f"1 to {side // 2}",
             remedy="Use a smaller --overlap or a larger --tile.",
         )
     batches = request.batches
