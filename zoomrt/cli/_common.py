@@ -69,11 +69,10 @@ def run(command: click.Command, words: Sequence[str]) -> int:
                 warnings.simplefilter("ignore")  # other people's deprecations; our own are in the manifest
             with command.make_context(command.name, list(words)) as context:
                 command.invoke(context)
-            _flush_stdout()
     except click.exceptions.Exit as done:
         return done.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either
+        _abandon_stdout()  # the reader left: nobody to tell
         return 1
     except (Exception, KeyboardInterrupt, _Terminated) as problem:
         if debug:
@@ -84,9 +83,30 @@ def run(command: click.Command, words: Sequence[str]) -> int:
     return 0
 
 
-def report(problem: ZoomrtError | str) -> None:
+def say(text: str) -> None:
+    """Results, on stdout. Raises StorageError where they cannot be written, such as to a file on a full disk."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as cause:
+        _abandon_stdout()
+        raise StorageError(
+            "cannot print the results",
+            seen=cause.strerror,
+            needed="a standard output that takes them",
+            remedy="Make room, or redirect it elsewhere.",
+        ) from cause
+
+
+def _abandon_stdout() -> None:
+    """Send what is still buffered nowhere, so that Python does not try again, and complain, at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def report(problem: ZoomrtError | str, *, kind: str = "error") -> None:
     """One line on stderr, whatever the text holds."""
-    click.echo("error: " + " ".join(str(problem).split()), err=True)
+    click.echo(f"{kind}: {' '.join(str(problem).split())}", err=True)
 
 
 def out_of_memory() -> OutOfMemory:
@@ -136,7 +156,7 @@ def progress_bar(*, quiet: bool, lines: bool = False) -> Iterator[Advance]:
 
         def mention(label: str, _fraction: float) -> None:
             if lines and not quiet and label not in shown:
-                click.echo(f"{label} ...")
+                say(f"{label} ...")
             shown.add(label)
 
         yield mention
@@ -173,18 +193,3 @@ def _verdict(problem: BaseException, command: click.Command) -> tuple[int, str]:
     if isinstance(problem, MemoryError):
         return OutOfMemory.exit_code, str(out_of_memory())
     return 1, f"unexpected {type(problem).__name__}: {problem}. {_REPORT}"
-
-
-def _flush_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as cause:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise StorageError(
-            "cannot print the results",
-            seen=cause.strerror,
-            needed="a standard output that takes them",
-            remedy="Free space or redirect elsewhere.",
-        ) from cause

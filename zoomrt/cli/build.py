@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomrt.cli._common import progress_bar, require, shared_options, start
+from zoomrt.cli._common import progress_bar, require, say, shared_options, start
 from zoomrt.errors import UsageError, unknown_name
 from zoomrt.export.targets import PRECISIONS, TARGETS, precision_named, target_named
 
@@ -82,7 +82,7 @@ def cli(
     result = build_with_progress(request, folder, use_cache=not no_cache, quiet=quiet)
     if not quiet:
         for line in summary(result):
-            click.echo(line)
+            say(line)
 
 
 def build_with_progress(request: BuildRequest, output: Path, *, use_cache: bool, quiet: bool) -> BuildResult:

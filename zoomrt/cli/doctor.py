@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from zoomrt import __version__
-from zoomrt.cli._common import EXTRAS, install_line, is_installed, shared_options, start
+from zoomrt.cli._common import EXTRAS, install_line, is_installed, say, shared_options, start
 from zoomrt.errors import MissingDependency, RuntimeFault
 
 CORE = ("click", "msgspec", "numpy", "onnxruntime", "PIL", "platformdirs", "rich")
@@ -44,7 +44,7 @@ _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,driver_version,memory
 def cli(bundle: Path | None, quiet: bool) -> None:
     """Say what is here and what is missing, and run a tiny graph; with BUNDLE, also verify it and run one tile."""
     if not quiet:
-        click.echo(f"zoomrt {__version__} in {Path(__file__).parent.parent}")
+        say(f"zoomrt {__version__} in {Path(__file__).parent.parent}")
         _print("machine", machine_lines())
         _print("packages", package_lines())
     missing = [module for module in CORE if not is_installed(module)]
@@ -63,9 +63,9 @@ def cli(bundle: Path | None, quiet: bool) -> None:
 
 
 def _print(title: str, lines: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> None:
-    click.echo(f"\n{title}")
+    say(f"\n{title}")
     for name, text in lines:
-        click.echo(f"  {name:<12} {text}")
+        say(f"  {name:<12} {text}")
 
 
 def machine_lines() -> Iterator[tuple[str, str]]:

@@ -8,21 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from zoomrt.cli._common import Advance, out_of_memory, progress_bar, report, shared_options, start
+from zoomrt.cli._common import Advance, out_of_memory, progress_bar, report, say, shared_options, start
 from zoomrt.cli._pictures import FORMATS, Job, plan_jobs
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, UsageError, ZoomrtError
 
 if TYPE_CHECKING:
     from zoomrt.runtime.upscaler import Upscaler
-
-OF_ONE_PICTURE = (InputError, OutOfMemory, RuntimeFault)
-"""Errors after which the next picture may well succeed; any other ends the run."""
 
 
 @click.command("trt-upscale")
@@ -33,7 +31,7 @@ OF_ONE_PICTURE = (InputError, OutOfMemory, RuntimeFault)
 @click.option("--recursive", is_flag=True, help="Also take pictures in folders below those named.")
 @click.option("--format", "format_name", help=f"{', '.join(FORMATS)}; if left out, that of each picture.")
 @click.option("--suffix", default="", help="Added to each result's name, such as _x4.")
-@click.option("--threads", type=int, help="CPU threads; all cores if left out.")
+@click.option("--threads", type=int, help="CPU threads; one per core if left out.")
 @shared_options
 @click.pass_context
 def cli(
@@ -62,7 +60,7 @@ def cli(
         done = len(todo) - len(failures)
         existing = f", {skipped} skipped because the result exists (--overwrite replaces)" if skipped else ""
         failed = f", {len(failures)} failed" if failures else ""
-        click.echo(f"{done} upscaled{existing}{failed}")
+        say(f"{done} upscaled{existing}{failed}")
     if failures:
         context.exit(failures[0].exit_code)
 
@@ -76,7 +74,9 @@ def upscale_all(bundle: Path, jobs: Sequence[Job], *, threads: int | None, quiet
         for number, job in enumerate(jobs, 1):
             try:
                 line = _upscale_one(upscaler, job, f"{number}/{len(jobs)} {job.source.name}", advance)
-            except OF_ONE_PICTURE as problem:
+            except (InputError, OutOfMemory, RuntimeFault, StorageError) as problem:
+                if is_of_the_place(problem):
+                    raise
                 failures.append(problem)
                 report(problem)
             except MemoryError:
@@ -84,8 +84,16 @@ def upscale_all(bundle: Path, jobs: Sequence[Job], *, threads: int | None, quiet
                 report(f"{job.source}: {failures[-1]}")
             else:
                 if not quiet:
-                    click.echo(line)
+                    say(line)
     return failures
+
+
+def is_of_the_place(problem: ZoomrtError) -> bool:
+    """Whether the system refused to write, so that the next picture would fare no better.
+
+    A StorageError without an OSError behind it is about one picture: its format cannot hold alpha or 16 bits.
+    """
+    return isinstance(problem, StorageError) and isinstance(problem.__cause__, OSError)
 
 
 def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance) -> str:
@@ -94,7 +102,12 @@ def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance) -> 
 
     started = time.monotonic()
     advance(label, 0.0)
-    picture = read_picture(job.source)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)  # such as 16-bit colour that is read at 8 bits
+        picture = read_picture(job.source)
+    for note in notes:
+        report(str(note.message), kind="warning")
     result = upscale_picture(upscaler, picture, on_tile=lambda done, total: advance(label, done / total))
     write_picture(result, job.output)
     (height, width), (new_height, new_width) = picture.pixels.shape[:2], result.pixels.shape[:2]

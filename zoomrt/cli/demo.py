@@ -1,0 +1,180 @@
+"""make demo: build `edge`, upscale photographs it has not seen, print figures and write a side-by-side picture.
+
+The input is a photograph made four times smaller with bicubic interpolation, so that the truth is known.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoomrt.cli._common import is_installed, require, say, shared_options, start
+from zoomrt.cli.build import build_with_progress, summary
+from zoomrt.errors import MissingDependency, StorageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from zoomrt.runtime.upscaler import Upscaler
+
+SCALE = 4
+BORDER = 4
+"""Pixels left out on each side before measuring, as the literature does for x4."""
+
+PHOTOGRAPHS = {"astronaut": (176, 60, 304, 188), "chelsea": (100, 60, 228, 188), "coffee": (60, 60, 188, 188)}
+"""Photographs of scikit-image that were held out of the training, and the region (in output pixels) to enlarge.
+
+astronaut: NASA, public domain; chelsea: Stefan van der Walt, CC0; coffee: Rachel Michetti, CC0.
+"""
+
+REPEATS = 3
+
+
+@click.command("demo")
+@click.option("--photograph", default="astronaut", show_default=True, type=click.Choice(sorted(PHOTOGRAPHS)))
+@click.option("-o", "--output", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder.")
+@shared_options
+def cli(photograph: str, output: Path, quiet: bool) -> None:
+    """Build edge, upscale real photographs, print figures and write OUTPUT/demo.png."""
+    if not is_installed("skimage"):
+        raise MissingDependency(
+            "the demo takes its photographs from scikit-image",
+            seen="no skimage",
+            needed="the extra 'dev'",
+            remedy="Run: make demo, which installs it.",
+        )
+    require("export", "the demo builds a bundle and")
+    from zoomrt.export.pipeline import BuildRequest
+
+    bundle = output / "edge-fp32-cpu"
+    built = build_with_progress(BuildRequest(model="edge"), bundle, use_cache=True, quiet=quiet)
+    lines = summary(built)
+    try:
+        require("rtx", "building for sm89")
+    except MissingDependency as missing:
+        lines += ["", f"sm89 skipped: {missing}"]
+    else:
+        request = BuildRequest(model="edge", precision="fp16", target="sm89")
+        engine = build_with_progress(request, output / "edge-fp16-sm89", use_cache=True, quiet=quiet)
+        lines += ["", *summary(engine)]
+    lines += ["", *_compare(bundle, photograph, output)]
+    if not quiet:
+        say("\n".join(lines))
+
+
+def _compare(bundle: Path, chosen: str, output: Path) -> list[str]:
+    """Upscale every photograph, write the sheet of the chosen one; returns the table of figures."""
+    from zoomrt.runtime.upscaler import load
+
+    lines = [f"{'photograph':<12} {'input':>9} {'output':>9} {'bicubic':>9} {'zoomrt':>9} {'gain':>8} {'time':>8}"]
+    with load(bundle) as upscaler:
+        for name, crop in PHOTOGRAPHS.items():
+            truth = _photograph(name)
+            small = _shrink(truth)
+            bicubic, result, seconds = _enlarge(small), *_timed(upscaler, small)
+            before, after = psnr_y(bicubic, truth), psnr_y(result, truth)
+            lines.append(
+                f"{name:<12} {_size(small):>9} {_size(result):>9} {before:>6.2f} dB {after:>6.2f} dB "
+                f"{after - before:>+5.2f} dB {seconds:>6.2f} s"
+            )
+            if name == chosen:
+                columns = [
+                    (f"input {_size(small)}, enlarged", _repeat(small)),
+                    (f"bicubic, {before:.2f} dB", bicubic),
+                    (f"zoomrt edge, {after:.2f} dB", result),
+                    ("original", truth),
+                ]
+                _write_sheets(columns, crop, output)
+    lines += [
+        f"PSNR on Y, {BORDER}-pixel border cropped; input: photograph / {SCALE} by bicubic; time: median of {REPEATS}",
+        f"see {output / 'demo.png'}",
+    ]
+    return lines
+
+
+def psnr_y(picture: NDArray[Any], truth: NDArray[Any]) -> float:
+    """PSNR in dB on the Y of BT.601 (MATLAB rgb2ycbcr: 16..235), peak 255; (H, W, 3) uint8 both."""
+    import numpy as np
+
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    inner = slice(BORDER, -BORDER)
+    difference = (picture.astype(np.float64) - truth.astype(np.float64))[inner, inner] @ weights
+    return float(10 * np.log10(255**2 / np.mean(difference**2)))
+
+
+def _photograph(name: str) -> NDArray[Any]:
+    """(H, W, 3) uint8, sides cut to multiples of SCALE."""
+    import numpy as np
+    from skimage import data
+
+    pixels = np.asarray(getattr(data, name)())
+    height, width = (side // SCALE * SCALE for side in pixels.shape[:2])
+    return pixels[:height, :width]
+
+
+def _shrink(truth: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+    from PIL import Image
+
+    size = (truth.shape[1] // SCALE, truth.shape[0] // SCALE)
+    return np.asarray(Image.fromarray(truth).resize(size, Image.Resampling.BICUBIC))
+
+
+def _enlarge(small: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+    from PIL import Image
+
+    size = (small.shape[1] * SCALE, small.shape[0] * SCALE)
+    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+
+def _repeat(small: NDArray[Any]) -> NDArray[Any]:
+    return small.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+
+
+def _timed(upscaler: Upscaler, small: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """(result, median seconds), after one run that is not counted."""
+    result = upscaler.upscale(small)
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        result = upscaler.upscale(small)
+        times.append(time.perf_counter() - started)
+    return result, statistics.median(times)
+
+
+def _size(pixels: NDArray[Any]) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+
+
+def _write_sheets(columns: list[tuple[str, NDArray[Any]]], crop: tuple[int, int, int, int], output: Path) -> None:
+    """OUTPUT/demo.png with everything, OUTPUT/demo-crop.png with the enlarged regions only; atomic."""
+    import numpy as np
+
+    from zoomrt.cli._sheet import sheet
+    from zoomrt.runtime.images import Picture, write_picture
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise StorageError(
+            f"cannot write to {str(output)!r}",
+            seen=cause.strerror,
+            needed="a folder that takes files",
+            remedy="Choose another folder with -o.",
+        ) from cause
+    write_picture(Picture(np.asarray(sheet(columns, crop))), output / "demo.png")
+    write_picture(Picture(np.asarray(sheet(columns, crop, whole=False))), output / "demo-crop.png")
+
+
+def main() -> None:
+    """Entry point."""
+    start(cli)
+
+
+if __name__ == "__main__":
+    main()
