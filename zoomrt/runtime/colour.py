@@ -42,10 +42,13 @@ class Moments:
         self._squares = np.zeros(channels)
 
     def add(self, block: NDArray[np.float32]) -> None:
-        """Take pixels, (channels, rows, columns) float32 in [0, peak]. Rows are summed in float32, then in float64."""
+        """Take pixels, (channels, rows, columns) float32 in [0, peak].
+
+        A row is summed pairwise in float32 (numpy's `sum`; `einsum` adds one by one and loses 3e-4), rows in float64.
+        """
         self._count += block.shape[1] * block.shape[2]
         self._sum += block.sum(axis=2).sum(axis=1, dtype=np.float64)
-        self._squares += np.einsum("chw,chw->ch", block, block).sum(axis=1, dtype=np.float64)
+        self._squares += np.square(block).sum(axis=2).sum(axis=1, dtype=np.float64)
 
     @property
     def mean(self) -> NDArray[np.float64]:
