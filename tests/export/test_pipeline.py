@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 
 from zoomrt.bundle import open_bundle
 from zoomrt.errors import CheckpointError, UsageError, ZoomrtError
-from zoomrt.export import cache, pipeline
+from zoomrt.export import assembly, cache
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families.edge import FAMILY
 from zoomrt.export.pipeline import BuildRequest, build
@@ -36,7 +38,7 @@ def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
     assert manifest.weights["source"] == tiny_edge_weights.name
     assert manifest.weights["sha256"] == load_checkpoint(tiny_edge_weights).sha256
     assert manifest.versions["torch"] == torch.__version__.split("+")[0] or "+" in manifest.versions["torch"]
-    assert set(stages) == {"weights", "export", "parity", "write"}
+    assert set(stages) == {"start", "weights", "export", "parity", "write"}
     assert all(r["psnr_db"] >= 80 for part in manifest.parity.values() for r in part["results"])
     # what is in the bundle is the network: an independent run of the file against torch
     lr = np.random.default_rng().uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
@@ -50,11 +52,25 @@ def test_second_identical_build_comes_from_the_cache(
     tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(request(tiny_edge_weights), tmp_path / "a")
-    monkeypatch.setattr(pipeline, "export_graph", None)  # a second export would fail
+    monkeypatch.setattr(assembly, "export_graph", None)  # a second export would fail
     second = build(request(tiny_edge_weights), tmp_path / "b")
     assert (first.cached, second.cached) == (False, True)
     for name in [*first.manifest.files, "manifest.json"]:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_cached_build_needs_no_torch(tmp_path: Path, tiny_edge_weights: Path) -> None:
+    build(request(tiny_edge_weights), tmp_path / "a")
+    code = f"""
+import sys
+from pathlib import Path
+sys.modules.update(torch=None, onnx=None, safetensors=None)  # importing any of them fails
+from zoomrt.export.pipeline import BuildRequest, build
+request = BuildRequest(weights=Path({str(tiny_edge_weights)!r}), tile=32, overlap=8)
+print(build(request, Path({str(tmp_path / "b")!r})).cached)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "True", run.stderr
 
 
 @pytest.mark.parametrize("change", [{"tile": 36}, {"overlap": 4}, {"precision": "fp16"}, {"batches": (1, 2)}])

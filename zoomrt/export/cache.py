@@ -26,7 +26,7 @@ def cache_folder() -> Path:
 
 
 def content_key(request: Mapping[str, object]) -> str:
-    """SHA-256 over everything that decides the bundle's content, the code of zoomrt's exporter included."""
+    """SHA-256 over everything that decides the bundle's content, the exporter's own code and weights included."""
     text = json.dumps({**request, "zoomrt_source": _source_digest()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -35,7 +35,8 @@ def content_key(request: Mapping[str, object]) -> str:
 def _source_digest() -> str:
     root = Path(zoomrt.__file__).parent
     digest = hashlib.sha256()
-    for source in sorted([root / "bundle.py", *(root / "export").rglob("*.py")]):
+    exporter = [file for file in (root / "export").rglob("*") if file.suffix in (".py", ".safetensors", ".png")]
+    for source in sorted([root / "bundle.py", *exporter]):
         digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
     return digest.hexdigest()
 
