@@ -55,7 +55,7 @@ def assemble(
                 engine_report=parts.engine_reports,
                 built=parts.built,
                 ran=parts.ran,
-                warnings=_warnings(backend, request.precision),
+                warnings=[*_warnings(backend, request.precision), *parts.warnings],
                 versions=versions,
                 key=key,
             )
@@ -85,6 +85,7 @@ class _Parts:
         self.engine_reports: dict[str, Any] = {}
         self.built: list[str] = []
         self.ran: list[str] = []
+        self.warnings: list[str] = []
 
     def add(self, batch: int) -> None:
         name = f"{self.request.precision}-b{batch}"
@@ -119,6 +120,7 @@ class _Parts:
             )
             self.engines[str(batch)] = engine.name
             self.engine_reports[str(batch)] = summary.to_json()
+            self.warnings.extend(f"{engine.name}: {warning}" for warning in summary.warnings)
             self.built.append(f"engine {engine.name}")
 
 
