@@ -203,12 +203,12 @@ def _srgb_from_image(image: Image.Image, icc: bytes | None, what: str) -> Image.
 
 
 def _dpi(value: Any) -> tuple[float, float] | None:
-    """Pillow's `dpi` entry if it is two sane numbers: files hold zeros and infinities there too."""
+    """Pillow's `dpi` entry if it is two sane numbers; it may be zero or infinite, and is 1 where a TIFF has none."""
     try:
         across, down = (float(number) for number in value)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return (across, down) if 0 < across < 1e5 and 0 < down < 1e5 else None
+    return (across, down) if 1 < across < 1e5 and 1 < down < 1e5 else None
 
 
 def _exif_from_image(image: Image.Image, notes: list[str]) -> bytes | None:
@@ -309,6 +309,8 @@ def write_picture(picture: Picture, path: str | os.PathLike[str]) -> None:
     _check_fits(picture, form, what)
     carried = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi}
     options = form.options | {key: value for key, value in carried.items() if value is not None}
+    if form is _TIFF and picture.exif is not None:
+        del options["compression"]  # libtiff, which compresses, cannot write EXIF's inner directories
     scratch = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
         image = Image.fromarray(_interleaved(picture))

@@ -1,0 +1,325 @@
+"""Picture files that are sound: every pixel format, orientation, profile, alpha and metadata, there and back."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from runtime_helpers import facts, fake_upscaler, photograph
+
+from zoomrt.runtime.images import Picture, fill_hidden, read_picture, upscale_picture, write_picture
+
+LOSSLESS = [".png", ".tif", ".tiff"]
+
+
+def profile(name: str = "sRGB") -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
+
+
+def saved(path: Path, values: np.ndarray | Image.Image, **options: object) -> Path:
+    image = values if isinstance(values, Image.Image) else Image.fromarray(values)
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "alpha"),
+    [
+        ((20, 31), np.uint8, False),
+        ((20, 31), np.uint8, True),
+        ((20, 31), np.uint16, False),
+        ((20, 31, 3), np.uint8, False),
+        ((20, 31, 3), np.uint8, True),
+    ],
+)
+def test_what_is_written_is_read_again(
+    tmp_path: Path, rng: np.random.Generator, suffix: str, shape: tuple[int, ...], dtype: type, alpha: bool
+) -> None:
+    top = np.iinfo(dtype).max
+    pixels = rng.integers(0, top, shape, dtype, endpoint=True)
+    plane = rng.integers(0, top, shape[:2], dtype, endpoint=True) if alpha else None
+    path = tmp_path / f"a{suffix}"
+    write_picture(Picture(pixels, plane, icc=b"\0" * 16 + b"RGB " + b"\0" * 108, dpi=(300.0, 150.0)), path)
+    read = read_picture(path)
+    assert read.pixels.dtype == dtype
+    assert np.array_equal(read.pixels, pixels)
+    assert (read.alpha is None) if plane is None else np.array_equal(read.alpha, plane)
+    assert read.icc is not None
+    assert read.icc[16:20] == b"RGB "
+    assert read.dpi == pytest.approx((300, 150), rel=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp"])
+def test_lossy_formats_come_back_nearly_the_same(tmp_path: Path, suffix: str) -> None:
+    photo = photograph(100, 140)
+    path = tmp_path / f"a{suffix}"
+    icc = profile()
+    write_picture(Picture(photo, icc=icc), path)
+    read = read_picture(path)
+    assert np.abs(read.pixels.astype(int) - photo).mean() < 3
+    assert read.icc == icc
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_orientation_is_applied_to_the_pixels_and_then_gone(tmp_path: Path, suffix: str, orientation: int) -> None:
+    # four quarters of plain grey tell every orientation and survive JPEG
+    stored = np.kron(np.uint8([[10, 90], [160, 240], [60, 120]]), np.ones((16, 16), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Model] = "Camera 1"
+    source = saved(tmp_path / f"in{suffix}", np.dstack([stored] * 3), exif=exif, dpi=(200, 100))
+    # what each value means (EXIF 2.3, 4.6.4): where row 0 and column 0 of the stored picture lie
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: stored[::-1].T,
+        7: stored[::-1, ::-1].T,
+        8: stored.T[::-1],
+    }[orientation]
+    picture = read_picture(source)
+    assert picture.pixels.shape[:2] == upright.shape
+    assert np.abs(picture.pixels[..., 0].astype(int) - upright).max() <= 6
+    if suffix != ".webp":
+        assert picture.dpi == pytest.approx((200, 100) if orientation < 5 else (100, 200), rel=1e-3)
+
+    write_picture(picture, tmp_path / f"out{suffix}")
+    with Image.open(tmp_path / f"out{suffix}") as image:
+        written = image.getexif()
+        assert written.get(ExifTags.Base.Orientation, 1) == 1
+        assert written[ExifTags.Base.Model] == "Camera 1"
+        shown = ImageOps.exif_transpose(image)
+    assert np.abs(np.asarray(shown)[..., 0].astype(int) - upright).max() <= 6
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_exif_keeps_the_camera_and_corrects_the_size(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Maker"
+    exif[ExifTags.Base.Copyright] = "Someone"
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight] = 30, 20
+    details[ExifTags.Base.ExposureTime] = 0.25
+    details[ExifTags.Base.DateTimeOriginal] = "2024:05:06 07:08:09"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (48.0, 8.0, 30.0)
+    source = saved(tmp_path / f"in{suffix}", photograph(20, 30), exif=exif.tobytes())
+    upscaler, _ = fake_upscaler(facts())
+    write_picture(upscale_picture(upscaler, read_picture(source)), tmp_path / f"out{suffix}")
+    with Image.open(tmp_path / f"out{suffix}") as image:
+        assert image.size == (120, 80)
+        read = image.getexif()
+        assert (read[ExifTags.Base.Make], read[ExifTags.Base.Copyright]) == ("Maker", "Someone")
+        details = read.get_ifd(ExifTags.IFD.Exif)
+        assert (details[ExifTags.Base.ExifImageWidth], details[ExifTags.Base.ExifImageHeight]) == (120, 80)
+        assert details[ExifTags.Base.ExposureTime] == 0.25
+        assert details[ExifTags.Base.DateTimeOriginal] == "2024:05:06 07:08:09"
+        assert read.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] == (48.0, 8.0, 30.0)
+
+
+def test_the_layout_of_a_tiff_does_not_reach_a_jpeg(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.tif", photograph(20, 30), compression="tiff_lzw", software="Scanner")
+    write_picture(read_picture(source), tmp_path / "b.jpg")
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert dict(image.getexif()) == {ExifTags.Base.Software: "Scanner"}
+
+
+def test_resolution_grows_with_the_picture(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.jpg", photograph(20, 30), dpi=(72, 72))
+    upscaler, _ = fake_upscaler(facts())
+    write_picture(upscale_picture(upscaler, read_picture(source)), tmp_path / "b.jpg")
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.info["dpi"] == (288, 288)
+
+
+@pytest.mark.parametrize("dpi", [(0, 0), (1e9, 1e9), (float("nan"), 72)])
+def test_a_resolution_without_sense_is_dropped(dpi: tuple[float, float]) -> None:
+    upscaler, _ = fake_upscaler(facts())
+    assert upscale_picture(upscaler, Picture(np.zeros((2, 2), np.uint8), dpi=dpi)).dpi is None
+
+
+def test_one_bit_palette_and_transparency_by_key(tmp_path: Path, rng: np.random.Generator) -> None:
+    bits = rng.random((9, 13)) < 0.5
+    read = read_picture(saved(tmp_path / "bits.png", Image.fromarray(bits)))
+    assert np.array_equal(read.pixels, np.where(bits, 255, 0))
+
+    indices = rng.integers(0, 3, (9, 13), np.uint8)
+    palette = np.uint8([[250, 10, 20], [1, 2, 3], [90, 80, 70]])
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    read = read_picture(saved(tmp_path / "palette.png", image))
+    assert read.alpha is None
+    assert np.array_equal(read.pixels, palette[indices])
+    read = read_picture(saved(tmp_path / "clear.png", image, transparency=bytes([255, 0, 128])))
+    assert np.array_equal(read.pixels, palette[indices])
+    assert np.array_equal(read.alpha, np.uint8([255, 0, 128])[indices])
+    read = read_picture(saved(tmp_path / "clear.gif", image, transparency=1))
+    assert np.array_equal(read.alpha, np.uint8([255, 0, 255])[indices])
+
+    grey = rng.integers(0, 4, (9, 13), np.uint8)
+    read = read_picture(saved(tmp_path / "key.png", grey, transparency=2))
+    assert np.array_equal(read.pixels, grey)
+    assert np.array_equal(read.alpha, np.where(grey == 2, 0, 255))
+    deep = rng.integers(0, 4, (9, 13), np.uint16) * 9999
+    read = read_picture(saved(tmp_path / "deep.png", deep, transparency=9999))
+    assert np.array_equal(read.pixels, deep)
+    assert np.array_equal(read.alpha, np.where(deep == 9999, 0, 65535))
+
+
+def test_16_bit_grey_of_every_kind(tmp_path: Path, rng: np.random.Generator) -> None:
+    deep = rng.integers(0, 65536, (9, 13), np.uint16)
+    for name in ("a.png", "a.tif"):
+        assert np.array_equal(read_picture(saved(tmp_path / name, deep)).pixels, deep)
+    (tmp_path / "a.pgm").write_bytes(b"P5\n13 9\n65535\n" + deep.astype(">u2").tobytes())
+    read = read_picture(tmp_path / "a.pgm")
+    assert read.pixels.dtype == np.uint16
+    assert np.array_equal(read.pixels, deep)
+    saved(tmp_path / "big.tif", Image.fromarray(deep.astype(">u2").astype(np.int32)))
+    assert np.array_equal(read_picture(tmp_path / "big.tif").pixels, deep)
+
+
+def test_16_bit_colour_is_read_at_8_bits_with_a_warning(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.integers(0, 65536, (5, 7, 3), np.uint16)
+    (tmp_path / "a.png").write_bytes(png_16_bit_rgb(values))
+    with pytest.warns(UserWarning, match="16-bit colour is read at 8 bits"):
+        read = read_picture(tmp_path / "a.png")
+    assert np.abs(read.pixels.astype(int) - values // 257).max() <= 1
+
+
+def png_16_bit_rgb(values: np.ndarray) -> bytes:
+    """Pillow cannot write one; PNG specification, sections 5.3 and 11.2."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def test_cmyk_without_a_profile(tmp_path: Path) -> None:
+    inks = np.zeros((8, 8, 4), np.uint8)
+    inks[..., 0] = 255
+    source = saved(tmp_path / "a.tif", Image.fromarray(inks, "CMYK"))
+    read = read_picture(source)
+    assert read.pixels.shape == (8, 8, 3)
+    assert read.pixels[0, 0].tolist() == [0, 255, 255]
+
+
+def test_cmyk_goes_through_its_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CMYK profile ships with Pillow, so the conversion itself is watched: profile in, sRGB out, none kept."""
+    seen: list[tuple[str, bytes, str]] = []
+
+    def convert(image: Image.Image, source: ImageCms.ImageCmsProfile, target: object, **options: object) -> Image.Image:
+        assert isinstance(target, ImageCms.core.CmsProfile)
+        seen.append((image.mode, source.tobytes(), str(options["outputMode"])))
+        return Image.new("RGB", image.size, (1, 2, 3))
+
+    monkeypatch.setattr(ImageCms, "profileToProfile", convert)
+    photo = Image.fromarray(photograph(20, 20)).convert("CMYK")
+    read = read_picture(saved(tmp_path / "a.jpg", photo, icc_profile=profile()))
+    assert [(mode, output) for mode, _, output in seen] == [("CMYK", "RGB")]
+    assert read.pixels[3, 3].tolist() == [1, 2, 3]
+    assert read.icc is None
+
+
+def test_lab_becomes_srgb(tmp_path: Path) -> None:
+    photo = Image.fromarray(photograph(40, 40))
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = ImageCms.applyTransform(photo, to_lab)
+    read = read_picture(saved(tmp_path / "a.tif", lab))
+    assert np.abs(read.pixels.astype(int) - np.asarray(photo)).mean() < 2
+
+
+def test_alpha_is_enlarged_by_bicubic_interpolation(rng: np.random.Generator) -> None:
+    alpha = rng.integers(60, 196, (12, 17), np.uint8)  # no overshoot: Pillow clips between its two passes
+    upscaler, _ = fake_upscaler(facts())
+    result = upscale_picture(upscaler, Picture(rng.integers(0, 256, (12, 17, 3), np.uint8), alpha))
+    expected = Image.fromarray(alpha.astype(np.float32)).resize((68, 48), Image.Resampling.BICUBIC)
+    assert result.alpha.dtype == np.uint8
+    assert (
+        np.abs(result.alpha - np.clip(np.asarray(expected), 0, 255)).max() <= 0.5 + 0.5 * 1.27
+    )  # rounds twice, and the weights' absolute sum is 1.27
+    deep = upscale_picture(upscaler, Picture(np.zeros((12, 17), np.uint16), alpha.astype(np.uint16) * 257))
+    assert np.abs(deep.alpha - np.clip(np.asarray(expected) * 257, 0, 65535)).max() <= 1
+
+
+def test_hidden_colour_does_not_bleed(rng: np.random.Generator) -> None:
+    pixels = np.full((21, 34, 3), (200, 100, 50), np.uint8)
+    alpha = np.zeros((21, 34), np.uint8)
+    alpha[5:15, 8:20] = rng.integers(1, 256, (10, 12))
+    pixels[alpha == 0] = (0, 255, 0)
+    upscaler, session = fake_upscaler(facts())
+    result = upscale_picture(upscaler, Picture(pixels, alpha))
+    assert session.runs
+    assert (result.pixels == (200, 100, 50)).all(), "one visible colour, so that one only"
+
+
+def test_fill_hidden_keeps_what_is_visible_and_takes_near_colours(rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (33, 20, 3), np.uint8)
+    alpha = (rng.random((33, 20)) < 0.2).astype(np.uint8)
+    filled = fill_hidden(pixels, alpha)
+    assert filled.dtype == np.uint8
+    assert np.array_equal(filled[alpha > 0], pixels[alpha > 0])
+    halves = np.zeros((16, 16), np.uint8)
+    halves[:, :8], halves[:, 8:] = 40, 180
+    seen = np.zeros((16, 16), np.uint8)
+    seen[::4, ::4] = 1
+    assert np.array_equal(fill_hidden(np.where(seen, halves, 255).astype(np.uint8), seen), halves)
+    for shown in (0, 255):
+        assert fill_hidden(pixels, np.full((33, 20), shown, np.uint8)) is pixels
+
+
+def test_fully_opaque_alpha_stays_opaque(tmp_path: Path) -> None:
+    picture = Picture(photograph(9, 9), np.full((9, 9), 255, np.uint8))
+    upscaler, _ = fake_upscaler(facts())
+    write_picture(upscale_picture(upscaler, picture), tmp_path / "a.png")
+    assert (read_picture(tmp_path / "a.png").alpha == 255).all()
+
+
+def test_metadata_survives_the_whole_way(tmp_path: Path, rng: np.random.Generator) -> None:
+    icc = profile()
+    rgba = rng.integers(1, 256, (20, 30, 4), np.uint8)
+    source = saved(tmp_path / "a.png", rgba, icc_profile=icc, dpi=(100, 100))
+    upscaler, _ = fake_upscaler(facts())
+    done: list[tuple[int, int]] = []
+    write_picture(upscale_picture(upscaler, read_picture(source), lambda *at: done.append(at)), tmp_path / "b.webp")
+    assert done == [(1, 1)]
+    with Image.open(tmp_path / "b.webp") as image:
+        assert (image.mode, image.size, image.info["icc_profile"]) == ("RGBA", (120, 80), icc)
+
+
+def test_a_phone_picture_with_a_preview_is_read_as_its_photograph(tmp_path: Path) -> None:
+    photo = Image.fromarray(photograph(40, 60))
+    photo.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[photo.resize((15, 10))])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert (image.format, image.n_frames) == ("MPO", 2)
+    assert read_picture(tmp_path / "a.jpg").pixels.shape == (40, 60, 3)
+
+
+def test_reading_gives_no_warning_and_closes_the_file(tmp_path: Path) -> None:
+    source = saved(tmp_path / "a.png", photograph(8, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_picture(source)
+    os.rename(source, tmp_path / "b.png")
+
+
+def test_bytes_are_the_same_each_time(tmp_path: Path) -> None:
+    buffer = BytesIO()
+    Image.fromarray(photograph(30, 30)).save(buffer, "PNG")
+    (tmp_path / "a.png").write_bytes(buffer.getvalue())
+    for name in ("b.png", "c.png"):
+        write_picture(read_picture(tmp_path / "a.png"), tmp_path / name)
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()

@@ -1,0 +1,236 @@
+"""Picture files that are not sound, and places that cannot be written: one line each, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from runtime_helpers import photograph
+
+from zoomrt.errors import InputError, OutOfMemory, StorageError, ZoomrtError
+from zoomrt.runtime import images
+from zoomrt.runtime.images import Picture, read_picture, write_picture
+
+
+def encoded(kind: str, path: Path, **options: object) -> bytes:
+    Image.fromarray(photograph(64, 64)).save(path, kind, **options)
+    return path.read_bytes()
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_picture(path)
+    text = str(caught.value)
+    assert repr(str(path)) in text
+    assert "\n" not in text
+    assert caught.value.remedy
+    return text
+
+
+def test_missing_empty_folder_and_pipe(tmp_path: Path) -> None:
+    assert "nothing there" in refusal(tmp_path / "none.png")
+    assert "a folder" in refusal(tmp_path)
+    (tmp_path / "empty.png").touch()
+    assert "an empty file" in refusal(tmp_path / "empty.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "not a file" in refusal(tmp_path / "pipe.png")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "gone.png")
+    assert "nothing there" in refusal(tmp_path / "dangling.png")
+    assert "name too long" in refusal(tmp_path / ("x" * 300)).lower()
+
+
+def test_text_renamed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("this is a shopping list\n" * 50)
+    assert "no known format" in refusal(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated(tmp_path: Path, kind: str, share: float) -> None:
+    data = encoded(kind, tmp_path / "whole")
+    (tmp_path / "a").write_bytes(data[: int(len(data) * share)])
+    text = refusal(tmp_path / "a")
+    assert "damaged data" in text or "no known format" in text
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["PNG", "JPEG", "TIFF", "WEBP", "GIF"]), st.integers(0, 2**32))
+@pytest.mark.filterwarnings("ignore")  # Pillow's own remarks on damaged metadata
+def test_random_damage_is_an_input_error_or_a_picture(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    data = bytearray(encoded(kind, path))
+    for place in rng.integers(0, min(len(data), 400), 8):  # headers and tables are where decoders trip
+        data[place] = rng.integers(0, 256)
+    path.write_bytes(data)
+    with contextlib.suppress(InputError, OutOfMemory):
+        assert read_picture(path).pixels.size
+
+
+def png_header(width: int, height: int, data: bytes = b"") -> bytes:
+    def chunk(kind: bytes, payload: bytes) -> bytes:
+        return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(8200, 8200), (9500, 9500), (12000, 12000), (60000, 60000), (20000, 1), (2**31 - 1, 2**31 - 1)],
+)
+def test_bombs_are_refused_by_their_header(tmp_path: Path, width: int, height: int) -> None:
+    """Below Pillow's limit, between its warning and its error, and far beyond."""
+    (tmp_path / "bomb.png").write_bytes(png_header(width, height, zlib.compress(b"")))
+    text = refusal(tmp_path / "bomb.png")
+    assert "damaged" not in text
+    assert "Cut the picture into parts first" in text
+
+
+def test_8k_frames_pass_the_size_check(tmp_path: Path) -> None:
+    (tmp_path / "8k.png").write_bytes(png_header(8192, 4320, zlib.compress(b"")))
+    assert "damaged data" in refusal(tmp_path / "8k.png"), "refused for its missing pixels, not for its size"
+
+
+def test_zero_pixels(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png_header(0, 5))
+    refusal(tmp_path / "a.png")
+    (tmp_path / "a.ppm").write_bytes(b"P6\n0 5\n255\n")
+    refusal(tmp_path / "a.ppm")
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animated_and_paged(tmp_path: Path, kind: str) -> None:
+    first, second = Image.fromarray(photograph(20, 20)), Image.fromarray(255 - photograph(20, 20))
+    first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
+    assert "got 2 frames, need one frame" in refusal(tmp_path / "a")
+
+
+def test_32_bits_a_channel(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    assert "pixel format F" in refusal(tmp_path / "a.tif")
+    Image.fromarray(np.array([[-5, 70000]], np.int32)).save(tmp_path / "b.tif")
+    assert "grey from -5 to 70000" in refusal(tmp_path / "b.tif")
+
+
+def test_a_broken_cmyk_profile(tmp_path: Path) -> None:
+    cmyk = Image.fromarray(photograph(8, 8)).convert("CMYK")
+    cmyk.save(tmp_path / "a.jpg", icc_profile=b"not a profile" * 20)
+    assert "an ICC profile for CMYK" in refusal(tmp_path / "a.jpg")
+
+
+def test_no_permission_and_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded("PNG", tmp_path / "a.png")
+
+    def failing(error: BaseException) -> Callable[..., None]:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        return fail
+
+    with monkeypatch.context() as patch:  # root may read everything, so the refusal itself is put in
+        patch.setattr(Image, "open", failing(PermissionError(errno.EACCES, "Permission denied")))
+        assert "Permission denied" in refusal(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", failing(MemoryError()))
+        with pytest.raises(OutOfMemory):
+            read_picture(tmp_path / "a.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", failing(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            read_picture(tmp_path / "a.png")
+
+
+GREY = np.zeros((4, 4), np.uint8)
+COLOUR = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "name", "words"),
+    [
+        (Picture(COLOUR), "a.bmp", r"got ending '.bmp', need one of .*\.png"),
+        (Picture(COLOUR), "a", "got ending ''"),
+        (Picture(COLOUR, GREY), "a.jpg", "got an alpha channel"),
+        (Picture(GREY.astype(np.uint16)), "a.jpg", "got 16 bits a channel"),
+        (Picture(GREY.astype(np.uint16)), "a.webp", "got 16 bits a channel"),
+        (Picture(COLOUR.astype(np.uint16)), "a.png", "got 16-bit colour or alpha"),
+        (Picture(GREY.astype(np.uint16), GREY.astype(np.uint16)), "a.tif", "got 16-bit colour or alpha"),
+        (Picture(GREY, icc=b"\0" * 16 + b"GRAY"), "a.webp", "got grey with its profile"),
+        (Picture(np.zeros((1, 70000), np.uint8)), "a.jpg", "got side 70000"),
+        (Picture(np.zeros((17000, 1), np.uint8)), "a.webp", "got side 17000"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, picture: Picture, name: str, words: str) -> None:
+    with pytest.raises(StorageError, match=words) as caught:
+        write_picture(picture, tmp_path / name)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    for place in (tmp_path / "none" / "a.png", tmp_path / "file" / "a.png", tmp_path / "folder.png"):
+        with pytest.raises(StorageError, match="cannot write picture"):
+            write_picture(Picture(COLOUR), place)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StorageError),
+        (ValueError("encoder"), StorageError),
+        (MemoryError(), OutOfMemory),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_write_that_fails_halfway_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, expected: type[BaseException]
+) -> None:
+    target = tmp_path / "a.png"
+    write_picture(Picture(COLOUR), target)
+    before = target.read_bytes()
+
+    def half(_image: Image.Image, stream: object, **_options: object) -> None:
+        stream.write(b"half a picture")  # type: ignore[attr-defined]
+        raise error
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    with pytest.raises(expected) as caught:
+        write_picture(Picture(COLOUR), target)
+    if isinstance(caught.value, ZoomrtError):
+        assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert target.read_bytes() == before
+
+
+def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images.os, "fsync", full)
+    with pytest.raises(StorageError, match="got No space left on device"):
+        write_picture(Picture(COLOUR), tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_get_the_permissions_that_the_user_set(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_picture(Picture(COLOUR), tmp_path / "a.png")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
