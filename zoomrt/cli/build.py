@@ -100,7 +100,7 @@ def summary(result: BuildResult) -> list[str]:
     how = "from the cache (the same request was built before)" if result.cached else "built"
     batches = ", ".join(map(str, tile.batches))
     facts = [
-        ("size", f"{total / 1e6:.1f} MB in {len(manifest.files)} files"),
+        ("size", f"{total / 1e6:.1f} MB, {', '.join(manifest.files)}"),
         (
             "tile",
             f"{tile.width} x {tile.height} -> {tile.width * tile.scale} x {tile.height * tile.scale} px, "
@@ -108,7 +108,7 @@ def summary(result: BuildResult) -> list[str]:
         ),
         *(("parity", line) for line in _parity_lines(manifest.parity)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
-        *(("warning", line) for line in manifest.warnings),
+        *(("warning", line) for line in [*manifest.warnings, *_engine_warnings(manifest.engine_report), *result.notes]),
     ]
     if not manifest.engines:
         facts.append(("next", f"trt-upscale {result.path} PICTURE -o OUT"))
@@ -119,25 +119,43 @@ def summary(result: BuildResult) -> list[str]:
 
 
 def _parity_lines(parity: dict[str, Any]) -> list[str]:
-    """The comparisons of the first batch size, worst first; the manifest has them all."""
-    first: dict[str, Any] = next(iter(parity.values()), {})
-    results = sorted(first.get("results", []), key=lambda result: float(result["psnr_db"]))
+    """The worst comparison of each runner; the manifest has them all."""
+    worst: dict[str, dict[str, Any]] = {}
+    for result in (result for batch in parity.values() for result in batch.get("results", [])):
+        held = worst.setdefault(result["runner"], result)
+        worst[result["runner"]] = min(held, result, key=lambda one: float(one["psnr_db"]))
     return [
-        f"{r['psnr_db']:.1f} dB on the {r['probe']} tile, worst difference {r['max_abs']:.1e} ({r['runner']})"
-        for r in results
+        f"{r['psnr_db']:.0f} dB or better against torch FP32 in {runner} (needed {r['needed_psnr_db']:.0f} dB)"
+        for runner, r in worst.items()
     ]
 
 
 def _engine_lines(reports: dict[str, Any]) -> list[str]:
+    """One line per engine; figures that could not be read back from it are left out."""
     lines = []
     for batch, report in reports.items():
-        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in report.items() if _is_short(value))
-        lines.append(f"batch {batch}: {words}")
+        seconds, peak = report["build"]["seconds"], report["build"]["peak_rss_bytes"]
+        facts = [
+            "/".join(report["sms"] or ()),
+            f"{report['backend']} {report['backend_version']}",
+            f"{report['engine_bytes'] / 1e6:.1f} MB",
+            f"compiled in {seconds:.0f} s" + (f" within {peak / 1e6:.0f} MB" if peak else ""),
+        ]
+        if report["kernels"] is not None:
+            facts += [
+                f"{report['kernels']} kernels",
+                f"attention fused {report['attentions_fused']} of {report['attentions_expected']}",
+                f"{report['share_in_precision']:.0%} of kernels in {report['precision']}",
+            ]
+        if report["static_bytes"] is not None:
+            facts.append(f"{report['static_bytes'] / 1e6:.0f} MB read and written per run")
+        lines.append(f"batch {batch}: {', '.join(fact for fact in facts if fact)}")
     return lines
 
 
-def _is_short(value: object) -> bool:
-    return isinstance(value, (int, float, str))
+def _engine_warnings(reports: dict[str, Any]) -> list[str]:
+    """What the builder found odd, once each."""
+    return list(dict.fromkeys(line for report in reports.values() for line in report.get("warnings", ())))
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:
