@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,13 +100,13 @@ def test_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch, outcome: object, 
         return outcome
 
     monkeypatch.setattr(doctor.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
-    monkeypatch.setattr(doctor.subprocess, "run", answer)
+    monkeypatch.setattr(subprocess, "run", answer)
     assert text in doctor.gpu()
 
 
 def test_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
-    monkeypatch.setattr(doctor, "find_library", lambda _: None)
+    monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
     assert "no NVIDIA driver" in doctor.gpu()
-    monkeypatch.setattr(doctor, "find_library", lambda _: "libcuda.so.1")
+    monkeypatch.setattr(ctypes.util, "find_library", lambda _: "libcuda.so.1")
     assert "libcuda" in doctor.gpu()
