@@ -171,6 +171,23 @@ def test_out_of_memory(graph: Path, engine: Path, monkeypatch: pytest.MonkeyPatc
         build(graph, engine)
 
 
+HALF_SPOKEN = """
+import contextlib, os
+for pipe in range(3, 20):
+    with contextlib.suppress(OSError):
+        os.write(pipe, b'{"event": "prog')
+os._exit(4)
+"""
+
+
+def test_death_in_the_middle_of_a_message(
+    graph: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use_compiler(monkeypatch, tmp_path, HALF_SPOKEN)
+    with pytest.raises(BuildError, match="exit status 4"):
+        build(graph, engine)
+
+
 def test_child_without_a_word(graph: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     use_compiler(monkeypatch, tmp_path, "import os\nos._exit(3)")
     with pytest.raises(BuildError, match="exit status 3"):
