@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from engine_graphs import HEADS, TOKENS, float_input_graph, normalisation_graph,
 from zoomrt.errors import BuildError, PrecisionError
 from zoomrt.export import engine as engine_module
 from zoomrt.export.engine import EngineReport, build_engine
-from zoomrt.export.plan_reader import read_plan
+from zoomrt.export.graph_facts import Attention, GraphFacts
+from zoomrt.export.plan_reader import Kernel, PlanSummary, PlanTensor, read_plan
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
@@ -81,6 +83,17 @@ def test_fp32_and_its_unfused_attention(tmp_path: Path) -> None:
     plan = read_plan(tmp_path / "e")
     assert {plan.tensors[name].shape for name in report.written_scores} == {(HEADS, TOKENS, TOKENS)}
     assert [warning.split()[:3] for warning in report.warnings] == [["0", "of", "1"], ["attention", "scores", "are"]]
+
+
+def test_only_written_tensors_of_the_size_of_scores_count() -> None:
+    """Two heads over 64 tokens; a picture of 64x64 with three channels is no score matrix."""
+    shapes = {"scores": (2, 64, 64), "batched": (1, 2, 64, 64), "picture": (3, 64, 64), "flat": (128, 64)}
+    tensors = {n: PlanTensor(n, shape, "fp16", 2 * math.prod(shape), False, n) for n, shape in shapes.items()}
+    names = tuple(shapes)
+    kernels = (Kernel("writes", "gemm", (), (), names, (), (), 0), Kernel("reads", "gemm", (), names, (), (), (), 0))
+    plan = PlanSummary("1.7.1.116", ("SM89",), False, 0, 0, tensors, (), (), kernels)
+    attentions = (Attention("a", (2, 64, 64)), Attention("unknown", None))
+    assert engine_module._written_scores(plan, GraphFacts({}, attentions)) == ("scores", "batched")
 
 
 def test_normalisation_may_be_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,6 +170,18 @@ def test_out_of_memory(graph: Path, engine: Path, monkeypatch: pytest.MonkeyPatc
     use_compiler(monkeypatch, tmp_path, code)
     with pytest.raises(OutOfMemory, match=r"no memory left in stage '(load|compile)' at \d+ MB"):
         build(graph, engine)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_memory_that_is_told(graph: Path, engine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Peak of touched memory: 200 MB that are in use and freed, not 3 GB that are only reserved, nor this process."""
+    code = "import mmap\nreserved = mmap.mmap(-1, 3 << 30)\nused = b'x' * 200_000_000\ndel used\nraise MemoryError"
+    use_compiler(monkeypatch, tmp_path, code)
+    with pytest.raises(OutOfMemory) as caught:
+        build(graph, engine)
+    told = re.search(r"at (\d+) MB", caught.value.seen)
+    assert told is not None
+    assert 200 <= int(told.group(1)) < 260
 
 
 HALF_SPOKEN = """
