@@ -50,20 +50,23 @@ def cli(photograph: str, output: Path, quiet: bool) -> None:
     require("export", "the demo builds a bundle and")
     from zoomrt.export.pipeline import BuildRequest
 
+    def show(*lines: str) -> None:
+        if not quiet:
+            say("\n".join(lines))
+
     bundle = output / "edge-fp32-cpu"
-    built = build_with_progress(BuildRequest(model="edge"), bundle, use_cache=True, quiet=quiet)
-    lines = summary(built)
+    show("1. build edge for this processor")
+    show(*summary(build_with_progress(BuildRequest(model="edge"), bundle, use_cache=True, quiet=quiet)), "")
+    show("2. compile edge in FP16 for an RTX 40 card; it is read back, not run")
     try:
-        require("rtx", "building for sm89")
+        require("rtx", "compiling for sm89")
     except MissingDependency as missing:
-        lines += ["", f"sm89 skipped: {missing}"]
+        show(f"skipped: {missing}", "")
     else:
         request = BuildRequest(model="edge", precision="fp16", target="sm89")
-        engine = build_with_progress(request, output / "edge-fp16-sm89", use_cache=True, quiet=quiet)
-        lines += ["", *summary(engine)]
-    lines += ["", *_compare(bundle, photograph, output)]
-    if not quiet:
-        say("\n".join(lines))
+        show(*summary(build_with_progress(request, output / "edge-fp16-sm89", use_cache=True, quiet=quiet)), "")
+    show("3. upscale photographs that edge has not seen")
+    show(*_compare(bundle, photograph, output))
 
 
 def _compare(bundle: Path, chosen: str, output: Path) -> list[str]:
