@@ -25,7 +25,7 @@ class Target:
     compute_capabilities : `SM89`-like names that the engine carries code for; empty for the CPU.
     opset : ONNX opset of the exported graph. From 23 on attention is one `Attention` node; below it is the
         MatMul-Softmax-MatMul pattern, which TensorRT fuses just as well. From 21 on GroupNorm is one node, which saves
-        16 to 21 % of the memory traffic of `edge` against opset 18 (benchmarks/build_time.py).
+        16 % (SM75) to 18 % (SM89) of the memory traffic of `edge` against opset 18 (benchmarks/build_time.py).
     precisions : what the hardware and the compiler can do there.
     why : the reason for whatever differs from the other rows.
     """
