@@ -31,10 +31,11 @@ PHOTOGRAPHS = (
     "motorcycle_left.png", "motorcycle_right.png", "page.png", "retina.jpg", "rocket.jpg", "text.png",
 )  # fmt: skip
 
-# How a training sample is drawn; the rest of the probability goes to photographs.
+# How a training sample is drawn; what is left goes to degraded photographs.
 SHARE_CAMERA_PAIR = 0.6
-SHARE_CAMERA_HR_DEGRADED = 0.25
+SHARE_CAMERA_HR_DEGRADED = 0.625  # of the other samples
 SHARE_PLAIN_BICUBIC = 0.4  # of the degraded samples, those that are only shrunk
+SETTLING_SHARE_CAMERA_PAIR = 0.8  # at the end of the training, with `_recoloured`
 
 
 def read_rgb(path: Path) -> Pixels:
@@ -99,21 +100,28 @@ class Sampler:
     photographs: list[Pixels]
     seed: int
 
-    def batch(self, step: int, size: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(count, 3, size, size) and (count, 3, 4*size, 4*size) float32 in [-1, 1]."""
-        rng = np.random.default_rng((self.seed, step))
-        samples = [self._sample(size, rng) for _ in range(count)]
-        return _stack([lr for lr, _ in samples]), _stack([hr for _, hr in samples])
+    def batch(
+        self, step: int, size: int, count: int, *, settling: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(count, 3, size, size) and (count, 3, 4*size, 4*size) float32 in [-1, 1].
 
-    def _sample(self, size: int, rng: Generator) -> tuple[Pixels, Pixels]:
+        settling : more camera pairs, in other colours and mixed with each other, so that they are not learnt by heart.
+        """
+        rng = np.random.default_rng((self.seed, step))
+        share = SETTLING_SHARE_CAMERA_PAIR if settling else SHARE_CAMERA_PAIR
+        samples = [self._sample(size, rng, share) for _ in range(count)]
+        lr, hr = _stack([lr for lr, _ in samples]), _stack([hr for _, hr in samples])
+        return _recoloured(lr, hr, rng) if settling else (lr, hr)
+
+    def _sample(self, size: int, rng: Generator, share_camera_pair: float) -> tuple[Pixels, Pixels]:
         draw = rng.random()
-        if draw < SHARE_CAMERA_PAIR:
+        if draw < share_camera_pair:
             lr, hr = self.pairs[rng.integers(len(self.pairs))]
             y, x = (int(rng.integers(side - size + 1)) for side in lr.shape[:2])
             lr = lr[y : y + size, x : x + size]
             hr = hr[SCALE * y : SCALE * (y + size), SCALE * x : SCALE * (x + size)]
         else:
-            if draw < SHARE_CAMERA_PAIR + SHARE_CAMERA_HR_DEGRADED:
+            if draw < share_camera_pair + (1 - share_camera_pair) * SHARE_CAMERA_HR_DEGRADED:
                 picture = self.pairs[rng.integers(len(self.pairs))][1]
             else:
                 picture = self.photographs[rng.integers(len(self.photographs))]
@@ -123,6 +131,27 @@ class Sampler:
                 method = lambda pixels: degrade(pixels, rng)  # noqa: E731
             lr = method(hr)
         return _dihedral(lr, hr, rng)
+
+
+def _recoloured(
+    lr: NDArray[np.float32], hr: NDArray[np.float32], rng: Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The same linear change of colours on both: channels swapped, each dimmed and shifted; some crops mixed.
+
+    Shrinking is linear, so the changed pictures are a valid pair again.
+    """
+    lr, hr = lr.copy(), hr.copy()
+    for index in range(len(lr)):
+        if rng.random() < 0.25:
+            share, other = np.float32(rng.uniform(0.3, 0.7)), int(rng.integers(len(lr)))
+            for stack in (lr, hr):
+                stack[index] = share * stack[index] + (1 - share) * stack[other]
+        order = rng.permutation(3)
+        gain = rng.uniform(0.6, 1.0, (3, 1, 1)).astype(np.float32)
+        shift = ((1 - gain) * rng.uniform(-1.0, 1.0, (3, 1, 1))).astype(np.float32)
+        for stack in (lr, hr):
+            stack[index] = stack[index][order] * gain + shift
+    return lr, hr
 
 
 def _random_crop(picture: Pixels, side: int, rng: Generator) -> Pixels:

@@ -1,19 +1,13 @@
-"""Quality of `edge` against PIL bicubic on the held-out pictures: PSNR and SSIM on Y, 4-pixel border cropped.
-
-python -m training.evaluate_edge --pairs ../shared/data/drealsr [--weights F] [--json OUT] [--sheet OUT.png]
-"""
+"""Quality of `edge` against PIL bicubic on the held-out pictures; `python -m benchmarks.edge_quality` records it."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from training.data import HELD_OUT_PHOTOGRAPHS, Pixels, camera_pairs, photograph, shrink
@@ -28,7 +22,7 @@ def luma(rgb: Pixels) -> NDArray[np.float64]:
 
 
 def quality(picture: Pixels, reference: Pixels) -> tuple[float, float]:
-    """(PSNR in dB, SSIM) on Y with peak 255; SSIM with the Gaussian window of Wang et al. 2004."""
+    """(PSNR in dB, SSIM) on Y, 4-pixel border cropped, peak 255; SSIM with the Gaussian window of Wang et al. 2004."""
     a, b = (luma(p)[BORDER:-BORDER, BORDER:-BORDER] for p in (picture, reference))
     ssim = structural_similarity(a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
     return float(peak_signal_noise_ratio(b, a, data_range=255)), float(ssim)
@@ -80,25 +74,3 @@ def contact_sheet(network: EdgeNetwork, pairs: list[tuple[Pixels, Pixels]]) -> I
         crops = [p[y : y + 256, x : x + 256] for p in (bicubic(lr), upscale(network, lr), hr)]
         rows.append(np.concatenate(crops, axis=1))
     return Image.fromarray(np.concatenate(rows, axis=0))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=Path, required=True, help="folder with lr/ and hr/ (DRealSR test crops)")
-    parser.add_argument("--weights", type=Path, default=Path("zoomrt/export/families/edge.safetensors"))
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of bicubic | edge | truth here")
-    arguments = parser.parse_args()
-    network = EdgeNetwork().eval()
-    network.load_state_dict({k: v.float() for k, v in load_file(arguments.weights).items()})
-    sets = held_out(arguments.pairs)
-    report = json.dumps(evaluate(network, sets), indent=2)
-    print(report)
-    if arguments.json:
-        arguments.json.write_text(report + "\n")
-    if arguments.sheet:
-        contact_sheet(network, sets["photographs_bicubic_x4_down"] + sets["camera_pairs"][:5]).save(arguments.sheet)
-
-
-if __name__ == "__main__":
-    main()

@@ -45,7 +45,7 @@ Recipe: {recipe}
 ## Figures
 
 PSNR and SSIM on Y, 4-pixel border cropped, against PIL bicubic, whole picture in one pass, from the FP16 weights.
-`python -m training.evaluate_edge --pairs ../shared/data/drealsr` prints them again.
+`python -m benchmarks.edge_quality --pairs ../shared/data/drealsr` prints them again.
 
 | held-out set | pictures | bicubic | edge | gain |
 |---|---|---|---|---|

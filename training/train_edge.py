@@ -30,29 +30,49 @@ from zoomrt.export.families.edge import EdgeNetwork
 
 # LR crop side -> crops per batch, about equal work. Several sizes, so that nothing depends on the tile's size.
 BATCHES = {48: 14, 64: 8, 96: 4, 128: 2}
+SETTLING_SIZES = (96, 128)  # GroupNorm and attention see what they will see in use
 MARGIN = 8  # LR pixels next to a cut that see the cut's zero padding; the tile plan's overlap covers more
 
 
 @dataclass(frozen=True)
 class Recipe:
-    steps: int = 6000
+    """Learn on a cosine, then settle: average with an early snapshot and go on gently with stronger augmentation.
+
+    78 camera pairs are few. Late in the cosine the network learns them by heart; the snapshot and the augmentation
+    (see `Sampler`) take that back.
+    """
+
+    steps: int = 5900
+    settle_from: int = 5000
     learning_rate: float = 5e-4
+    cosine_steps: int = 6000
+    settle_rate: float = 1.5e-4
+    snapshot_at: int = 2250
+    snapshot_share: float = 0.3
     warm_up: int = 200
     weight_decay: float = 1e-4
     ema: float = 0.999
     consistency: float = 1.0
-    structure: tuple[tuple[int, float], ...] = ((1250, 0.15), (2250, 0.4))
+    settle_consistency: float = 4.0
+    structure: tuple[tuple[int, float], ...] = ((1250, 0.15), (2250, 0.4), (5000, 1.0))
     """Weight of 1 - SSIM from a step on; at first the picture is too coarse for structure to teach anything."""
     seed: int = 20261120
+
+    def settling(self, step: int) -> bool:
+        return step >= self.settle_from
 
     def structure_weight(self, step: int) -> float:
         return next((weight for start, weight in reversed(self.structure) if step >= start), 0.0)
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to 1 % of the peak."""
+        """Linear warm-up, a cosine towards 1 % of the peak; then a lower cosine to zero."""
+        if self.settling(step):
+            done = step - self.settle_from
+            fade = 0.5 * (1 + math.cos(math.pi * done / (self.steps - self.settle_from)))
+            return self.settle_rate * min(1.0, (done + 1) / 20) * fade
         if step < self.warm_up:
             return self.learning_rate * (step + 1) / self.warm_up
-        progress = (step - self.warm_up) / (self.steps - self.warm_up)
+        progress = (step - self.warm_up) / (self.cosine_steps - self.warm_up)
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
@@ -99,18 +119,23 @@ def loss_of(
         tile = network(lr[:, :, y : y + side, x : x + side]).float()
     start, stop = SCALE * MARGIN, SCALE * (side - MARGIN)
     same_place = whole[:, :, SCALE * y + start : SCALE * y + stop, SCALE * x + start : SCALE * x + stop]
-    return loss + recipe.consistency * (tile[:, :, start:stop, start:stop] - same_place).abs().mean()
+    weight = recipe.settle_consistency if recipe.settling(step) else recipe.consistency
+    return loss + weight * (tile[:, :, start:stop, start:stop] - same_place).abs().mean()
 
 
 def plan_step(recipe: Recipe, step: int) -> tuple[int, int, tuple[int, int, int] | None]:
     """(crop side, crops, tile window or None) of a step, from the seed alone."""
     rng = np.random.default_rng((recipe.seed, step, 1))
-    size = int(rng.choice(list(BATCHES)))
+    size = int(rng.choice(SETTLING_SIZES if recipe.settling(step) else list(BATCHES)))
     if size < 96:
         return size, BATCHES[size], None
     side = size // 2 if rng.random() < 0.5 else size * 3 // 4
     y, x = (int(v) * 4 for v in rng.integers(0, (size - side) // 4 + 1, 2))
     return size, BATCHES[size], (y, x, side)
+
+
+def new_optimizer(network: EdgeNetwork, recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def save_atomically(payload: object, path: Path) -> None:
@@ -124,7 +149,7 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
     network = EdgeNetwork().to(memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = new_optimizer(network, recipe)
     checkpoint, start, seconds = work / "checkpoint.pt", 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -140,12 +165,18 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
 
     def fetch(step: int) -> tuple[Tensor, Tensor]:
         size, count, _ = plan_step(recipe, step)
-        lr, hr = sampler.batch(step, size, count)
+        lr, hr = sampler.batch(step, size, count, settling=recipe.settling(step))
         return torch.from_numpy(lr), torch.from_numpy(hr)
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(fetch, start)
         for step in range(start, recipe.steps):
+            if step == recipe.settle_from:
+                snapshot = torch.load(work / "snapshot.pt", weights_only=True)
+                for name, tensor in average.state_dict().items():
+                    tensor.lerp_(snapshot[name], recipe.snapshot_share)
+                network.load_state_dict(average.state_dict())
+                optimizer = new_optimizer(network, recipe)
             lr, hr = ahead.result()
             ahead = pool.submit(fetch, min(step + 1, recipe.steps - 1))
             for group in optimizer.param_groups:
@@ -156,7 +187,8 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
-            keep = min(recipe.ema, (step + 1) / (step + 10))
+            since = step - recipe.settle_from if recipe.settling(step) else step
+            keep = min(recipe.ema, (since + 1) / (since + 10))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - keep)
             recent.append(loss.item())
@@ -175,7 +207,9 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
                     "seconds": time.monotonic() - began,
                 }
                 save_atomically(state, checkpoint)
-            if done % 500 == 0:
+            if done == recipe.snapshot_at:
+                save_atomically(average.state_dict(), work / "snapshot.pt")
+            if done % 250 == 0:
                 print(json.dumps(evaluate(average, sets)), flush=True)
     finish(average, work, recipe, sets, time.monotonic() - began)
 
@@ -195,12 +229,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=Path, required=True, help="folder with lr/ and hr/ (DRealSR test crops)")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and results; the same folder resumes")
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.pairs, arguments.work, Recipe(steps=arguments.steps, seed=arguments.seed))
+    train(arguments.pairs, arguments.work, Recipe(seed=arguments.seed))
 
 
 if __name__ == "__main__":
