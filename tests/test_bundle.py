@@ -91,9 +91,7 @@ def _edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
         (lambda b: (b / MANIFEST).unlink(), ["manifest.json", "No such file"]),
     ],
 )
-def test_damage_names_file_field_and_remedy(
-    tmp_path: Path, damage: Callable[[Path], object], said: list[str]
-) -> None:
+def test_damage_names_file_field_and_remedy(tmp_path: Path, damage: Callable[[Path], object], said: list[str]) -> None:
     write(tmp_path / "b")
     damage(tmp_path / "b")
     with pytest.raises(BundleError) as caught:
@@ -132,9 +130,14 @@ def test_verify_false_skips_hashes_only(tmp_path: Path) -> None:
 
 def test_failure_keeps_the_old_bundle(tmp_path: Path) -> None:
     write(tmp_path / "b", payload=b"old")
-    with pytest.raises(ZeroDivisionError), writing_bundle(tmp_path / "b") as (scratch, _):
-        (scratch / "graph.onnx").write_bytes(b"new")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with writing_bundle(tmp_path / "b") as (scratch, _):
+            (scratch / "graph.onnx").write_bytes(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert (tmp_path / "b" / "graph.onnx").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
