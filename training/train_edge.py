@@ -41,9 +41,12 @@ class Recipe:
     weight_decay: float = 1e-4
     ema: float = 0.999
     consistency: float = 1.0
-    ssim: float = 0.15
-    ssim_from: int = 1250  # step; before, the picture is too coarse for structure to teach anything
+    structure: tuple[tuple[int, float], ...] = ((1250, 0.15), (2250, 0.4))
+    """Weight of 1 - SSIM from a step on; at first the picture is too coarse for structure to teach anything."""
     seed: int = 20261120
+
+    def structure_weight(self, step: int) -> float:
+        return next((weight for start, weight in reversed(self.structure) if step >= start), 0.0)
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then a cosine down to 1 % of the peak."""
@@ -87,8 +90,8 @@ def loss_of(
         whole = network(lr)
     whole = whole.float()
     loss = (whole - hr).abs().mean()
-    if step >= recipe.ssim_from:
-        loss = loss + recipe.ssim * structure_loss(whole, hr)
+    if weight := recipe.structure_weight(step):
+        loss = loss + weight * structure_loss(whole, hr)
     if window is None:
         return loss
     y, x, side = window

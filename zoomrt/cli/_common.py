@@ -11,7 +11,6 @@ import importlib.util
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -76,6 +75,8 @@ def run(command: click.Command, words: Sequence[str]) -> int:
         return 1
     except (Exception, KeyboardInterrupt, _Terminated) as problem:
         if debug:
+            import traceback
+
             traceback.print_exc()
         code, text = _verdict(problem, command)
         report(text)

@@ -108,7 +108,7 @@ def summary(result: BuildResult) -> list[str]:
         ),
         *(("parity", line) for line in _parity_lines(manifest.parity)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
-        *(("warning", line) for line in [*manifest.warnings, *_engine_warnings(manifest.engine_report), *result.notes]),
+        *(("warning", line) for line in [*manifest.warnings, *result.notes]),
     ]
     if not manifest.engines:
         facts.append(("next", f"trt-upscale {result.path} PICTURE -o OUT"))
@@ -151,11 +151,6 @@ def _engine_lines(reports: dict[str, Any]) -> list[str]:
             facts.append(f"{report['static_bytes'] / 1e6:.0f} MB read and written per run")
         lines.append(f"batch {batch}: {', '.join(fact for fact in facts if fact)}")
     return lines
-
-
-def _engine_warnings(reports: dict[str, Any]) -> list[str]:
-    """What the builder found odd, once each."""
-    return list(dict.fromkeys(line for report in reports.values() for line in report.get("warnings", ())))
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:

@@ -9,12 +9,9 @@ import base64
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from ctypes.util import find_library
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
@@ -96,6 +93,9 @@ def package_lines() -> Iterator[tuple[str, str]]:
 
 def gpu() -> str:
     """What nvidia-smi says, or what its absence means here."""
+    import subprocess
+    from ctypes.util import find_library
+
     if shutil.which(_NVIDIA_SMI[0]) is None:
         driver = "a driver (libcuda) but no nvidia-smi" if find_library("cuda") else "no NVIDIA driver"
         return f"{driver}: engines for GPU targets are built here, not run"
@@ -147,6 +147,8 @@ def _versions(modules: tuple[str, ...]) -> str:
 
 
 def _version(module: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(_distribution(module))
     except PackageNotFoundError:
