@@ -64,16 +64,16 @@ def test_same_bytes_and_nothing_of_this_machine(network: nn.Module, tmp_path: Pa
     assert b".py" not in first.read_bytes()
 
 
-def test_large_weights_go_beside_the_graph(
-    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_weights_go_beside_the_graph(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_graph(network, tmp_path / "inside.onnx", shape=SHAPE, half=False, opset=23)
     monkeypatch.setattr(graph_module, "EXTERNAL_DATA_BYTES", 1000)
     export_graph(network, tmp_path / "g.onnx", shape=SHAPE, half=False, opset=23)
     assert (tmp_path / "g.onnx").stat().st_size < 200_000
     assert (tmp_path / "g.onnx.data").stat().st_size > 800_000
     inside, outside = (onnx.load(tmp_path / name) for name in ("inside.onnx", "g.onnx"))
-    as_dict = [{t.name: onnx.numpy_helper.to_array(t).tobytes() for t in m.graph.initializer} for m in (inside, outside)]
+    as_dict = [
+        {t.name: onnx.numpy_helper.to_array(t).tobytes() for t in m.graph.initializer} for m in (inside, outside)
+    ]
     assert as_dict[0] == as_dict[1]
 
 
