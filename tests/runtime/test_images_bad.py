@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_truncated(tmp_path: Path, kind: str, share: float) -> None:
     assert "damaged data" in text or "no known format" in text
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["PNG", "JPEG", "TIFF", "WEBP", "GIF"]), st.integers(0, 2**32))
 @pytest.mark.filterwarnings("ignore")  # Pillow's own remarks on damaged metadata
 def test_random_damage_is_an_input_error_or_a_picture(
@@ -97,6 +98,14 @@ def test_bombs_are_refused_by_their_header(tmp_path: Path, width: int, height: i
     text = refusal(tmp_path / "bomb.png")
     assert "damaged" not in text
     assert "Cut the picture into parts first" in text
+
+
+def test_a_bomb_is_an_error_and_not_also_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png_header(9500, 9500, zlib.compress(b"")))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")  # as outside of tests; pytest's own setting makes them errors
+        refusal(tmp_path / "bomb.png")
+    assert seen == []
 
 
 def test_8k_frames_pass_the_size_check(tmp_path: Path) -> None:

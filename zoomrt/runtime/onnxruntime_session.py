@@ -68,8 +68,6 @@ class OnnxRuntimeSession(Session):
         options.intra_op_num_threads = threads if threads is not None else core_count()
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.log_severity_level = _SILENT
         self._engines = {n: self._load(onnxruntime, options, bundle, n) for n in self.batches}
 
     def _load(self, onnxruntime: Any, options: Any, bundle: Bundle, batch: int) -> _Engine:
@@ -105,7 +103,7 @@ class OnnxRuntimeSession(Session):
         engine = self._engines[len(batch)]
         np.copyto(engine.input, batch, casting="same_kind")
         try:
-            engine.session.run_with_iobinding(engine.binding, self._run_options)
+            engine.session.run_with_iobinding(engine.binding)
         except Exception as cause:
             raise _run_error(cause) from cause
         return engine.output
