@@ -35,8 +35,18 @@ class Scale:
     half_decoder_widths: tuple[int, ...]
 
 
-TRUE = Scale((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, (128, 256, 512, 512), 4, 256, (240, 480, 960, 960), (64, 128, 256, 256))  # fmt: skip
-SMALL = Scale((64, 128), 1, (1, 2), 48, (32, 32, 64), 2, 3, (48, 96, 144, 144), (32, 32, 64, 64))
+TRUE = Scale(
+    unet_widths=(320, 640, 1280, 1280),
+    layers=2,
+    heads=(5, 10, 20, 20),
+    text_width=1024,
+    vae_widths=(128, 256, 512, 512),
+    osediff_rank=4,
+    hypir_rank=256,
+    adcsr_widths=(240, 480, 960, 960),
+    half_decoder_widths=(64, 128, 256, 256),
+)
+SMALL = Scale((64, 128), 1, (1, 2), 48, (32, 32, 64), 2, 3, (48, 96), (32, 32, 64, 64))
 
 
 def unet_config(scale: Scale) -> dict[str, object]:
@@ -143,7 +153,7 @@ def write_scheduler(folder: Path, prediction: str) -> None:
 
 
 def write_text_encoder(folder: Path, width: int) -> Path:
-    """A small CLIP text encoder and a byte-level tokenizer of single letters, in SD2's layout; pad token "!" is id 0."""
+    """A small CLIP text encoder and a tokenizer of single letters, in SD2's layout; pad token "!" is id 0."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     words = ["!", *"abcdefghijklmnopqrstuvwxyz", *(f"{c}</w>" for c in "abcdefghijklmnopqrstuvwxyz"), "!</w>"]
@@ -252,7 +262,22 @@ def original_vae_name(key: str, scale: Scale) -> str:
 
 # --- adapters ---------------------------------------------------------------------------------------------------
 
-UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")  # fmt: skip
+UNET_TARGETS = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "conv",
+    "conv1",
+    "conv2",
+    "conv_in",
+    "conv_out",
+    "conv_shortcut",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+)
 _VAE_PATTERNS = ("conv1", "conv2", "conv_in", "conv_shortcut", "conv", "conv_out", "to_k", "to_q", "to_v", "to_out.0")
 
 
