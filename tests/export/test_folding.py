@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -54,7 +56,11 @@ def test_same_function_and_fewer_nodes(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(folded(z), wanted, atol=2e-5, rtol=1e-5)
     assert sum(p.numel() for p in folded.parameters()) < parameters
-    export_graph(folded, tmp_path / "after.onnx", shape=(1, 4, 16, 16), half=False, opset=23)
+    export_graph(folded, tmp_path / "after.onnx", shape=(2, 4, 16, 16), half=False, opset=23)
+    pair = torch.randn(2, 4, 16, 16)
+    session = onnxruntime.InferenceSession(tmp_path / "after.onnx", providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"lr": pair.numpy()})[0], folded(pair).numpy(), atol=1e-4)
     before, after = operator_counts(tmp_path / "before.onnx"), operator_counts(tmp_path / "after.onnx")
     products = [counts.get("Gemm", 0) + counts.get("MatMul", 0) for counts in (before, after)]
     # two of the time embedding, one projection for each residual block, key and value of each cross-attention

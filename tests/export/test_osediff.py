@@ -87,8 +87,8 @@ def test_whole_inference_against_the_slow_reference(files: Files) -> None:
         got = network(lr)[0].double().numpy()
     wanted = files.reference(lr[0])
     assert got.shape == wanted.shape == (3, 64, 64)
-    # FP32 against float64, and eps is multiplied by 14.6 on its way
-    assert np.abs(got - wanted).max() <= 1e-3 * np.abs(wanted).max()
+    # FP32 against float64, eps multiplied by 14.6 on its way; 5e-6 was seen
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
@@ -120,7 +120,7 @@ def test_merged_layout_needs_no_base(tmp_path: Path, files: Files) -> None:
     wanted = slow.one_step(vae, noise, picture, prompt, SMALL.heads.__getitem__, seen=999, used=999)
     with torch.no_grad():
         got = network(lr)[0].double().numpy()
-    assert np.abs(got - wanted).max() <= 1e-3 * np.abs(wanted).max()
+    assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def test_passionsr_is_told_apart(tmp_path: Path) -> None:

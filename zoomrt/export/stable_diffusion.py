@@ -123,7 +123,7 @@ def _built(kind: str, part: Component) -> nn.Module:
     try:
         with torch.device("meta"):
             network: nn.Module = getattr(diffusers_module(), kind).from_config(dict(part.config))
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError) as cause:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as cause:
         raise CheckpointError(
             f"cannot build a {kind} for weights {str(part.origin)!r}",
             seen=f"a config that diffusers refuses: {cause}",
@@ -169,7 +169,8 @@ def _check_prediction_type(path: Path) -> None:
 
 def _from_single_file(path: Path) -> tuple[Component, Component]:
     checkpoint = load_checkpoint(path)
-    content = checkpoint.content.get("state_dict", checkpoint.content)
+    inner = checkpoint.content.get("state_dict")
+    content = inner if isinstance(inner, Mapping) else checkpoint.content
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     unet = {key: t for key, t in tensors.items() if key.startswith(_SINGLE_FILE_UNET)}
     vae = {key: t for key, t in tensors.items() if key.startswith(_SINGLE_FILE_VAE)}
