@@ -74,9 +74,10 @@ def main() -> None:
     raw_median = statistics.median(seconds["raw"])
     figures: dict[str, object] = {
         "goal": "at most 5 % over the raw engine",
-        "bundle": f"{bundle.manifest.family} {bundle.manifest.precision} {bundle.manifest.target}, key {bundle.manifest.key[:12]}",
-        "output": f"{side * facts.scale}x{side * facts.scale} uint8 RGB, {len(tiles)} tiles of {facts.width}x{facts.height}, "
-        f"overlap {facts.overlap}, threads {arguments.threads}",
+        "bundle": {key: getattr(bundle.manifest, key) for key in ("family", "precision", "target", "key")},
+        "output": f"{side * facts.scale}x{side * facts.scale} uint8 RGB",
+        "tiles": f"{len(tiles)} of {facts.width}x{facts.height}, overlap {facts.overlap}, context {facts.context}",
+        "threads": arguments.threads,
         "raw": summary(seconds["raw"]),
     }
     for colour in COLOURS:

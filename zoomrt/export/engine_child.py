@@ -64,7 +64,7 @@ def _channel() -> Send:
 
     def send(event: str, **fields: object) -> None:
         with lock:
-            stream.write(json.dumps({"event": event, **fields, "peak_rss_bytes": peak_rss_bytes()}) + "\n")
+            stream.write(json.dumps({"event": event, **fields, "peak_rss_bytes": _peak_rss_bytes()}) + "\n")
 
     return send
 
@@ -79,17 +79,16 @@ def _die_with_parent(plan: Path) -> None:
     os._exit(1)
 
 
-def peak_rss_bytes() -> int | None:
-    """The most physical memory this process has held; None where the system does not tell (Windows)."""
-    with contextlib.suppress(OSError):  # Linux: getrusage would count the parent's memory before exec
+def _peak_rss_bytes() -> int | None:
+    """The most physical memory this process has held (Linux; None elsewhere).
+
+    Not from getrusage: that counts what the parent held when it started us.
+    """
+    with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS counts in bytes
+    return None
 
 
 def _build(job: dict[str, Any], send: Send) -> str:

@@ -138,7 +138,8 @@ def _run(
 
 def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     for line in stream:
-        lines.put(line)
+        if line.endswith("\n"):  # else it died while it spoke
+            lines.put(line)
     lines.put(None)
 
 

@@ -1,0 +1,90 @@
+"""The table of targets: sound in itself, and true of the compiler that is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from engine_graphs import tiny_graph
+
+from zoomrt.errors import BuildError, UsageError
+from zoomrt.export.engine import build_engine
+from zoomrt.export.targets import PRECISIONS, TARGETS, Target, precision_named, target_named
+
+ENGINES = [target for target in TARGETS.values() if target.backend == "tensorrt_rtx"]
+
+
+def test_table() -> None:
+    assert set(TARGETS) == {"cpu", "sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "rtx"}
+    for name, target in TARGETS.items():
+        assert target.name == name
+        assert target.why
+        assert set(target.precisions) <= set(PRECISIONS)
+        assert bool(target.compute_capabilities) == (target.backend != "onnxruntime")
+        if name.startswith("sm"):
+            assert target.compute_capabilities == (name.upper(),)
+    assert set(TARGETS["rtx"].compute_capabilities) == {
+        sm
+        for name, target in TARGETS.items()
+        if name.startswith("sm") and name != "sm75"
+        for sm in target.compute_capabilities
+    }
+
+
+@pytest.mark.parametrize(("name", "near"), [("sm98", "sm89"), ("SM-120", "sm120"), ("rtx4090", "rtx")])
+def test_unknown_target(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=rf"Did you mean .*\b{near}\b"):
+        target_named(name)
+    assert target_named(near).name == near
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "says"),
+    [
+        ("sm86", "fp8", "hardware of target sm86 cannot run fp8: got SM86, need compute capability 89"),
+        ("rtx", "fp8", "hardware of target rtx cannot run fp8: got SM80, SM86"),
+        ("sm89", "fp8", "zoomrt does not build fp8 for target sm89"),
+        ("cpu", "fp8", "zoomrt does not build fp8 for target cpu"),
+        ("sm75", "fp32", "no FP32 matrix product for Turing"),
+        ("sm75", "fp61", "Did you mean fp16"),
+    ],
+)
+def test_precision_that_cannot_be(target: str, precision: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        precision_named(precision, TARGETS[target])
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
+def test_precision_that_can_be(target: Target) -> None:
+    for precision in target.precisions:
+        assert precision_named(precision, target) == precision
+
+
+def build(tmp_path: Path, target: Target, precision: str) -> tuple[int | None, tuple[str, ...] | None]:
+    pytest.importorskip("tensorrt_rtx")
+    report = build_engine(
+        tiny_graph(tmp_path / "g.onnx", half=precision == "fp16", opset=target.opset),
+        tmp_path / "e",
+        backend=target.backend,
+        compute_capabilities=target.compute_capabilities,
+        precision=precision,
+        timeout_s=120,
+    )
+    return report.attentions_fused, report.sms
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [(target, precision) for target in ENGINES for precision in target.precisions],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_every_row_builds(tmp_path: Path, target: Target, precision: str) -> None:
+    fused, sms = build(tmp_path, target, precision)
+    assert fused == (1 if precision == "fp16" else 0)
+    assert sms == target.compute_capabilities
+
+
+def test_what_the_table_leaves_out_does_not_build(tmp_path: Path) -> None:
+    """When this fails, a newer compiler can do it: put fp32 into the row."""
+    with pytest.raises(BuildError, match="FP32 GEMM is not supported"):
+        build(tmp_path, TARGETS["sm75"], "fp32")
