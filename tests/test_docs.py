@@ -13,7 +13,7 @@ from zoomrt import bundle, errors
 from zoomrt.export.targets import TARGETS
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def code_lines(page: Path) -> list[str]:

@@ -23,6 +23,13 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 @click.command("trt-build")
 @click.option("--model", help="Model family; if left out, what the weights' keys say, or edge.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint; if left out, those inside the package.")
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="Stable Diffusion 2.1-base: diffusers folder or one file."
+)
+@click.option("--decoder", type=click.Path(path_type=Path), help="The decoder's file, where a model has two.")
+@click.option("--prompt", help="Text for the base's text encoder; empty if left out.")
+@click.option("--prompt-embedding", type=click.Path(path_type=Path), help="File with the encoded prompt instead.")
+@click.option("--coeff-t", type=int, help="Strength, as a timestep from 0 to 999; lower changes less.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
 @click.option("--tile", type=int, help="Tile side in input pixels; the family's advice if left out.")
@@ -38,6 +45,11 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 def cli(
     model: str | None,
     weights: Path | None,
+    base: Path | None,
+    decoder: Path | None,
+    prompt: str | None,
+    prompt_embedding: Path | None,
+    coeff_t: int | None,
     precision: str,
     target: str,
     tile: int | None,
@@ -65,6 +77,7 @@ def cli(
         require("rtx" if compiler == "tensorrt_rtx" else "tensorrt", f"building with {compiler}")
 
     from zoomrt.export.pipeline import BuildRequest
+    from zoomrt.export.sources import Sources
 
     request = BuildRequest(
         model=model,
@@ -76,6 +89,7 @@ def cli(
         batches=sizes,
         backend=backend,
         timeout_s=minutes * 60,
+        sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t),
     )
     name = model or (weights.stem if weights else "edge")
     folder = output or Path(f"{name}-{precision}-{target}")

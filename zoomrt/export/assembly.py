@@ -33,8 +33,9 @@ def assemble(
     """Write the bundle of a checked request. `versions` and `key` go into the manifest as they are."""
     report("weights", 0.0)
     family, checkpoint = _family_and_checkpoint(request)
+    request.sources.check(family.facts.name, family.facts.takes)
     tile = _tile_facts(request, family)
-    network = family.network(checkpoint)
+    network = family.network(checkpoint, request.sources)
     with writing_bundle(output) as (scratch, manifests):
         parts = _Parts(request, target, backend, tile, network, int(key[:8], 16), scratch, report)
         for batch in tile.batches:
@@ -55,7 +56,7 @@ def assemble(
                 engine_report=parts.engine_reports,
                 built=parts.built,
                 ran=parts.ran,
-                warnings=[*_warnings(backend, request.precision), *parts.warnings],
+                warnings=[*family.facts.warnings, *_warnings(backend, request.precision), *parts.warnings],
                 versions=versions,
                 key=key,
             )
@@ -135,7 +136,7 @@ def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
             f"model {family.facts.name} has no weights inside the package",
             seen="no --weights",
             needed="the file its authors publish",
-            remedy=f"Download it and pass --weights FILE; docs/models.md says where {family.facts.name} is published.",
+            remedy=f"Download it and pass --weights FILE; docs/models/{family.facts.name}.md says from where.",
         )
     return family, load_checkpoint(family.facts.embedded_weights)
 
@@ -182,6 +183,7 @@ def _weight_facts(
         "sha256": checkpoint.sha256,
         "parameters": sum(p.numel() for p in network.parameters()),
         "licence": family.facts.weights_licence,
+        **({"sources": request.sources.fingerprint} if request.sources.given() else {}),
     }
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoomrt.bundle import sha256_of
 from zoomrt.errors import CheckpointError
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_weights"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_weights", "read_safely"]
 
 _REFUSALS = ("GLOBAL ", "unrecognized function", "nsupported class")
 """How torch's restricted unpickler says that it met code, as against bytes that make no sense."""
@@ -46,19 +46,7 @@ class Checkpoint:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a weights file without running anything in it. Raises CheckpointError."""
-    remedy = "Check the path, or download the file again."
-    if not path.is_file():
-        seen = "a folder" if path.is_dir() else "no such file"
-        raise CheckpointError(f"cannot read weights {str(path)!r}", seen=seen, needed="a weights file", remedy=remedy)
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(16)
-        content = _read(path, head)
-        digest = sha256_of(path)
-    except OSError as cause:
-        raise CheckpointError(
-            f"cannot read weights {str(path)!r}", seen=cause.strerror or cause, needed="a readable file", remedy=remedy
-        ) from cause
+    content = read_safely(path)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise CheckpointError(
             f"weights {str(path)!r} have an unknown layout",
@@ -66,7 +54,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
             needed="a mapping from names to tensors",
             remedy="Save the model's state_dict() instead of the model.",
         )
-    return Checkpoint(path, digest, content)
+    return Checkpoint(path, sha256_of(path), content)
+
+
+def read_safely(path: Path) -> Any:
+    """Whatever stands at the top of a safetensors or torch file; nothing in it is run. Raises CheckpointError."""
+    remedy = "Check the path, or download the file again."
+    if not path.is_file():
+        seen = "a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(f"cannot read weights {str(path)!r}", seen=seen, needed="a weights file", remedy=remedy)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+        return _read(path, head)
+    except OSError as cause:
+        raise CheckpointError(
+            f"cannot read weights {str(path)!r}", seen=cause.strerror or cause, needed="a readable file", remedy=remedy
+        ) from cause
 
 
 def _read(path: Path, head: bytes) -> Any:
@@ -140,7 +144,7 @@ def _damaged(path: Path, cause: object) -> CheckpointError:
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    """Copy tensors into the network as FP32, demanding equal keys and shapes.
+    """Make the tensors the network's own, as FP32, demanding equal keys and shapes.
 
     Raises CheckpointError that lists what is missing, unexpected or misshapen.
     """
@@ -160,7 +164,8 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path
             needed=f"exactly the network's {len(wanted)} tensors",
             remedy="Check that the file belongs to this model and version.",
         )
-    network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+    # assign: no second copy, and networks made on the meta device become real
+    network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
     broken = [key for key, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
     if broken:
         raise CheckpointError(

@@ -17,6 +17,7 @@ from torch import nn
 from zoomrt.bundle import ColourPolicy
 from zoomrt.errors import UsageError
 from zoomrt.export.checkpoint import Checkpoint
+from zoomrt.export.sources import NO_SOURCES, Sources
 
 __all__ = ["Family", "FamilyFacts", "SizeRule", "TilingAdvice"]
 
@@ -62,6 +63,8 @@ class FamilyFacts:
     colour : what the runtime does to the stitched picture, see `bundle.TileFacts.colour`.
     weights_licence : one line; it travels in the manifest.
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
+    takes : the fields of `sources.Sources` that the family reads; any other is refused.
+    warnings : what a user must know about every bundle of this family; they travel in the manifest.
     """
 
     name: str
@@ -73,6 +76,8 @@ class FamilyFacts:
     tiling: TilingAdvice
     weights_licence: str
     embedded_weights: Path | None = None
+    takes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Family(ABC):
@@ -85,8 +90,10 @@ class Family(ABC):
         """Whether these keys and shapes are this family's; no false negatives, rarely a false positive."""
 
     @abstractmethod
-    def network(self, checkpoint: Checkpoint) -> nn.Module:
+    def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> nn.Module:
         """The network in FP32 and eval mode: (N, 3, h, w) in `value_range` -> (N, 3, scale*h, scale*w), not clamped.
 
-        Raises CheckpointError that lists missing, unexpected and misshapen keys.
+        sources : already checked against `facts.takes`.
+
+        Raises CheckpointError that lists missing, unexpected and misshapen keys, UsageError for a missing source.
         """

@@ -16,6 +16,7 @@ from zoomrt.bundle import Manifest, open_bundle, sha256_of
 from zoomrt.errors import MissingDependency, UsageError, unknown_name
 from zoomrt.export import cache
 from zoomrt.export.families import family_names
+from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.targets import Target, precision_named, target_named
 
 __all__ = ["DEFAULT_MODEL", "BuildRequest", "BuildResult", "Progress", "build"]
@@ -34,6 +35,7 @@ class BuildRequest:
     batches : tile counts per engine call, ascending from 1; one graph (and engine) each.
     backend : `tensorrt` builds with full TensorRT for the GPU present instead of the target's TensorRT-RTX.
     timeout_s : limit for one engine build, seconds.
+    sources : what the family needs besides the checkpoint.
     """
 
     model: str | None = None
@@ -45,6 +47,7 @@ class BuildRequest:
     batches: tuple[int, ...] = (1,)
     backend: str | None = None
     timeout_s: float = 1800.0
+    sources: Sources = NO_SOURCES
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def build(
     if request.model is not None and request.model not in family_names():
         raise unknown_name("model", request.model, family_names())
     backend = _backend(request, target)
-    versions = _versions(backend)
+    versions = _versions(backend, request.sources)
     key = _content_key(request, versions)
     if use_cache and (kept := cache.fetch(key)) is not None:
         report("cache", 0.0)
@@ -109,10 +112,12 @@ def _content_key(request: BuildRequest, versions: dict[str, str]) -> str:
 
     Weights that ship inside the package are part of its code. A file that cannot be read is reported when it is loaded.
     """
-    content = {name: repr(value) for name, value in asdict(request).items() if name not in ("weights", "timeout_s")}
+    content = {
+        name: repr(value) for name, value in asdict(request).items() if name not in ("weights", "timeout_s", "sources")
+    }
     weights = request.weights
     content["weights"] = f"{weights.name} {sha256_of(weights)}" if weights and weights.is_file() else str(weights)
-    return cache.content_key({**content, "versions": versions})
+    return cache.content_key({**content, "sources": request.sources.fingerprint, "versions": versions})
 
 
 def _backend(request: BuildRequest, target: Target) -> str:
@@ -128,10 +133,12 @@ def _backend(request: BuildRequest, target: Target) -> str:
     )
 
 
-def _versions(backend: str) -> dict[str, str]:
+def _versions(backend: str, sources: Sources) -> dict[str, str]:
     packages = ["zoomrt", "torch", "onnx", "onnxscript", "onnxruntime"]
     if backend != "onnxruntime":
         packages.append(backend)
+    if sources.given():
+        packages += ["diffusers", "transformers"]
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomrt.errors import CheckpointError
+from zoomrt.export.bicubic import bicubic_kernel
 from zoomrt.export.checkpoint import Checkpoint, load_weights
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.sources import NO_SOURCES, Sources
 
-__all__ = ["FAMILY", "EdgeConfig", "EdgeNetwork", "bicubic_kernel"]
+__all__ = ["FAMILY", "EdgeConfig", "EdgeNetwork"]
 
 SCALE = 4
 TIMESTEP = 999.0  # the one timestep the student is distilled at; folded into constants on export
@@ -38,26 +40,6 @@ class EdgeConfig:
     middle_blocks: int = 2
     decoder_blocks: tuple[int, int] = (3, 2)
     groups: int = 8
-
-
-def bicubic_kernel(scale: int = SCALE, a: float = -0.5) -> Tensor:
-    """Cubic convolution (Keys 1981; a=-0.5 as in PIL) as a polyphase filter.
-
-    Returns (3*scale*scale, 3, 5, 5) float32 for `conv2d` on a replicate-padded picture, ordered for `pixel_shuffle`.
-    """
-
-    def cubic(x: float) -> float:
-        x = abs(x)
-        if x <= 1:
-            return (a + 2) * x**3 - (a + 3) * x**2 + 1
-        return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
-
-    phases = [(p + 0.5) / scale - 0.5 for p in range(scale)]
-    taps = torch.tensor([[cubic(phase - offset) for offset in range(-2, 3)] for phase in phases], dtype=torch.float64)
-    kernel = torch.zeros(3, scale * scale, 3, 5, 5, dtype=torch.float64)
-    for channel in range(3):
-        kernel[channel, :, channel] = torch.einsum("yi,xj->yxij", taps, taps).reshape(scale * scale, 5, 5)
-    return kernel.reshape(3 * scale * scale, 3, 5, 5).float()
 
 
 def timestep_features(timestep: float, count: int = TIME_FEATURES) -> Tensor:
@@ -141,7 +123,7 @@ class EdgeNetwork(nn.Module):
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
         self.bicubic: Tensor
         self.timestep: Tensor
-        self.register_buffer("bicubic", bicubic_kernel(), persistent=False)
+        self.register_buffer("bicubic", bicubic_kernel(SCALE), persistent=False)
         self.register_buffer("timestep", timestep_features(TIMESTEP), persistent=False)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -198,7 +180,7 @@ class Edge(Family):
         signature = ("time_embedding.0.weight", "down_coarse.weight", "attention.0.to_q.weight", "conv_out.weight")
         return all(key in checkpoint.content for key in signature)
 
-    def network(self, checkpoint: Checkpoint) -> EdgeNetwork:
+    def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> EdgeNetwork:  # noqa: ARG002
         tensors = checkpoint.tensors()
         try:
             network = EdgeNetwork(config_of(tensors))

@@ -1,0 +1,78 @@
+"""The three diffusion families at true size: files of the published layout and size, built into FP32 bundles.
+
+Minutes each, up to about 16 GB of memory and 8 GB of disk; one at a time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from published_files import (
+    TRUE,
+    adcsr_layout,
+    hypir_shapes,
+    osediff_layout,
+    random_state,
+    unet_shapes,
+    vae_shapes,
+    write_base,
+)
+
+from zoomrt.bundle import open_bundle
+from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.sources import Sources
+
+FOLDED = 865_910_724 + 83_653_863 - 25_824_960 - 2_050_560 - 25_559_040 - 36
+"""Parameters of UNet and VAE, less time projections, time embedding, keys and values, and the log-variance."""
+
+
+def diffusion_sources(root: Path) -> Sources:
+    unet, vae = random_state(unet_shapes(TRUE)), random_state(vae_shapes(TRUE))
+    torch.save(torch.randn(1, 77, TRUE.text_width), root / "prompt.pt")
+    return Sources(base=write_base(root / "base", TRUE, unet=unet, vae=vae), prompt_embedding=root / "prompt.pt")
+
+
+def adcsr_files(root: Path) -> Sources:
+    layout = adcsr_layout(TRUE)
+    params = layout.net_params()
+    assert len(params) == 1076
+    torch.save(params, root / "w")
+    torch.save(layout.half_decoder(), root / "half.ckpt")
+    return Sources(decoder=root / "half.ckpt")
+
+
+def osediff_files(root: Path) -> Sources:
+    torch.save(osediff_layout(TRUE).content(), root / "w")
+    return diffusion_sources(root)
+
+
+def hypir_files(root: Path) -> Sources:
+    torch.save(random_state(hypir_shapes(TRUE), 0.4), root / "w")
+    return diffusion_sources(root)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "family", "parameters"),
+    [
+        (adcsr_files, "adcsr", 456_073_683),
+        (osediff_files, "osediff", FOLDED),
+        (hypir_files, "hypir", FOLDED),
+    ],
+)
+def test_bundle_at_true_size(tmp_path: Path, write, family: str, parameters: int) -> None:
+    sources = write(tmp_path)
+    request = BuildRequest(weights=tmp_path / "w", sources=sources)
+    build(request, tmp_path / "bundle", use_cache=False)
+    manifest = open_bundle(tmp_path / "bundle", verify=False).manifest
+    assert manifest.family == family
+    assert manifest.weights["parameters"] == parameters
+    assert (manifest.tile.height, manifest.tile.scale) == (128, 4)
+    operators = manifest.parity["1"]["operators"]
+    assert operators["Attention"] == {"adcsr": 16 + 1}.get(family, 32 + 2)
+    assert not {"Sin", "Cos"} & operators.keys()
