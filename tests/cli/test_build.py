@@ -166,7 +166,6 @@ main()
 """
 
 
-@pytest.mark.xfail(strict=True, reason="graph.py takes the system's OSError for the exporter's verdict: exit 5, not 13")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_full_disk_leaves_no_partial_bundle(tiny_edge_weights: Path, tmp_path: Path) -> None:
     """A limit on file sizes makes the kernel refuse the write with a real OSError (EFBIG), as a full disk would."""

@@ -61,6 +61,8 @@ def export_graph(network: nn.Module, path: Path, *, shape: tuple[int, int, int, 
         else:
             onnx_ir.save(model, path)
         onnx.checker.check_model(str(path), full_check=True)
+    except (OSError, MemoryError):  # a full disk or no memory says nothing about the network
+        raise
     except Exception as cause:  # whatever the exporter raises is its verdict on this network
         raise ExportError(
             "the network could not be exported to ONNX",
