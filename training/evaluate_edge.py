@@ -21,11 +21,18 @@ def luma(rgb: Pixels) -> NDArray[np.float64]:
     return 16.0 + rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255.0
 
 
-def quality(picture: Pixels, reference: Pixels) -> tuple[float, float]:
-    """(PSNR in dB, SSIM) on Y, 4-pixel border cropped, peak 255; SSIM with the Gaussian window of Wang et al. 2004."""
+def quality(picture: Pixels, reference: Pixels) -> tuple[float, float, float]:
+    """(PSNR in dB, SSIM, SSIM with the Gaussian window) on Y, 4-pixel border cropped, peak 255.
+
+    SSIM as scikit-image computes it by default (7x7 window), and as Wang et al. 2004 (11 taps, sigma 1.5).
+    """
     a, b = (luma(p)[BORDER:-BORDER, BORDER:-BORDER] for p in (picture, reference))
-    ssim = structural_similarity(a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
-    return float(peak_signal_noise_ratio(b, a, data_range=255)), float(ssim)
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return (
+        float(peak_signal_noise_ratio(b, a, data_range=255)),
+        float(structural_similarity(a, b, data_range=255)),
+        float(structural_similarity(a, b, data_range=255, **gaussian)),
+    )
 
 
 def bicubic(lr: Pixels) -> Pixels:
@@ -60,8 +67,10 @@ def evaluate(network: EdgeNetwork, sets: dict[str, list[tuple[Pixels, Pixels]]])
     for name, pairs in sets.items():
         base = np.mean([quality(bicubic(lr), hr) for lr, hr in pairs], axis=0)
         ours = np.mean([quality(upscale(network, lr), hr) for lr, hr in pairs], axis=0)
-        figures = {"bicubic_psnr_db": base[0], "edge_psnr_db": ours[0], "gain_psnr_db": ours[0] - base[0]}
-        figures |= {"bicubic_ssim": base[1], "edge_ssim": ours[1], "gain_ssim": ours[1] - base[1], "count": len(pairs)}
+        figures = {"count": float(len(pairs))}
+        for index, figure in enumerate(("psnr_db", "ssim", "ssim_gaussian")):
+            figures |= {f"bicubic_{figure}": base[index], f"edge_{figure}": ours[index]}
+            figures[f"gain_{figure}"] = ours[index] - base[index]
         report[name] = {key: round(float(value), 4) for key, value in figures.items()}
     return report
 

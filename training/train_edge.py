@@ -39,7 +39,7 @@ class Recipe:
     """Learn on a cosine, then settle: average with an early snapshot and go on gently with stronger augmentation.
 
     78 camera pairs are few. Late in the cosine the network learns them by heart; the snapshot and the augmentation
-    (see `Sampler`) take that back.
+    (see `Sampler`) take that back. What ships is the mean of the weights before and after settling.
     """
 
     steps: int = 5900
@@ -172,6 +172,7 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
         ahead = pool.submit(fetch, start)
         for step in range(start, recipe.steps):
             if step == recipe.settle_from:
+                save_atomically(average.state_dict(), work / "unsettled.pt")
                 snapshot = torch.load(work / "snapshot.pt", weights_only=True)
                 for name, tensor in average.state_dict().items():
                     tensor.lerp_(snapshot[name], recipe.snapshot_share)
@@ -215,7 +216,10 @@ def train(pairs_root: Path, work: Path, recipe: Recipe) -> None:
 
 
 def finish(average: EdgeNetwork, work: Path, recipe: Recipe, sets: dict, seconds: float) -> None:
-    """Store FP16 weights and the figures reached by exactly these FP16 weights."""
+    """Average the weights before and after settling, store them as FP16, and the figures reached by exactly these."""
+    unsettled = torch.load(work / "unsettled.pt", weights_only=True)
+    for name, tensor in average.state_dict().items():
+        tensor.lerp_(unsettled[name], 0.5)
     weights = {name: tensor.half().contiguous() for name, tensor in average.state_dict().items()}
     save_file(weights, work / "edge.safetensors", metadata={"format": "pt", "family": "edge"})
     average.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
