@@ -37,7 +37,7 @@ def main() -> None:
     lr = photograph_tile(128, 128, FAMILY.facts.value_range)
     tensor = torch.from_numpy(lr)
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = build(BuildRequest(), Path(scratch) / "edge", use_cache=False)
+        bundle = build(BuildRequest(tile=128), Path(scratch) / "edge", use_cache=False)
         graph = bundle.path / bundle.manifest.graphs["1"]
         session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     compiled = torch.compile(network)

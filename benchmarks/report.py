@@ -1,0 +1,123 @@
+"""Writes the figures of README.md from benchmarks/results/; a test holds them equal. No figure is typed by hand.
+
+python -m benchmarks.report
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- figures: python -m benchmarks.report -->", "<!-- end of figures -->"
+
+
+def load(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return document
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]] + [""]
+
+
+def source(document: dict[str, Any]) -> str:
+    machine, versions = document["machine"], document["versions"]
+    tools = ", ".join(f"{name} {value}" for name, value in versions.items())
+    return f"`{document['command']}`, {document['date'][:10]}, {machine['cpu']}, {machine['cores']} cores; {tools}."
+
+
+def quality() -> list[str]:
+    document = load("edge_quality")
+    rows = []
+    for name, f in document["figures"].items():
+        cells = [
+            f"{f[f'{who}_psnr_db']:{sign}.2f} dB, {f[f'{who}_ssim']:{sign}.4f}, {f[f'{who}_ssim_gaussian']:{sign}.4f}"
+            for who, sign in (("bicubic", ""), ("edge", ""), ("gain", "+"))
+        ]
+        rows.append([f"{name.replace('_', ' ')} ({f['count']:.0f})", *cells])
+    title = (
+        "**Quality of `edge`** on Y of pictures held out of training: PSNR, SSIM (7x7 window), SSIM (Gaussian window):"
+    )
+    return [title, "", *table(["Pictures", "bicubic", "edge", "gain"], rows), source(document), ""]
+
+
+def latency() -> list[str]:
+    document = load("edge_latency")
+    f = document["figures"]
+    names = ("onnxruntime", "torch_eager", "torch_compile")
+    rows = [
+        [
+            name.replace("_", " "),
+            f"{f[name]['median_ms']:.0f} ms",
+            f"{f[name]['p25_ms']:.0f} to {f[name]['p75_ms']:.0f} ms",
+            f"{f[name]['ratio_to_onnxruntime']:.2f}",
+            f"{f[name]['max_abs_difference_to_eager']:.1e}",
+        ]
+        for name in names
+    ]
+    head = [
+        "128x128 -> 512x512 on the CPU",
+        "median",
+        "middle half",
+        "time against ONNX Runtime",
+        "difference to torch",
+    ]
+    title = f"**Speed of `edge`** on {f['threads']} threads, in turns in one run:"
+    return [title, "", *table(head, rows), source(document), ""]
+
+
+def overhead() -> list[str]:
+    document = load("runtime_overhead")
+    f = document["figures"]
+    rows = [
+        [f"colour `{colour}`", f"{f[colour]['outside_share_of_raw']:.1%}", f"{f[colour]['ratio_to_raw']:.3f}"]
+        for colour in ("none", "mean_std")
+    ]
+    head = [f["output"], "time outside the engine", "whole call over raw engine"]
+    return ["**What tiling adds** to the raw engine:", "", *table(head, rows), source(document), ""]
+
+
+def engines() -> list[str]:
+    document = load("build_time")
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['seconds_median']:.1f} s",
+            f"{row['peak_rss_mb']} MB",
+            f"{row['engine_mb']} MB",
+            str(row["kernels"]),
+            row["attentions_fused"],
+            f"{row['static_mb_per_run']:.0f} MB",
+        ]
+        for name, row in document["figures"]["engines"].items()
+    ]
+    head = ["Target", "build", "peak memory", "engine", "kernels", "attention fused", "bytes per run"]
+    title = "**Engines of `edge`** for 128x128 tiles, built without a GPU and read back, not run:"
+    return [title, "", *table(head, rows), source(document), ""]
+
+
+def starting() -> list[str]:
+    document = load("import_time")
+    starts = document["figures"]["starts"]
+    words = ", ".join(f"`{name}` {row['median_ms']:.0f} ms" for name, row in starts.items())
+    return [f"**Starting**, median: {words}. {source(document)}", ""]
+
+
+def render() -> str:
+    """The block between the two marks in README.md, marks included."""
+    body = [*quality(), *latency(), *overhead(), *engines(), *starting()]
+    return "\n".join([BEGIN, "", *body, END])
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(before + render() + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
