@@ -22,6 +22,9 @@ from zoomrt.export.families.edge import FAMILY
 from zoomrt.export.parity import photograph_tile
 from zoomrt.export.pipeline import BuildRequest, build
 
+SETTLE_S = 0.2
+"""Pause before each run: worker threads of the library that ran before spin on for a while and would take a core."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -55,6 +58,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(arguments.rounds):
         for name, run in runners.items():
+            time.sleep(SETTLE_S)
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -53,6 +55,24 @@ def test_graph(network: nn.Module, tmp_path: Path, half: bool, opset: int) -> No
     assert [o.name for o in model.graph.output] == ["sr"]
     assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 3, 128, 128]
     assert next(network.parameters()).dtype is torch.float32
+
+
+def test_group_norm_as_instance_norm_is_the_same_number(network: nn.Module, tmp_path: Path) -> None:
+    lr = np.random.default_rng().uniform(-1, 1, SHAPE).astype(np.float32)
+    outputs = []
+    for flag in (False, True):
+        path = tmp_path / f"{flag}.onnx"
+        export_graph(network, path, shape=SHAPE, half=False, opset=23, instance_norm=flag)
+        counts = operator_counts(path)
+        norms = (counts.get("GroupNormalization", 0), counts.get("InstanceNormalization", 0))
+        assert norms == ((0, 12) if flag else (12, 0))
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        outputs.append(session.run(None, {"lr": lr})[0])
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(lr)).numpy()
+    for output in outputs:
+        np.testing.assert_allclose(output, wanted, atol=1e-4)
+    assert isinstance(network.get_submodule("conv_norm_out"), nn.GroupNorm)
 
 
 def test_same_bytes_and_nothing_of_this_machine(network: nn.Module, tmp_path: Path) -> None:

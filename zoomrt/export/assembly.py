@@ -93,7 +93,14 @@ class _Parts:
         graph = self.scratch / f"{name}.onnx"
         shape = (batch, 3, self.tile.height, self.tile.width)
         self.report("export", 0.0)
-        export_graph(self.network, graph, shape=shape, half=self.request.precision == "fp16", opset=self.target.opset)
+        export_graph(
+            self.network,
+            graph,
+            shape=shape,
+            half=self.request.precision == "fp16",
+            opset=self.target.opset,
+            instance_norm=self.backend == "onnxruntime",
+        )
         self.graphs[str(batch)] = graph.name
         self.built.append(f"graph {graph.name}")
         self.report("parity", 0.0)
