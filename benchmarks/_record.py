@@ -47,7 +47,7 @@ def commit() -> str:
 def summary(seconds: list[float]) -> dict[str, float]:
     """Median, middle half and count of repeated timings, in milliseconds."""
     ms = np.array(seconds) * 1e3
-    low, middle, high = np.percentile(ms, [25, 50, 75])
+    low, middle, high = map(float, np.percentile(ms, [25, 50, 75]))
     return {"median_ms": round(middle, 2), "p25_ms": round(low, 2), "p75_ms": round(high, 2), "n": len(seconds)}
 
 

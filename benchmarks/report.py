@@ -47,7 +47,7 @@ def quality() -> list[str]:
 def latency() -> list[str]:
     document = load("edge_latency")
     f = document["figures"]
-    names = ("onnxruntime", "torch_eager", "torch_compile")
+    names = ("onnxruntime", "onnxruntime_group_norm", "torch_eager", "torch_compile")
     rows = [
         [
             name.replace("_", " "),
@@ -80,6 +80,16 @@ def overhead() -> list[str]:
     return ["**What tiling adds** to the raw engine:", "", *table(head, rows), source(document), ""]
 
 
+def agreement() -> list[str]:
+    document = load("tile_agreement")
+    rows = [
+        [name, *(f"{f[f'tile_{side}_psnr_db']:.1f} dB" for side in (128, 192))]
+        for name, f in document["figures"].items()
+    ]
+    head = ["Photograph, input crop", "tiles of 128", "tiles of 192 (default)"]
+    return ["**Tiles against one untiled pass**, PSNR:", "", *table(head, rows), source(document), ""]
+
+
 def engines() -> list[str]:
     document = load("build_time")
     rows = [
@@ -108,7 +118,7 @@ def starting() -> list[str]:
 
 def render() -> str:
     """The block between the two marks in README.md, marks included."""
-    body = [*quality(), *latency(), *overhead(), *engines(), *starting()]
+    body = [*quality(), *latency(), *overhead(), *agreement(), *engines(), *starting()]
     return "\n".join([BEGIN, "", *body, END])
 
 

@@ -40,7 +40,8 @@ own on your own pictures for anything else: the recipe needs no other data forma
 
 Time: {minutes} minutes on {threads} CPU threads beside other work (BF16 autocast), {steps} steps, torch {torch}.
 Seed: {seed}. The run was stopped and resumed, and its recipe grew on the way (structure term from step 1250,
-settling from 5000); the recipe below is what was carried out from step 0. Batches depend on seed and step alone.
+settling from 5000); the recipe below is what was carried out from step 0, but it was not run again in one go. The time
+leaves out about a hundred steps that were tried and thrown away. Batches depend on seed and step alone.
 Recipe: {recipe}
 
 ## Figures
@@ -48,7 +49,7 @@ Recipe: {recipe}
 PSNR / SSIM (scikit-image's default 7x7 window) / SSIM (11-tap Gaussian window) on Y, 4-pixel border cropped, against
 PIL bicubic, whole picture in one pass, from the FP16 weights. The held-out camera pairs were looked at while choosing
 how to end the training (learning on, settling, averaging), so their figures are a little optimistic; they were never
-trained on.
+trained on. Training and those choices watched the Gaussian window; the 7x7 window was added when the weights stood.
 `python -m benchmarks.edge_quality --pairs ../shared/data/drealsr` prints them again.
 
 | held-out set | pictures | bicubic | edge | gain |

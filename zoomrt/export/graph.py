@@ -41,7 +41,7 @@ def export_graph(
     half : weights, input and output in FP16; the network itself is left as it is.
     opset : from 23 on attention stays one `Attention` node.
     instance_norm : write GroupNorm as InstanceNormalization over groups, the same numbers. ONNX Runtime has a kernel
-        for that and takes GroupNormalization apart into a dozen operators: 8 % of `edge`'s time on a CPU.
+        for that and takes GroupNormalization apart into a dozen operators (benchmarks/edge_latency.py has both).
 
     The file depends on the network and the arguments only: no paths, times or stack traces are stored.
     Raises ExportError with the exporter's or checker's own message.

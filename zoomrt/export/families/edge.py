@@ -171,7 +171,7 @@ class Edge(Family):
         value_range=(-1.0, 1.0),
         steps=1,
         colour="none",  # the residual rides on the bicubic picture, whose colours are right already
-        # measured: 53 to 62 dB to one untiled pass; with tiles of 128, which suit small frames, 47 to 57 dB
+        # tiles of 128 suit small frames, but fall below 50 dB to one untiled pass (benchmarks/tile_agreement.py)
         tiling=TilingAdvice(tile=192, overlap=16, context=4),
         weights_licence="research and evaluation only: trained on DRealSR crops (research licence); code Apache-2.0",
         embedded_weights=Path(__file__).with_suffix(".safetensors"),
