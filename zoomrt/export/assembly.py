@@ -27,8 +27,9 @@ from zoomrt.export.targets import Target
 __all__ = ["PROBE_SIDE", "assemble"]
 
 PROBE_SIDE = 64
-"""Side of the pictures that FP16 emulation and the split form are tried on, LR pixels, or the build's tile if that is
-smaller. Tiles without a picture, or of noise, have half of it."""
+"""Side of what the split form is tried on, LR pixels, or the build's tile if that is smaller."""
+EMULATED_SIDE = 32
+"""The same for FP16 emulation; the ranges come from a whole tile besides."""
 
 
 def assemble(
@@ -45,7 +46,7 @@ def assemble(
     check_files(stored, request.max_memory)
     report("weights", 0.0)
     family, tile, network, weights = _load(request)
-    probe = family.facts.size.largest_within(min(PROBE_SIDE, tile.height))
+    probe = family.facts.size.largest_within(min(EMULATED_SIDE, tile.height))
     plan = plan_memory(network, tile, probe=probe, precision=request.precision, backend=backend, stored=stored)
     report("\n".join(plan.lines()), 0.0)
     check_budget(plan, request.max_memory)
@@ -138,12 +139,10 @@ class _Parts:
             return_freed_memory()
         if self.half:
             self.report("fp16", 0.0)
-            large, small = (size.largest_within(min(side, self.tile.height)) for side in (PROBE_SIDE, PROBE_SIDE // 2))
-            tiles = extreme_tiles(small, self.tile.value_range, self.seed, photograph=large)
+            side = size.largest_within(min(EMULATED_SIDE, self.tile.height))
+            tiles = extreme_tiles(side, self.tile.value_range, self.seed)
             self.numerics = make_fp16_safe(network, tiles, self.tile.value_range, [ranges]).to_json()
-            self.ran.append(
-                f"network under FP16 storage emulation: photograph {large} x {large}, other tiles {small} x {small}"
-            )
+            self.ran.append(f"network under FP16 storage emulation on tiles of {side} x {side}")
         return wanted
 
     def _export(self, network: nn.Module, batch: int) -> None:

@@ -61,22 +61,19 @@ def make_fp16_safe(
 ) -> Fp16Report:
     """Rescale, keep what must stay FP32, turn the network into FP16 in place, and prove it on the tiles.
 
-    network : FP32. tiles : name -> (N, 3, h, w) in `value_range`. seen : ranges of other tiles, maybe of another size.
+    network : FP32. tiles : name -> (1, 3, h, w) in `value_range`. seen : ranges of other tiles, maybe of another size.
 
     Raises PrecisionError that names the operation, if a value cannot be held or a tile ends below
     `MINIMUM_PSNR_DB["fp16"]`; the network is then as far as it came.
     """
     streams = Streams()
-    wanted: dict[str, Tensor] = {}
-    ranges: dict[str, Ranges] = {}
-    for name, tile in tiles.items():
-        ranges[name] = Ranges()
-        visitors = [ranges[name]] if wanted else [ranges[name], streams]
-        wanted[name] = watched(network, torch.from_numpy(tile), *visitors)
-        if len(wanted) == 1:
-            streams.finish(wanted[name])
-    values = next(iter(ranges.values())).values
-    largest = _largest([*ranges.values(), *seen])
+    batches = _batches(tiles)
+    for batch in batches:
+        visitors = [batch.ranges, streams] if batch is batches[0] else [batch.ranges]
+        batch.wanted = watched(network, batch.lr, *visitors)
+    streams.finish(batches[0].wanted)
+    values = batches[0].ranges.values
+    largest = _largest([*(batch.ranges for batch in batches), *seen])
     _check_fp32(values, largest)
 
     exponents = streams.exponents(largest, NEAR)
@@ -94,14 +91,35 @@ def make_fp16_safe(
     return_freed_memory()
 
     results = []
-    for name, tile in tiles.items():
-        closeness = _Closeness(ranges[name].values, factors)
-        got = run_with_fp16_storage(network, torch.from_numpy(tile), closeness)
-        low, high = value_range
-        result = compare(wanted[name].numpy(), got.numpy(), name, "fp16 storage emulation", high - low, "fp16")
-        _demand(result, closeness)
-        results.append(result)
+    low, high = value_range
+    for batch in batches:
+        closeness = _Closeness(batch.ranges.values, factors)
+        got = run_with_fp16_storage(network, batch.lr, closeness)
+        for name, one, other in zip(batch.names, batch.wanted.numpy(), got.numpy(), strict=True):
+            result = compare(one, other, name, "fp16 storage emulation", high - low, "fp16")
+            _demand(result, closeness)
+            results.append(result)
     return Fp16Report(_top(values, left, kept), rescaled, kept, results)
+
+
+@dataclass
+class _Batch:
+    """Tiles of one size, which go through the network together."""
+
+    names: list[str]
+    lr: Tensor
+    ranges: Ranges
+    wanted: Tensor
+
+
+def _batches(tiles: Mapping[str, NDArray[np.float32]]) -> list[_Batch]:
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for name, tile in tiles.items():
+        by_shape.setdefault(tile.shape, []).append(name)
+    return [
+        _Batch(names, torch.cat([torch.from_numpy(tiles[name]) for name in names]), Ranges(), torch.empty(0))
+        for names in by_shape.values()
+    ]
 
 
 def _largest(ranges: Sequence[Ranges]) -> list[float]:
@@ -171,7 +189,7 @@ class _Closeness:
         self.culprit: str | None = None
 
     def __call__(self, operation: Operation) -> None:
-        if self.culprit is not None or not operation.outputs:
+        if self.culprit is not None or operation.index is None or not operation.outputs:
             return
         if not math.isfinite(max(map(magnitude, operation.outputs))):
             self.culprit = f"non-finite values from {operation.name} on"

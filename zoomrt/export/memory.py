@@ -21,6 +21,7 @@ from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory
 from zoomrt.export.activations import Activations, activations_of
 from zoomrt.export.graph import EXTERNAL_DATA_BYTES
+from zoomrt.export.probes import EXTREMES
 from zoomrt.export.sources import Sources, component_weights
 
 __all__ = ["MemoryPlan", "Stage", "check_budget", "check_files", "plan_memory", "return_freed_memory", "stored_bytes"]
@@ -104,7 +105,7 @@ def plan_memory(
     beside = stored - weights if stored >= weights else stored  # narrower files are widened beside themselves
     stages = [_stage("weights", weights, 0, beside), _torch_stage("reference", weights, values)]
     if precision == "fp16":
-        emulated = activations_of(network, (1, 3, probe, probe))
+        emulated = activations_of(network, (len(EXTREMES), 3, probe, probe))
         stages.append(_torch_stage("fp16", weights, emulated, beside=kept))  # what is freed has holes at first
     placed = "external" if kept > EXTERNAL_DATA_BYTES else "embedded"
     stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))
