@@ -12,7 +12,7 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint
 from zoomrt.export.engine import build_engine
 from zoomrt.export.families import family_named, family_of
-from zoomrt.export.family import Family
+from zoomrt.export.family import Family, FamilyFacts
 from zoomrt.export.graph import export_graph, operator_counts
 from zoomrt.export.parity import check_parity
 from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
@@ -33,8 +33,9 @@ def assemble(
     """Write the bundle of a checked request. `versions` and `key` go into the manifest as they are."""
     report("weights", 0.0)
     family, checkpoint = _family_and_checkpoint(request)
-    request.sources.check(family.facts.name, family.facts.takes)
-    tile = _tile_facts(request, family)
+    facts = family.facts_of(checkpoint)
+    request.sources.check(facts.name, facts.takes)
+    tile = _tile_facts(request, facts)
     network = family.network(checkpoint, request.sources)
     with writing_bundle(output) as (scratch, manifests):
         parts = _Parts(request, target, backend, tile, network, int(key[:8], 16), scratch, report)
@@ -42,21 +43,21 @@ def assemble(
             parts.add(batch)
         manifests.append(
             Manifest(
-                family=family.facts.name,
+                family=facts.name,
                 target=target.name,
                 backend=backend,
                 precision=request.precision,
                 tile=tile,
                 graphs=parts.graphs,
                 engines=parts.engines,
-                steps=family.facts.steps,
+                steps=facts.steps,
                 seeds={"parity": parts.seed},
-                weights=_weight_facts(request, family, checkpoint, network),
+                weights=_weight_facts(request, facts, checkpoint, network),
                 parity=parts.parity,
                 engine_report=parts.engine_reports,
                 built=parts.built,
                 ran=parts.ran,
-                warnings=[*family.facts.warnings, *_warnings(backend, request.precision), *parts.warnings],
+                warnings=[*facts.warnings, *_warnings(backend, request.precision), *parts.warnings],
                 versions=versions,
                 key=key,
             )
@@ -148,8 +149,7 @@ def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
     return family, load_checkpoint(family.facts.embedded_weights)
 
 
-def _tile_facts(request: BuildRequest, family: Family) -> TileFacts:
-    facts = family.facts
+def _tile_facts(request: BuildRequest, facts: FamilyFacts) -> TileFacts:
     side = request.tile if request.tile is not None else facts.tiling.tile
     facts.size.check(side)
     overlap = request.overlap if request.overlap is not None else min(facts.tiling.overlap, side // 2)
@@ -183,13 +183,13 @@ def _tile_facts(request: BuildRequest, family: Family) -> TileFacts:
 
 
 def _weight_facts(
-    request: BuildRequest, family: Family, checkpoint: Checkpoint, network: nn.Module
+    request: BuildRequest, facts: FamilyFacts, checkpoint: Checkpoint, network: nn.Module
 ) -> dict[str, object]:
     return {
         "source": "embedded" if request.weights is None else checkpoint.path.name,
         "sha256": checkpoint.sha256,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "licence": family.facts.weights_licence,
+        "licence": facts.weights_licence,
         **({"sources": request.sources.fingerprint} if request.sources.given() else {}),
     }
 

@@ -57,7 +57,7 @@ class FamilyFacts:
     """What a user or the runtime may need to know about a family without building it.
 
     name : as typed after `--model`; the file in `families/` has the same name with underscores.
-    scale : output pixels per input pixel, each axis.
+    scale : output pixels per input pixel, each axis; of the most common variant where checkpoints differ.
     value_range : black and white of the network's input and output.
     steps : network evaluations per tile.
     colour : what the runtime does to the stitched picture, see `bundle.TileFacts.colour`.
@@ -84,6 +84,13 @@ class Family(ABC):
     """One model lineage."""
 
     facts: ClassVar[FamilyFacts]
+
+    def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:  # noqa: ARG002
+        """`facts`, with what depends on the checkpoint put right: a family may have several scales.
+
+        Raises CheckpointError if the checkpoint is not this family's.
+        """
+        return self.facts
 
     @abstractmethod
     def recognises(self, checkpoint: Checkpoint) -> bool:
