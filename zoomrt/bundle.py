@@ -26,6 +26,7 @@ __all__ = [
     "Bundle",
     "FileEntry",
     "Manifest",
+    "NoiseFacts",
     "TileFacts",
     "open_bundle",
     "sha256_of",
@@ -36,6 +37,14 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 
 ColourPolicy = Literal["none", "mean_std"]
+
+
+class NoiseFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Start noise of a diffusion model: further channels of the graph's input, after the three of the picture."""
+
+    channels: int
+    seed: int
+    """Of the one map, standard normal, that all tiles are cut from: `runtime/noise.py`."""
 
 
 class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,9 +65,16 @@ class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     value_range: tuple[float, float]
     """What black and white are for the graph, input and output alike."""
     dtype: Literal["float32", "float16"]
-    """Element type of the graph's input and output, (N, 3, H, W), RGB."""
+    """Element type of the graph's input and output, (N, 3, H, W), RGB; for the input see `noise`."""
     colour: ColourPolicy
     """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's."""
+    noise: NoiseFacts | None = None
+    """Start noise that the graph's input holds besides the picture; None for a network without."""
+
+    @property
+    def channels(self) -> int:
+        """Of the graph's input."""
+        return 3 + (self.noise.channels if self.noise else 0)
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -30,6 +30,9 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 @click.option("--prompt", help="Text for the base's text encoder; empty if left out.")
 @click.option("--prompt-embedding", type=click.Path(path_type=Path), help="File with the encoded prompt instead.")
 @click.option("--coeff-t", type=int, help="Strength, as a timestep from 0 to 999; lower changes less.")
+@click.option(
+    "--autoencoder", type=click.Path(path_type=Path), help="The autoencoder's file, where it is a file of its own."
+)
 @click.option("--wdn-weights", type=click.Path(path_type=Path), help="Second checkpoint, which keeps noise, to mix in.")
 @click.option("--denoise-strength", type=float, help="Share of the first one in that mixture, 0 to 1; 0.5 if left out.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
@@ -52,6 +55,7 @@ def cli(
     prompt: str | None,
     prompt_embedding: Path | None,
     coeff_t: int | None,
+    autoencoder: Path | None,
     wdn_weights: Path | None,
     denoise_strength: float | None,
     precision: str,
@@ -93,7 +97,7 @@ def cli(
         batches=sizes,
         backend=backend,
         timeout_s=minutes * 60,
-        sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t, wdn_weights, denoise_strength),
+        sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t, autoencoder, wdn_weights, denoise_strength),
     )
     name = model or (weights.stem if weights else "edge")
     folder = output or Path(f"{name}-{precision}-{target}")

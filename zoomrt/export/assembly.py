@@ -38,7 +38,7 @@ def assemble(
     tile = _tile_facts(request, facts)
     network = family.network(checkpoint, request.sources)
     with writing_bundle(output) as (scratch, manifests):
-        parts = _Parts(request, target, backend, tile, network, int(key[:8], 16), scratch, report)
+        parts = _Parts(request, target, backend, tile, network, facts.parity_loss_db, int(key[:8], 16), scratch, report)
         for batch in tile.batches:
             parts.add(batch)
         manifests.append(
@@ -75,12 +75,14 @@ class _Parts:
         backend: str,
         tile: TileFacts,
         network: nn.Module,
+        parity_loss_db: float,
         seed: int,
         scratch: Path,
         report: Progress,
     ) -> None:
         self.request, self.target, self.backend, self.tile = request, target, backend, tile
         self.network, self.seed, self.scratch, self.report = network, seed, scratch, report
+        self.parity_loss_db = parity_loss_db
         self.graphs: dict[str, str] = {}
         self.engines: dict[str, str] = {}
         self.parity: dict[str, Any] = {}
@@ -92,7 +94,7 @@ class _Parts:
     def add(self, batch: int) -> None:
         name = f"{self.request.precision}-b{batch}"
         graph = self.scratch / f"{name}.onnx"
-        shape = (batch, 3, self.tile.height, self.tile.width)
+        shape = (batch, self.tile.channels, self.tile.height, self.tile.width)
         self.report("export", 0.0)
         export_graph(
             self.network,
@@ -112,6 +114,8 @@ class _Parts:
             value_range=self.tile.value_range,
             precision=self.request.precision,
             seed=self.seed,
+            noise=self.tile.noise,
+            loss_db=self.parity_loss_db,
         )
         self.parity[str(batch)] = {**figures, "operators": operator_counts(graph), "opset": self.target.opset}
         self.ran.append(f"graph {graph.name} in onnxruntime on CPU")
@@ -179,6 +183,7 @@ def _tile_facts(request: BuildRequest, facts: FamilyFacts) -> TileFacts:
         value_range=facts.value_range,
         dtype="float16" if request.precision == "fp16" else "float32",
         colour=facts.colour,
+        noise=facts.noise,
     )
 
 

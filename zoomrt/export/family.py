@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from zoomrt.bundle import ColourPolicy
+from zoomrt.bundle import ColourPolicy, NoiseFacts
 from zoomrt.errors import UsageError
 from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.sources import NO_SOURCES, Sources
@@ -64,6 +64,9 @@ class FamilyFacts:
     weights_licence : one line; it travels in the manifest.
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
     takes : the fields of `sources.Sources` that the family reads; any other is refused.
+    noise : start noise, further channels of the network's input; None for a network without.
+    parity_loss_db : by how much parity may fall below the common minimum, where a network chooses among discrete codes:
+        rounding then changes a choice here and there, and with it a whole patch.
     warnings : what a user must know about every bundle of this family; they travel in the manifest.
     """
 
@@ -77,6 +80,8 @@ class FamilyFacts:
     weights_licence: str
     embedded_weights: Path | None = None
     takes: tuple[str, ...] = ()
+    noise: NoiseFacts | None = None
+    parity_loss_db: float = 0.0
     warnings: tuple[str, ...] = ()
 
 
@@ -99,6 +104,8 @@ class Family(ABC):
     @abstractmethod
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> nn.Module:
         """The network in FP32 and eval mode: (N, 3, h, w) in `value_range` -> (N, 3, scale*h, scale*w), not clamped.
+
+        A network with start noise takes it as further channels, see `facts.noise`.
 
         sources : already checked against `facts.takes`.
 

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from zoomrt.bundle import NoiseFacts
 from zoomrt.errors import ExportError, PrecisionError
 from zoomrt.export.emulation import run_with_fp16_storage
 from zoomrt.export.graph import INPUT, OUTPUT
+from zoomrt.runtime.noise import noise_at
 
 __all__ = ["MINIMUM_PSNR_DB", "Parity", "check_parity", "photograph_tile"]
 
@@ -59,43 +61,51 @@ def check_parity(
     value_range: tuple[float, float],
     precision: str,
     seed: int,
+    noise: NoiseFacts | None = None,
+    loss_db: float = 0.0,
 ) -> dict[str, Any]:
     """Compare and return plain figures for the manifest.
 
     FP16 is measured twice: the graph in ONNX Runtime (which computes in FP32 on a CPU, so it proves the wiring) and
     the network under FP16 storage emulation (which proves the range).
 
+    noise : start noise, appended to the probes. loss_db : see `family.FamilyFacts.parity_loss_db`.
+
     Raises ExportError when the graph differs from the network, PrecisionError when FP16 cannot hold the values.
     """
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     dtype = np.float16 if precision == "fp16" else np.float32
     low, high = value_range
-    random = np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
-    photograph = np.repeat(photograph_tile(shape[2], shape[3], value_range), shape[0], axis=0)
+    needed = MINIMUM_PSNR_DB[precision] - loss_db
+    n, _, height, width = shape
+    random = np.random.default_rng(seed).uniform(low, high, (n, 3, height, width)).astype(np.float32)
+    photograph = np.repeat(photograph_tile(height, width, value_range), n, axis=0)
     results = []
     for probe, lr in (("random", random), ("photograph", photograph)):
+        if noise is not None:
+            lr = np.concatenate([lr, np.repeat(noise_at(noise, 0, 0, height, width)[None], n, axis=0)], axis=1)
         lr = lr.astype(dtype).astype(np.float32)
         with torch.no_grad():
             wanted = network(torch.from_numpy(lr)).numpy()
         if precision == "fp16":  # first, so that an overflow is reported as one
             emulated = run_with_fp16_storage(network, torch.from_numpy(lr)).numpy()
-            results.append(_compare(wanted, emulated, probe, "fp16 storage emulation", high - low, precision))
+            results.append(_compare(wanted, emulated, probe, "fp16 storage emulation", high - low, needed))
         (ran,) = session.run([OUTPUT], {INPUT: lr.astype(dtype)})
-        results.append(_compare(wanted, ran.astype(np.float32), probe, "onnxruntime", high - low, precision))
+        results.append(_compare(wanted, ran.astype(np.float32), probe, "onnxruntime", high - low, needed))
     for result in results:
         _demand(result)
     return {"seed": seed, "reference": "torch float32", "results": [asdict(result) for result in results]}
 
 
 def _compare(
-    wanted: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, precision: str
+    wanted: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, needed: float
 ) -> Parity:
     difference = got.astype(np.float64) - wanted.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         psnr = float(10 * np.log10(peak**2 / np.mean(difference**2)))
     # an exact match is infinitely good, which JSON cannot say
     psnr = min(psnr, 200.0) if np.isfinite(difference).all() else float("-inf")
-    return Parity(probe, runner, float(np.abs(difference).max()), round(psnr, 2), MINIMUM_PSNR_DB[precision])
+    return Parity(probe, runner, float(np.abs(difference).max()), round(psnr, 2), needed)
 
 
 def _demand(result: Parity) -> None:

@@ -31,6 +31,7 @@ class Sources:
     prompt : text for the base's text encoder; None means the empty prompt.
     prompt_embedding : file with the text encoder's output instead, (77, C) or (1, 77, C).
     coeff_t : the timestep whose coefficients turn the predicted noise into a picture; lower changes less.
+    autoencoder : the file that holds encoder and decoder, where a family publishes them apart.
     wdn_weights : a second checkpoint that keeps noise, to mix with one that removes it.
     denoise_strength : share of the checkpoint that removes noise in that mixture, 0 to 1.
     """
@@ -40,6 +41,7 @@ class Sources:
     prompt: str | None = None
     prompt_embedding: Path | None = None
     coeff_t: int | None = None
+    autoencoder: Path | None = None
     wdn_weights: Path | None = None
     denoise_strength: float | None = None
 

@@ -84,7 +84,7 @@ class OnnxRuntimeSession(Session):
         tile = self.tile
         dtype = np.dtype(tile.dtype)
         arrays = (
-            np.empty((batch, 3, tile.height, tile.width), dtype),
+            np.empty((batch, tile.channels, tile.height, tile.width), dtype),
             np.empty((batch, 3, tile.height * tile.scale, tile.width * tile.scale), dtype),
         )
         nodes = (session.get_inputs(), session.get_outputs())

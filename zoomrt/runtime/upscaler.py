@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, open_bundle
 from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError
-from zoomrt.runtime import pixels
+from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.session import Session
@@ -113,13 +113,15 @@ class Upscaler:
         out = pixels.empty_frame(frame, facts.scale)
         source = moments_of_frame(frame) if facts.colour == "mean_std" else None
         result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if source else None
-        batch = np.empty((min(facts.batches[-1], len(tiles)), 3, facts.height, facts.width), np.float32)
+        batch = np.empty((min(facts.batches[-1], len(tiles)), facts.channels, facts.height, facts.width), np.float32)
 
         for chosen in _batches(len(tiles), facts.batches):
             self._check_open()  # on_tile or another thread may have closed it
             inputs = batch[: len(chosen)]
             for tile, index in zip(inputs, chosen, strict=True):
-                pixels.gather(frame, tiles, index, facts, tile)
+                pixels.gather(frame, tiles, index, facts, tile[:3])
+                if facts.noise is not None:
+                    noise.gather(facts.noise, tiles, index, tile[3:])
             outputs = self._session.run(inputs, [tiles.name(index) for index in chosen])
             for index, tile in zip(chosen, outputs, strict=True):
                 rows, columns, block = blender.add(index, tile)
