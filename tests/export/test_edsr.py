@@ -40,8 +40,9 @@ def layout(width: int, blocks: int, scale: int) -> Shapes:
 
 
 def write(path: Path, width: int, blocks: int, scale: int) -> State:
-    """Biases are of the order of the values, 0 to 255."""
-    state = {k: t * 255 if k.endswith("bias") else t for k, t in random_state(layout(width, blocks, scale)).items()}
+    """For values of 0 to 255: biases of the order of 10, gains below one, so that the result stays in that order."""
+    shapes = layout(width, blocks, scale)
+    state = {k: t * 100 if k.endswith("bias") else t for k, t in random_state(shapes, 0.5).items()}
     for name, sign in (("sub_mean", -1), ("add_mean", 1)):
         state |= {f"{name}.weight": torch.eye(3)[:, :, None, None], f"{name}.bias": sign * 255 * MEAN}
     torch.save(state, path)
