@@ -23,7 +23,7 @@ from zoomrt.export.sources import NO_SOURCES, Sources
 __all__ = ["FAMILY", "CompactConfig", "CompactNetwork"]
 
 DENOISE_STRENGTH = 0.5  # what the authors' script takes when none is given
-WRAPPERS = ("params", "params_ema")
+WRAPPERS = ("params_ema", "params")
 
 
 @dataclass(frozen=True)
