@@ -84,5 +84,6 @@ def test_foreign_files_are_refused(tmp_path: Path, state: Shapes) -> None:
     ("variant", "parameters"), [("x4plus", 16_697_987), ("x2plus", 16_703_171), ("anime_6B", 4_467_779)]
 )
 def test_engine_at_true_size(tmp_path: Path, variant: str, parameters: int) -> None:
-    torch.save({"params_ema": random_state(layout(*VARIANTS[variant]))}, tmp_path / "w.pth")
+    # gains below one: 23 blocks of random weights would else answer a hundred times too strongly for FP16's 45 dB
+    torch.save({"params_ema": random_state(layout(*VARIANTS[variant]), 0.5)}, tmp_path / "w.pth")
     assert_engine_at_true_size(tmp_path, tmp_path / "w.pth", parameters, tile=128)
