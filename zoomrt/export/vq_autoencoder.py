@@ -53,7 +53,8 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all pixels."""
+    """One head over all pixels. Its size of 512 is beyond fused kernels: TensorRT-RTX takes it apart behind linear
+    layers and a transpose, as here, and refuses it behind convolutions or an inserted axis."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,10 +62,16 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        normal = self.norm(x)
-        query, key, value = (part(normal).flatten(2).transpose(1, 2)[:, None] for part in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        return x + self.proj_out(mixed[:, 0].transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+        n, width = x.shape[:2]
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        parts = (_linear(part, tokens) for part in (self.q, self.k, self.v))
+        query, key, value = (part.reshape(n, -1, 1, width).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(n, -1, width)
+        return x + _linear(self.proj_out, mixed).transpose(1, 2).reshape(x.shape)
+
+
+def _linear(convolution: nn.Conv2d, tokens: Tensor) -> Tensor:
+    return F.linear(tokens, convolution.weight.flatten(1), convolution.bias)
 
 
 class Middle(nn.Module):
