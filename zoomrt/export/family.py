@@ -42,6 +42,11 @@ class SizeRule:
             remedy=f"Use --tile {below} or --tile {below + self.multiple_of}.",
         )
 
+    def largest_within(self, limit: int) -> int:
+        """The largest legal side up to `limit`; the smallest one if none is."""
+        smallest = self.minimum + -self.minimum % self.multiple_of
+        return max(smallest, limit // self.multiple_of * self.multiple_of)
+
 
 @dataclass(frozen=True)
 class TilingAdvice:
@@ -65,8 +70,8 @@ class FamilyFacts:
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
     takes : the fields of `sources.Sources` that the family reads; any other is refused.
     noise : start noise, further channels of the network's input; None for a network without.
-    parity_loss_db : by how much parity may fall below the common minimum, where a network chooses among discrete codes:
-        rounding then changes a choice here and there, and with it a whole patch.
+    parity_loss_db : by how much FP32 parity may fall below the common minimum, where a network chooses among discrete
+        codes: rounding then changes a choice here and there, and with it a whole patch.
     warnings : what a user must know about every bundle of this family; they travel in the manifest.
     """
 

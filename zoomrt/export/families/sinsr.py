@@ -16,6 +16,7 @@ from zoomrt.bundle import NoiseFacts
 from zoomrt.export.bicubic import TORCH, Enlarge
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint, load_weights
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.half import keep_fp32
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.swin_unet import REBUILT, SwinUNet, swin_unet_config_of
 from zoomrt.export.vq_autoencoder import VqAutoencoder, vq_config_of
@@ -79,6 +80,7 @@ class Sinsr(Family):
         autoencoder = _autoencoder(load_checkpoint(sources.required("autoencoder", "sinsr", "autoencoder_vq_f4.pth")))
         load_weights(unet, _unwrapped(checkpoint), checkpoint.path)
         unet.fold_time(TIMESTEP)
+        keep_fp32(autoencoder.quantize)  # which code is nearest hangs on small differences
         return SinsrNetwork(unet, autoencoder).eval()
 
 
