@@ -109,6 +109,49 @@ def engines() -> list[str]:
     return [title, "", *table(head, rows), source(document), ""]
 
 
+def true_size() -> list[str]:
+    """Builds and CPU speed of the diffusion families, from random weights of the published layout."""
+    found = sorted(path.stem for path in RESULTS.glob("true_size_*.json"))
+    builds = {name: load(name) for name in found if not name.endswith("_speed")}
+    speeds = {name: load(name) for name in found if name.endswith("_speed")}
+    rows = []
+    for name, document in builds.items():
+        f = document["figures"]
+        model, precision, target = name.removeprefix("true_size_").split("_")
+        emulated = min(result["psnr_db"] for result in f["numerics"]["results"])
+        rows.append(
+            [
+                f"`{model}` {precision} `{target}`",
+                f"{f['seconds']:.0f} s, of it {f['engine_seconds']:.0f} s the compiler",
+                f"{f['peak_rss_gb']:.1f} GB, compiler {f['engine_peak_rss_gb']:.1f} GB",
+                f"{f['engine_mb']} MB",
+                str(f["kernels"]),
+                f["attentions_fused"],
+                f"{f['static_mb_per_run'] / 1000:.1f} GB",
+                f"{emulated:.0f} dB",
+            ]
+        )
+    head = ["Bundle", "build", "peak memory", "engine", "kernels", "attention fused", "bytes per run", "FP16 storage"]
+    lines = [
+        "**The diffusion families at true size**, 128 -> 512, random weights of the published layout, from files to engine:",
+        "",
+        *table(head, rows),
+        source(next(iter(builds.values()))),
+        "",
+    ]
+    for name, document in speeds.items():
+        f, model = document["figures"], name.removeprefix("true_size_").removesuffix("_speed")
+        ratio, runners = f["ratio_onnxruntime_to_torch_eager"], f["runners"]
+        lines += [
+            f"One 512x512 tile of `{model}` in FP32 on {f['threads']} threads, in turns: ONNX Runtime "
+            f"{runners['onnxruntime']['median_ms'] / 1000:.1f} s, torch eager "
+            f"{runners['torch_eager']['median_ms'] / 1000:.1f} s, ratio {ratio['median']:.2f} (n = {ratio['n']}), largest "
+            f"difference {f['max_relative_error']:.0e} of the largest value. {source(document)}",
+            "",
+        ]
+    return lines
+
+
 def starting() -> list[str]:
     document = load("import_time")
     starts = document["figures"]["starts"]
@@ -118,7 +161,7 @@ def starting() -> list[str]:
 
 def render() -> str:
     """The block between the two marks in README.md, marks included."""
-    body = [*quality(), *latency(), *overhead(), *agreement(), *engines(), *starting()]
+    body = [*quality(), *latency(), *overhead(), *agreement(), *engines(), *true_size(), *starting()]
     return "\n".join([BEGIN, "", *body, END])
 
 

@@ -44,6 +44,8 @@ class Stages:
         self._stage, self._since = "start", time.perf_counter()
 
     def __call__(self, label: str, _fraction: float) -> None:
+        if "\n" in label:  # a table
+            return
         stage = label.partition(":")[0]
         now = time.perf_counter()
         self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + now - self._since, 2)
