@@ -6,6 +6,7 @@ runs, and continued after an interruption. Methods to choose a range all read th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -121,7 +122,8 @@ def _write(file: Path, statistics: Statistics) -> None:
         save_file(tensors, scratch, {"tiles": str(statistics.tiles)})
         os.replace(scratch, file)
     except (OSError, SafetensorError) as cause:  # safetensors reports a full disk as its own error
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
         raise StorageError(
             f"cannot keep calibration statistics in {str(file.parent)!r}",
             seen=getattr(cause, "strerror", None) or cause,
@@ -134,7 +136,7 @@ def _read(file: Path, key: str) -> Statistics | None:
     """What an earlier run kept; None if there is nothing, or nothing that can be read."""
     parts: dict[str, dict[str, Tensor]] = {}
     try:
-        with safe_open(file, "pt") as content:  # type: ignore[no-untyped-call]
+        with safe_open(file, "pt") as content:
             for entry in content.keys():  # noqa: SIM118 (not a mapping)
                 name, _, part = entry.rpartition("/")
                 parts.setdefault(name, {})[part] = content.get_tensor(entry)

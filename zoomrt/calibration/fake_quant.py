@@ -76,8 +76,8 @@ class _Quantised(nn.Module):
         """Codes change place but never type: `half()` would turn FP8 codes, which count as floats, into FP16."""
         codes = self._buffers.pop("codes")
         assert codes is not None
-        super()._apply(fn, recurse)
-        self.codes = codes.to(self.weight_scale.device)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._buffers["codes"] = codes.to(self.weight_scale.device)
         return self
 
     def _rounded(self, x: Tensor) -> Tensor:
@@ -133,6 +133,6 @@ def fake_quantised(layer: nn.Module, amax: float, form: Format, *, per_channel: 
     )
 
 
-def _onnx(operator: str, inputs: list[Tensor], dtype: torch.dtype, shape: torch.Size, **attributes: int) -> Tensor:
+def _onnx(operator: str, inputs: list[Tensor], dtype: torch.dtype, shape: torch.Size, **attributes: Any) -> Tensor:
     """One ONNX operator at opset 21, the first whose Q/DQ takes every 8-bit type with FP16 scales."""
     return torch.onnx.ops.symbolic(operator, inputs, attributes, dtype=dtype, shape=shape, version=21)

@@ -57,7 +57,7 @@ class Observer:
             )
         self.channel_max = torch.maximum(self.channel_max, channel_max)
         self._grow(math.frexp(largest)[1])
-        for part in magnitudes.flatten().split(_EXACT_COUNT):
+        for part in torch.split(magnitudes.flatten(), _EXACT_COUNT):
             self.counts += torch.histc(part, BINS, 0.0, math.ldexp(1.0, self.exponent)).long()
 
     def _grow(self, exponent: int) -> None:
