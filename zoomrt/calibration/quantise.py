@@ -16,6 +16,8 @@ from zoomrt.errors import PrecisionError
 
 __all__ = ["psnr_db", "quantise", "quantised_layers"]
 
+_EXACT_DB = 200.0  # JSON knows no infinity
+
 
 def quantised_layers(network: nn.Module, ranges: Ranges, placement: Placement, form: Format) -> dict[str, nn.Module]:
     """The quantised twin of each layer that the placement names, with weight scales as its backend wants them.
@@ -47,9 +49,9 @@ def quantise(network: nn.Module, ranges: Ranges, placement: Placement, form: For
 
 @torch.no_grad()
 def psnr_db(network: nn.Module, tiles: Iterable[Tensor], wanted: Iterable[Tensor], peak: float) -> list[float]:
-    """PSNR of `network(tile)` against `wanted`, for each tile, decibels; -inf where it is not finite.
+    """PSNR of `network(tile)` against `wanted`, for each tile, decibels.
 
-    peak : width of the value range. An exact match counts as 200 dB.
+    peak : width of the value range. An exact match counts as 200 dB, a result that is not finite as -200 dB.
     """
     return [_psnr(network(tile), target, peak) for tile, target in zip(tiles, wanted, strict=True)]
 
@@ -57,5 +59,5 @@ def psnr_db(network: nn.Module, tiles: Iterable[Tensor], wanted: Iterable[Tensor
 def _psnr(got: Tensor, wanted: Tensor, peak: float) -> float:
     error = float((got.double() - wanted.double()).square().mean())
     if not math.isfinite(error):
-        return -math.inf
-    return min(200.0, 10 * math.log10(peak**2 / error)) if error else 200.0
+        return -_EXACT_DB
+    return min(_EXACT_DB, 10 * math.log10(peak**2 / error)) if error else _EXACT_DB
