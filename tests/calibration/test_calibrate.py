@@ -92,7 +92,8 @@ def test_other_weights_or_tiles_are_observed_anew(small: nn.Module, tiles: Tiles
         small[0].bias[0] += 0.5
     assert observe(small, tiles, folder=tmp_path).key != first.key
     assert observe(small, Tiles(tiles.pixels[::-1].copy(), (-1.0, 1.0)), folder=tmp_path).key != first.key
-    assert len(list(tmp_path.iterdir())) == 3
+    assert observe(small, tiles, folder=tmp_path, context="other code").key != first.key
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_damaged_file_is_replaced(small: nn.Module, tiles: Tiles, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ _SAVE_EVERY_S = 10.0
 
 @dataclass
 class Statistics:
-    """What entered each layer. key : SHA-256 of network and tiles. tiles : how many were seen."""
+    """What entered each layer. key : SHA-256 of network, tiles and context. tiles : how many were seen."""
 
     key: str
     tiles: int
@@ -57,18 +57,24 @@ class Ranges(msgspec.Struct, frozen=True):
 
 
 def observe(
-    network: nn.Module, tiles: Tiles, *, folder: Path | None = None, on_progress: Progress | None = None
+    network: nn.Module,
+    tiles: Tiles,
+    *,
+    context: str = "",
+    folder: Path | None = None,
+    on_progress: Progress | None = None,
 ) -> Statistics:
     """Statistics of the input of every Conv2d and Linear that runs, over all tiles.
 
     network : FP32, eval; takes what `tiles` gives. It is left as it is.
+    context : what else decides what the network computes, such as a hash of its source; part of the key.
     folder : where statistics are kept and found again; None keeps nothing. A damaged file is replaced.
     on_progress : called with ("calibrate", share of tiles done) after each tile.
 
     The result is the same whether or not it was interrupted. Raises RuntimeFault, with the layer's name, for NaN and
     infinities; StorageError.
     """
-    key = hashlib.sha256(f"{_LAYOUT} {network_digest(network)} {tiles.digest}".encode()).hexdigest()
+    key = hashlib.sha256(f"{_LAYOUT} {network_digest(network)} {tiles.digest} {context}".encode()).hexdigest()
     file = None if folder is None else folder / f"{key}.safetensors"
     statistics = (_read(file, key) if file is not None else None) or Statistics(key, 0, {})
     saved = time.monotonic()
@@ -102,7 +108,7 @@ def ranges_of(statistics: Statistics, method: str) -> Ranges:
 
 
 def network_digest(network: nn.Module) -> str:
-    """SHA-256 over the structure and every weight and constant."""
+    """SHA-256 over the modules as they print themselves and every weight and constant; their code is not in it."""
     digest = hashlib.sha256(repr(network).encode())
     for name, tensor in itertools.chain(network.named_parameters(), network.named_buffers()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -113,7 +113,7 @@ def seams_of(network: nn.Module) -> Iterator[Seam]:
             yield Seam(_makers(norm), (module.proj_in,))
         if _affine(norm := getattr(module, "norm3", None)) and hasattr(module, "ff"):
             yield from _feed_forward(norm, module.ff)
-        if hasattr(module, "to_out"):
+        if hasattr(module, "to_out") and (hasattr(module, "to_v") or hasattr(module, "value")):
             yield _values(module)
 
 

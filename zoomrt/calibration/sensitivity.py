@@ -61,7 +61,7 @@ class Search:
     """Measures sets of blocks of one network, and remembers.
 
     network : FP32, eval. ranges, placement, form : as for `quantise`. tiles : at best not those of the calibration.
-    folder : where measurements are kept and found again; None keeps nothing.
+    context : as for `observe`. folder : where measurements are kept and found again; None keeps nothing.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Search:
         form: Format,
         tiles: Tiles,
         *,
+        context: str = "",
         folder: Path | None = None,
     ) -> None:
         self.network, self.placement, self.tiles = network, placement, tiles
@@ -80,7 +81,8 @@ class Search:
         self._twins = quantised_layers(network, ranges, placement, form)
         with torch.no_grad():
             self._wanted = [network(tile) for tile in tiles]
-        facts = (network_digest(network), tiles.digest, ranges, placement.backend, placement.quantised, form.name)
+        what = (placement.backend, placement.quantised, form.name)
+        facts = (network_digest(network), context, tiles.digest, ranges.amax, *what)
         key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
         self._file = None if folder is None else folder / f"{key}.json"
         self._recall()
