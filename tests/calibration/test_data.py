@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from zoomrt.calibration import data, degradation
 from zoomrt.calibration.data import Tiles, pictures_of, tiles_from_pictures
 from zoomrt.calibration.degradation import degrade
 from zoomrt.errors import InputError
+from zoomrt.runtime.images import Picture
 
 
 def tiles_of(folder: Path, count: int = 6, seed: int = 3, height: int = 24, width: int = 40, **more: bool) -> Tiles:
@@ -79,6 +81,32 @@ def test_degraded_is_the_small_picture_with_faults(rng: np.random.Generator) -> 
         assert result.shape == (32, 40, 3)
         assert 0.1 < np.abs(result - wanted).mean() < 16
     assert len({result.tobytes() for result in results}) == 8
+
+
+def test_noise_is_as_strong_as_it_says(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a flat picture, nearly uncompressed; JPEG stores colour at half resolution, so some of it is lost."""
+    monkeypatch.setattr(degradation, "NOISE_SIGMA", (10.0, 10.0))
+    monkeypatch.setattr(degradation, "JPEG_QUALITY", (95, 95))
+    flat = np.full((256, 256, 3), 127, np.uint8)
+    assert 5 < degrade(flat, rng).std() < 11
+    monkeypatch.setattr(degradation, "NOISE_SIGMA", (0.0, 0.0))
+    assert np.ptp(degrade(flat, rng)) <= 1
+
+
+def test_a_picture_that_disappears(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first tile it cannot be read again: the others go on."""
+    real, seen = data.read_picture, set()
+
+    def once(path: Path) -> Picture:
+        if path.name == "1.png" and path in seen:
+            raise InputError("cannot read it", seen="nothing there", needed="a picture", remedy="Look.")
+        seen.add(path)
+        return real(path)
+
+    monkeypatch.setattr(data, "read_picture", once)
+    tiles = tiles_of(pictures, count=20)
+    assert len(tiles) == 20
+    assert {Path(name).name: why for name, why in tiles.skipped.items()} == {"1.png": "nothing there"}
 
 
 def test_bad_pictures_among_good_ones_are_named(pictures: Path) -> None:

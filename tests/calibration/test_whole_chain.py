@@ -74,26 +74,26 @@ def test_shipped_edge(tmp_path: Path) -> None:
 
 
 def small_osediff() -> nn.Module:
-    """OSEDiff's whole inference with random weights, every width cut down."""
+    """OSEDiff's whole inference with random weights, one level of small width."""
     diffusers = pytest.importorskip("diffusers")
     from zoomrt.export.bicubic import PIL, Enlarge
     from zoomrt.export.one_step import OneStepLatentSR
     from zoomrt.export.schedule import one_step
 
     unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64),
+        block_out_channels=(32,),
         layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
         cross_attention_dim=24,
-        attention_head_dim=(1, 2),
+        attention_head_dim=2,
         use_linear_projection=True,
     ).eval()
     vae = diffusers.AutoencoderKL(
-        block_out_channels=(32, 64),
+        block_out_channels=(32,),
         layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
     ).eval()
     prompt = torch.randn(1, 77, 24)
     return OneStepLatentSR(

@@ -102,6 +102,7 @@ def tiles_from_pictures(
             crop = _crop(_rgb(path), factor * height, factor * width, random, path)
         except InputError as refusal:
             skipped[str(path)] = refusal.seen
+            usable = [other for other in usable if other != path]  # it may be gone since
             continue
         if str(path) not in sources:
             usable.append(path)
