@@ -32,8 +32,8 @@ class Tiles:
     """Low-resolution tiles for calibration; iterating gives (1, 3, h, w) float32 in `value_range`.
 
     pixels : (N, h, w, 3) RGB uint8.
-    sources : SHA-256 of each picture that gave a tile, by file name.
-    skipped : why a picture was not used, by file name.
+    sources : SHA-256 of each picture that gave a tile, by its path as given.
+    skipped : why a picture was not used, by its path as given.
     """
 
     pixels: NDArray[np.uint8]
