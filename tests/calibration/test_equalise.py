@@ -12,7 +12,7 @@ from zoomrt.calibration.calibrate import Statistics, observe
 from zoomrt.calibration.data import Tiles
 from zoomrt.calibration.equalise import equalise, seams_of
 from zoomrt.calibration.fake_quant import INT8, fake_quantised
-from zoomrt.calibration.layers import with_layers
+from zoomrt.calibration.layers import watching
 from zoomrt.errors import PrecisionError
 
 
@@ -118,24 +118,31 @@ def test_function_is_unchanged_and_channels_are_balanced(tiles: Tiles, per_chann
         assert spread(new) < 0.8 * spread(old)
 
 
-def test_quantised_linears_come_closer(tiles: Tiles) -> None:
-    """Per-tensor INT8 of all linears: the error falls, for nearly any weights with channels as uneven as these."""
+def layer_errors(network: nn.Module, statistics: Statistics, tile: Tensor, per_channel: bool) -> dict[str, float]:
+    """Relative squared error of each layer of the block when it alone is quantised, on its exact input."""
+    errors = {}
+
+    def note(name: str, layer: nn.Module, values: Tensor, result: Tensor) -> None:
+        if name.startswith("block"):
+            quantised = fake_quantised(layer, statistics.observers[name].largest, INT8, per_channel=per_channel)
+            errors[name] = float((quantised(values) - result).square().mean() / result.square().mean())
+
+    with watching(network, note), torch.no_grad():
+        network(tile)
+    return errors
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantised_layers_come_closer(tiles: Tiles, per_channel: bool) -> None:
+    """The geometric mean over layers falls to 0.3 to 0.6 of what it was (per tensor; 40 draws). One layer may lose,
+    and so may the whole network, whose error is chaotic (trt.md section 3)."""
     network = Network().eval()
     tile = next(iter(tiles))
-    wanted = network(tile)
-
-    @torch.no_grad()
-    def error(statistics: Statistics) -> float:
-        quantised = {
-            name: fake_quantised(network.get_submodule(name), observer.largest, INT8, per_channel=False)
-            for name, observer in statistics.observers.items()
-            if name.startswith("block")
-        }
-        return float((with_layers(network, quantised)(tile) - wanted).square().mean())
-
-    before = error(statistics := observe(network, tiles))
-    equalise(network, statistics, tile, per_channel=False)
-    assert error(observe(network, tiles)) < before
+    before = layer_errors(network, statistics := observe(network, tiles), tile, per_channel)
+    equalise(network, statistics, tile, per_channel=per_channel)
+    after = layer_errors(network, observe(network, tiles), tile, per_channel)
+    assert len(before) == 9
+    assert np.mean([np.log(after[name] / before[name]) for name in before]) < np.log(0.85)
 
 
 def test_a_residual_block_has_no_seam(tiny_edge: nn.Module) -> None:
