@@ -20,8 +20,8 @@ from benchmarks._record import record, summary
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families.edge import FAMILY
 from zoomrt.export.graph import export_graph
-from zoomrt.export.parity import photograph_tile
 from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.probes import photograph_tile
 
 SETTLE_S = 0.2
 """Pause before each run: worker threads of the library that ran before spin on for a while and would take a core."""

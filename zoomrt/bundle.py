@@ -26,6 +26,7 @@ __all__ = [
     "Bundle",
     "FileEntry",
     "Manifest",
+    "SplitFacts",
     "TileFacts",
     "open_bundle",
     "sha256_of",
@@ -35,7 +36,7 @@ __all__ = [
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
-ColourPolicy = Literal["none", "mean_std"]
+ColourPolicy = Literal["none", "mean_std", "wavelet"]
 
 
 class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +59,20 @@ class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     dtype: Literal["float32", "float16"]
     """Element type of the graph's input and output, (N, 3, H, W), RGB."""
     colour: ColourPolicy
-    """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's."""
+    """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's;
+    `wavelet`: its low frequencies do."""
+
+
+class SplitFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the graphs `encoder`, `unet` and `decoder` of the split form are joined.
+
+    clean latent = latent_gain * latent - noise_gain * noise. In this form the tiles of `TileFacts` are the UNet's.
+    """
+
+    pixels_per_latent: int
+    """Output pixels per latent pixel, each axis."""
+    latent_gain: float
+    noise_gain: float
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,7 +92,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     precision: str
     tile: TileFacts
     graphs: dict[str, str]
-    """Batch size (a string, as JSON has it) -> ONNX file. Kept beside an engine too: the engine was built from it."""
+    """Batch size (a string, as JSON has it) -> ONNX file. Kept beside an engine too: the engine was built from it.
+    In the split form, part -> ONNX file."""
+    split: SplitFacts | None = None
+    """Present in the split form only, see `runtime/split_session.py`."""
     engines: dict[str, str] = {}
     """Batch size -> compiled engine file; empty where the backend runs ONNX."""
     steps: int = 1
@@ -87,6 +104,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Where the weights came from: source, sha256, parameter count, licence."""
     parity: dict[str, Any] = {}
     """Graph against torch: worst difference and PSNR per probe, with the tolerance that was demanded."""
+    numerics: dict[str, Any] = {}
+    """FP16: largest values, streams rescaled, modules and nodes kept in FP32, storage emulation against FP32."""
+    memory: dict[str, Any] = {}
+    """What the build was expected to take, in bytes: weights, activations and workspace of each stage, and the peak."""
     engine_report: dict[str, Any] = {}
     """What was read back from the finished engines: target SMs, kernels, dtypes, fused attentions, static bytes."""
     built: list[str] = []

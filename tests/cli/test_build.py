@@ -39,6 +39,11 @@ pytest.importorskip("torch")
         (["--batch", "0,1"], 2, ["--batch"]),
         (["--timeout", "0"], 2, ["--timeout"]),
         (["--timeout", "nan"], 2, ["--timeout"]),
+        *(
+            (["--max-memory", word], 2, ["--max-memory", repr(word)])
+            for word in ("12", "much", "0G", "-1G", "1e3M", "12GG")
+        ),
+        (["--max-memory", "100M"], 11, ["--max-memory", "100 MB or less", "MB for the program"]),
         (["--tile", "63"], 2, ["tile", "63"]),
         (["--overlap", "1000"], 2, ["overlap", "1000"]),
         (["--tile", "many"], 2, ["--tile", "many"]),
@@ -144,6 +149,33 @@ def test_build_then_build_again_from_the_cache(tiny_edge_weights: Path, tmp_path
     assert tree(tmp_path / "again") == first
     assert run(build.cli, [*words, "-o", "again", "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("800M", 800e6), ("12G", 12e9), ("12GiB", 12 * 2**30), ("1.5gb", 1.5e9), ("1MiB", 2**20), ("2MB", 2e6)],
+)
+def test_sizes_of_memory(text: str, count: float) -> None:
+    assert build._memory_bytes(text) == count
+
+
+def test_memory_is_planned_and_refused_before_the_work(tiny_edge_weights: Path, tmp_path: Path, capfd) -> None:
+    words = ["--weights", str(tiny_edge_weights), "--tile", "32", "-o", str(tmp_path / "out")]
+    assert run(build.cli, words) == 0
+    lines = capfd.readouterr().out.splitlines()
+    table = lines.index("memory           weights  activations   workspace     total")
+    assert lines.index("weights ...") < table < lines.index("reference ...")
+    memory = open_bundle(tmp_path / "out").manifest.memory
+    assert any(line.endswith(f"expected at most, in {memory['peak_stage']}") for line in lines)
+    # the same build under a limit just below its plan, and just above: a limit is no part of what is built
+    limit = memory["peak_bytes"] // 10**6
+    assert run(build.cli, [*words, "--no-cache", "--max-memory", f"{limit}M", "-o", str(tmp_path / "no")]) == 11
+    out, err = capfd.readouterr()
+    assert "reference ..." not in out
+    assert f"{memory['peak_stage']} {limit}" in err or f"{memory['peak_stage']} {limit + 1}" in err
+    assert run(build.cli, [*words, "--max-memory", f"{limit + 1}M", "-o", str(tmp_path / "yes")]) == 0
+    assert "yes from the cache" in capfd.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "yes"]
 
 
 def test_a_folder_that_is_no_bundle_is_not_replaced(tiny_edge_weights: Path, tmp_path: Path, capfd) -> None:

@@ -177,6 +177,7 @@ def test_on_a_terminal_there_is_a_bar_and_results_stay_in_the_pipe() -> None:
         for step in range(5):
             advance("upscaling [tiles]", step / 4)
             time.sleep(0.05)
+        advance("a table\\nof two lines", 0.0)
         print("result")
 """
     master, slave = os.openpty()
@@ -186,6 +187,7 @@ def test_on_a_terminal_there_is_a_bar_and_results_stay_in_the_pipe() -> None:
     shown = os.read(master, 100000)
     os.close(master)
     assert child.returncode == 0
-    assert out == b"result\n"
+    assert out == b"a table\nof two lines\nresult\n"
     assert b"upscaling [tiles]" in shown
     assert b"result" not in shown
+    assert b"table" not in shown

@@ -169,7 +169,8 @@ def unet(w: Weights, z: Array, timestep: int | None, prompt: Array | None, heads
         for j in w.children(f"up_blocks.{i}.resnets"):
             h = step(f"up_blocks.{i}", j, np.concatenate([h, skips.pop()]), levels[-1] - i)
         if w.has(f"up_blocks.{i}.upsamplers.0.conv"):
-            h = w.conv(f"up_blocks.{i}.upsamplers.0.conv", doubled(h))
+            high, wide = skips[-1].shape[1:]  # one less than twice where the size was odd
+            h = w.conv(f"up_blocks.{i}.upsamplers.0.conv", doubled(h)[:, :high, :wide])
     assert not skips
     return w.conv("conv_out", silu(group_norm(w, "conv_norm_out", h, 1e-5, groups(h.shape[0]))))
 

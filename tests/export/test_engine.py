@@ -43,6 +43,7 @@ def test_fp16(tmp_path: Path) -> None:
     assert os.listdir(folder) == ["e"]
     assert report.sms == ("SM86", "SM120")
     assert (report.attentions_fused, report.attentions_expected) == (1, 1)
+    assert report.attentions_unfused == ()
     assert report.written_scores == report.warnings == ()
     assert report.engine_bytes == len(content)
     assert report.sha256 == hashlib.sha256(content).hexdigest()
@@ -77,6 +78,8 @@ def test_fp32_and_its_unfused_attention(tmp_path: Path) -> None:
     """TensorRT fuses no FP32 attention: built all the same, and told, down to the tensors of tokens x tokens."""
     report = build(tiny_graph(tmp_path / "g.onnx", half=False), tmp_path / "e", precision="fp32")
     assert (report.attentions_fused, report.attentions_expected) == (0, 1)
+    assert len(report.attentions_unfused) == 1
+    assert report.attentions_unfused[0] in report.warnings[0]
     assert set(report.kernels_by_dtype) <= {"fp32", "none"}
     assert report.share_in_precision == 1.0
     assert report.written_scores

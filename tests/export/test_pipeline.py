@@ -8,15 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
 from zoomrt.bundle import open_bundle
-from zoomrt.errors import CheckpointError, UsageError, ZoomrtError
+from zoomrt.errors import CheckpointError, ExportError, UsageError, ZoomrtError
 from zoomrt.export import assembly, cache
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families.edge import FAMILY
+from zoomrt.export.graph import export_graph
 from zoomrt.export.pipeline import BuildRequest, build
 
 
@@ -27,7 +29,7 @@ def request(weights: Path, **changes: object) -> BuildRequest:
 def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
     stages: list[str] = []
     result = build(
-        request(tiny_edge_weights, batches=(1, 2)), tmp_path / "b", on_progress=lambda s, _: stages.append(s)
+        request(tiny_edge_weights, batches=(1, 2)), tmp_path / "b", on_progress=lambda s, _: stages.append(s.split()[0])
     )
     manifest = open_bundle(tmp_path / "b").manifest
     assert result.manifest == manifest
@@ -38,7 +40,7 @@ def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
     assert manifest.weights["source"] == tiny_edge_weights.name
     assert manifest.weights["sha256"] == load_checkpoint(tiny_edge_weights).sha256
     assert manifest.versions["torch"] == torch.__version__.split("+")[0] or "+" in manifest.versions["torch"]
-    assert set(stages) == {"start", "weights", "export", "parity", "write"}
+    assert set(stages) == {"start", "weights", "memory", "reference", "export", "parity", "write"}
     assert all(r["psnr_db"] >= 80 for part in manifest.parity.values() for r in part["results"])
     # what is in the bundle is the network: an independent run of the file against torch
     lr = np.random.default_rng().uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
@@ -120,7 +122,8 @@ def test_fp16_on_a_cpu_warns(tmp_path: Path, tiny_edge_weights: Path) -> None:
     assert manifest.tile.dtype == "float16"
     assert any("FP32 on a CPU" in warning for warning in manifest.warnings)
     runners = {r["runner"] for r in manifest.parity["1"]["results"]}
-    assert runners == {"onnxruntime", "fp16 storage emulation"}
+    assert runners == {"onnxruntime"}
+    assert {r["runner"] for r in manifest.numerics["results"]} == {"fp16 storage emulation"}
 
 
 def test_gpu_bundle_without_a_gpu(tmp_path: Path, tiny_edge_weights: Path) -> None:
@@ -174,3 +177,25 @@ def test_failing_parity_leaves_nothing(
         build(request(tiny_edge_weights), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
     assert not cache.cache_folder().exists()
+
+
+def test_bisect_names_the_node_at_fault(
+    tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("polygraphy")
+
+    def export_with_a_fault(network: torch.nn.Module, path: Path, **options: object) -> None:
+        export_graph(network, path, **options)
+        model = onnx.load(path)
+        node = next(node for node in model.graph.node if node.name == "node_conv2d_2")
+        weight = next(one for one in model.graph.initializer if one.name == node.input[1])
+        weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+        onnx.save(model, path)
+
+    monkeypatch.setattr(assembly, "export_graph", export_with_a_fault)
+    with pytest.raises(ExportError, match="does not match torch FP32") as caught:
+        build(request(tiny_edge_weights), tmp_path / "b", use_cache=False)
+    assert "--bisect" in caught.value.remedy
+    with pytest.raises(ExportError, match=r"does not match torch FP32.*Conv node_conv2d_2") as caught:
+        build(request(tiny_edge_weights, bisect=True), tmp_path / "b", use_cache=False)
+    assert list(tmp_path.iterdir()) == []

@@ -28,6 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "rtx": ("tensorrt_rtx",),
     "tensorrt": ("tensorrt",),
     "cuda": ("cuda.core",),
+    "debug": ("polygraphy",),
 }
 """Extra of the package -> the modules that it brings."""
 
@@ -150,14 +151,15 @@ def progress_bar(*, quiet: bool, lines: bool = False) -> Iterator[Advance]:
     """A bar on stderr that is gone when done.
 
     lines : where stderr is no terminal, say each label once as a plain line on stdout instead.
-    Yields advance(label, fraction), fraction in 0..1; a new label starts the bar anew.
+    Yields advance(label, fraction), fraction in 0..1; a new label starts the bar anew. A label of several lines is a
+    table: with `lines` it is said as it is, with or without a terminal, and never becomes a bar.
     """
     if quiet or not sys.stderr.isatty():
         shown: set[str] = set()
 
         def mention(label: str, _fraction: float) -> None:
             if lines and not quiet and label not in shown:
-                say(f"{label} ...")
+                say(label if "\n" in label else f"{label} ...")
             shown.add(label)
 
         yield mention
@@ -176,6 +178,10 @@ def progress_bar(*, quiet: bool, lines: bool = False) -> Iterator[Advance]:
         task = bars.add_task("", total=1.0)
 
         def advance(label: str, fraction: float) -> None:
+            if "\n" in label:
+                if lines:
+                    say(label)
+                return
             bars.update(task, description=label.replace("[", r"\["), completed=min(max(fraction, 0.0), 1.0))
 
         yield advance

@@ -5,6 +5,7 @@ Names are checked before anything heavy is imported, so a typo is answered at on
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from zoomrt.errors import UsageError, unknown_name
 from zoomrt.export.targets import PRECISIONS, TARGETS, precision_named, target_named
 
 if TYPE_CHECKING:
+    from zoomrt.bundle import Manifest
     from zoomrt.export.pipeline import BuildRequest, BuildResult
 
 BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
@@ -36,7 +38,11 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 @click.option("--overlap", type=int, help="Input pixels that neighbouring tiles share.")
 @click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
 @click.option("--backend", help=f"Another compiler than the target's: {', '.join(BACKENDS)}.")
+@click.option("--colour", help="none, mean_std (adain) or wavelet; the family's own if left out.")
+@click.option("--form", default="one_graph", show_default=True, help="split: three graphs, tiles in the latent.")
 @click.option("--timeout", "minutes", type=float, default=30.0, show_default=True, help="Minutes for one engine.")
+@click.option("--max-memory", help="Refuse a build that would take more, such as 800M, 12G or 12GiB.")
+@click.option("--bisect", is_flag=True, help="Where the graph differs from torch, name the first node that does.")
 @click.option("--no-cache", is_flag=True, help="Build even if the same request was built before.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Bundle folder; if left out, MODEL-PRECISION-TARGET."
@@ -56,7 +62,11 @@ def cli(
     overlap: int | None,
     batches: str,
     backend: str | None,
+    colour: str | None,
+    form: str,
     minutes: float,
+    max_memory: str | None,
+    bisect: bool,
     no_cache: bool,
     output: Path | None,
     quiet: bool,
@@ -71,7 +81,10 @@ def cli(
         raise unknown_name("backend", backend, BACKENDS)
     sizes = _batch_sizes(batches)
     _check_minutes(minutes)
+    memory = _memory_bytes(max_memory)
     require("export", "building a bundle")
+    if bisect:
+        require("debug", "--bisect")
     compiler = backend or TARGETS[target].backend
     if compiler != "onnxruntime":
         require("rtx" if compiler == "tensorrt_rtx" else "tensorrt", f"building with {compiler}")
@@ -89,7 +102,11 @@ def cli(
         batches=sizes,
         backend=backend,
         timeout_s=minutes * 60,
+        max_memory=memory,
         sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t),
+        colour=colour,
+        form=form,
+        bisect=bisect,
     )
     name = model or (weights.stem if weights else "edge")
     folder = output or Path(f"{name}-{precision}-{target}")
@@ -120,7 +137,9 @@ def summary(result: BuildResult) -> list[str]:
             f"{tile.width} x {tile.height} -> {tile.width * tile.scale} x {tile.height * tile.scale} px, "
             f"overlap {tile.overlap}, batch {batches}",
         ),
-        *(("parity", line) for line in _parity_lines(manifest.parity)),
+        *(("memory", line) for line in _memory_lines(manifest.memory)),
+        *(("parity", line) for line in _parity_lines(manifest)),
+        *(("fp16", line) for line in _fp16_lines(manifest.numerics)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
         *(("warning", line) for line in [*manifest.warnings, *result.notes]),
     ]
@@ -132,16 +151,33 @@ def summary(result: BuildResult) -> list[str]:
     ]
 
 
-def _parity_lines(parity: dict[str, Any]) -> list[str]:
+def _parity_lines(manifest: Manifest) -> list[str]:
     """The worst comparison of each runner; the manifest has them all."""
+    results = [result for batch in manifest.parity.values() for result in batch.get("results", [])]
     worst: dict[str, dict[str, Any]] = {}
-    for result in (result for batch in parity.values() for result in batch.get("results", [])):
+    for result in [*results, *manifest.numerics.get("results", [])]:
         held = worst.setdefault(result["runner"], result)
         worst[result["runner"]] = min(held, result, key=lambda one: float(one["psnr_db"]))
     return [
         f"{r['psnr_db']:.0f} dB or better against torch FP32 in {runner} (needed {r['needed_psnr_db']:.0f} dB)"
         for runner, r in worst.items()
     ]
+
+
+def _fp16_lines(numerics: dict[str, Any]) -> list[str]:
+    """What had to be done to the network for FP16."""
+    lines = []
+    if streams := numerics.get("rescaled"):
+        most = max(stream["largest"] for stream in streams)
+        lines.append(f"{len(streams)} streams with values up to {most:.3g} rescaled by powers of two")
+    if kept := numerics.get("kept_fp32"):
+        lines.append(f"kept in FP32: {', '.join(kept)}")
+    return lines
+
+
+def _memory_lines(memory: dict[str, Any]) -> list[str]:
+    """Where the plan of the build had its peak; nothing for a bundle without one."""
+    return [f"{memory['peak_bytes'] / 1e6:.0f} MB expected at most, in {memory['peak_stage']}"] if memory else []
 
 
 def _engine_lines(reports: dict[str, Any]) -> list[str]:
@@ -184,6 +220,23 @@ def _check_minutes(minutes: float) -> None:
         raise UsageError(
             "cannot use --timeout", seen=minutes, needed="minutes above zero", remedy="Write --timeout 30."
         )
+
+
+def _memory_bytes(text: str | None) -> int | None:
+    """Decimal or, with i, binary units; None for no limit."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MG])(?:(i)?B)?", text.strip(), re.IGNORECASE)
+    step = 1024 if found and found[3] else 1000
+    count = int(float(found[1]) * step ** {"M": 2, "G": 3}[found[2].upper()]) if found else 0
+    if count <= 0:
+        raise UsageError(
+            "cannot read --max-memory",
+            seen=repr(text),
+            needed="a size above zero in M, G, MiB or GiB",
+            remedy="Write --max-memory 12G.",
+        )
+    return count
 
 
 def main() -> None:

@@ -53,6 +53,8 @@ class EngineReport:
     kernels: int | None
     attentions_fused: int | None
     attentions_expected: int
+    attentions_unfused: tuple[str, ...] | None
+    """Nodes of the attentions that no kernel does as a whole."""
     share_in_precision: float | None
     """Kernels whose data is in the asked precision, of those that touch floating-point data at all; 0 to 1."""
     static_bytes: int | None
@@ -207,6 +209,12 @@ def _written_scores(plan: PlanSummary, graph: GraphFacts) -> tuple[str, ...]:
     return tuple(name for name in written if holds_scores(plan.tensors[name].shape))
 
 
+def _unfused(plan: PlanSummary, graph: GraphFacts) -> tuple[str, ...]:
+    """Attentions whose node stands in no kernel that does a whole attention."""
+    fused = {node for kernel in plan.kernels if kernel.kind == "attention" for node in kernel.nodes}
+    return tuple(attention.node for attention in graph.attentions if attention.node not in fused)
+
+
 def _report(
     compiled: CompiledPlan,
     backend: str,
@@ -219,9 +227,11 @@ def _report(
     touching = sum(dtype != "none" for dtype in dtypes)
     expected = len(graph.attentions)
     scores = _written_scores(plan, graph)
+    unfused = _unfused(plan, graph)
     warnings = []
     if plan.fused_attentions < expected:
-        warnings.append(f"{plan.fused_attentions} of {expected} attentions are fused; the others are slower")
+        named = f" ({', '.join(unfused)})" if unfused else ""
+        warnings.append(f"{plan.fused_attentions} of {expected} attentions are fused; the others are slower{named}")
     if scores:
         total = sum(plan.tensors[name].bytes for name in scores)
         warnings.append(f"attention scores are written to memory: {total / 1e6:.1f} MB per run")
@@ -233,6 +243,7 @@ def _report(
         kernels=len(plan.kernels),
         attentions_fused=plan.fused_attentions,
         attentions_expected=expected,
+        attentions_unfused=unfused,
         share_in_precision=round(1 - len(strangers) / touching, 4) if touching else 1.0,
         static_bytes=plan.static_bytes,
         workspace_bytes=plan.workspace_bytes,
@@ -257,6 +268,7 @@ def _unread_report(compiled: CompiledPlan, backend: str, precision: str, graph: 
         kernels=None,
         attentions_fused=None,
         attentions_expected=len(graph.attentions),
+        attentions_unfused=None,
         share_in_precision=None,
         static_bytes=None,
         workspace_bytes=None,

@@ -102,6 +102,7 @@ def _build(job: dict[str, Any], send: Send) -> str:
     # TensorRT 10 needs the flag for a graph that owns its precision; 11 and RTX know nothing else and ignore it.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, logger, job["onnx"], send)
+    _let_attentions_fall_apart(trt, network)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # node names stay in the engine, for its inspector
     config.clear_flag(trt.BuilderFlag.TF32)  # FP32 means FP32: TF32 would round inputs to FP16's ten bits
@@ -129,6 +130,18 @@ def _parse(trt: Any, network: Any, logger: Any, onnx: str, send: Send) -> None:
         f"{e.node_operator()} node {e.node_name()!r}: {e.desc()}" if e.node_operator() else e.desc() for e in errors
     ]
     raise _Failed("parse", said[-1] if said else "")
+
+
+def _let_attentions_fall_apart(trt: Any, network: Any) -> None:
+    """Have an attention without a kernel of its own built from plain ones, where the compiler would give up.
+
+    What is fused stays fused (benchmarks/build_time.py: the same bytes), and the finished engine tells which were not.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == getattr(trt.LayerType, "ATTENTION_INPUT", None):  # TensorRT 10 before 10.15 has none
+            layer.__class__ = trt.IAttentionInputLayer  # get_layer gives the base class
+            layer.attention.decomposable = True
 
 
 def _set_targets(trt: Any, config: Any, compute_capabilities: list[str]) -> None:

@@ -42,6 +42,11 @@ class SizeRule:
             remedy=f"Use --tile {below} or --tile {below + self.multiple_of}.",
         )
 
+    def largest_within(self, limit: int) -> int:
+        """The largest legal side up to `limit`; the smallest one if none is."""
+        smallest = self.minimum + -self.minimum % self.multiple_of
+        return max(smallest, limit // self.multiple_of * self.multiple_of)
+
 
 @dataclass(frozen=True)
 class TilingAdvice:

@@ -16,13 +16,24 @@ import torch
 from onnx_ir import passes
 from onnx_ir.passes import common as common_passes
 from torch import Tensor, nn
+from torch.export import Dim
 
 from zoomrt.errors import ExportError
+from zoomrt.export.half import is_half, to_half
 
-__all__ = ["EXTERNAL_DATA_BYTES", "INPUT", "OUTPUT", "export_graph", "operator_counts"]
+__all__ = [
+    "EXTERNAL_DATA_BYTES",
+    "INPUT",
+    "OUTPUT",
+    "export_graph",
+    "fp32_nodes",
+    "group_norms_as_instance_norms",
+    "operator_counts",
+    "quiet",
+]
 
 INPUT, OUTPUT = "lr", "sr"
-EXTERNAL_DATA_BYTES = 1 << 30
+EXTERNAL_DATA_BYTES = 1 << 28
 """Weights above this go into a file of their own beside the graph; protobuf ends at 2 GiB."""
 
 
@@ -34,29 +45,28 @@ def export_graph(
     half: bool,
     opset: int,
     instance_norm: bool = False,
+    free: bool = False,
 ) -> None:
     """Write `network` as an ONNX file with input `lr` and output `sr`, checked.
 
-    shape : (N, 3, h, w) of the input, static.
-    half : weights, input and output in FP16; the network itself is left as it is.
+    shape : (N, C, h, w) of the input, static.
+    half : input and output in FP16, and the weights too; a network that is not yet in FP16 is copied for it.
     opset : from 23 on attention stays one `Attention` node.
     instance_norm : write GroupNorm as InstanceNormalization over groups, the same numbers. ONNX Runtime has a kernel
         for that and takes GroupNormalization apart into a dozen operators (benchmarks/edge_latency.py has both).
+    free : leave height and width open; the h and w of `shape` are then an example, which must differ.
 
     The file depends on the network and the arguments only: no paths, times or stack traces are stored.
     Raises ExportError with the exporter's or checker's own message.
     """
     dtype = torch.float16 if half else torch.float32
-    if half or instance_norm:
+    if half and not is_half(network):
         network = copy.deepcopy(network)
-    if half:
-        network = network.half()
-    if instance_norm:
-        _write_group_norms_as_instance_norms(network)
+        to_half(network)
     weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
     external = weight_bytes > EXTERNAL_DATA_BYTES
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), group_norms_as_instance_norms(network if instance_norm else None):
             program = torch.onnx.export(
                 network.eval(),
                 (torch.zeros(shape, dtype=dtype),),
@@ -64,6 +74,7 @@ def export_graph(
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
+                dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},) if free else None,
                 optimize=True,
                 verbose=False,
             )
@@ -74,6 +85,8 @@ def export_graph(
             onnx_ir.save(model, path, external_data=path.name + ".data")
         else:
             onnx_ir.save(model, path)
+        for value in model.graph.initializers.values():
+            value.const_value = None  # the exporter keeps the model alive, and with it every weight
         onnx.checker.check_model(str(path), full_check=True)
     except (OSError, MemoryError):  # a full disk or no memory says nothing about the network
         raise
@@ -100,17 +113,41 @@ class _GroupsAsInstances(nn.Module):
         return normal * self.norm.weight.view(shape) + self.norm.bias.view(shape)
 
 
-def _write_group_norms_as_instance_norms(network: nn.Module) -> None:
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.GroupNorm) and child.affine:
-                setattr(parent, name, _GroupsAsInstances(child))
+@contextlib.contextmanager
+def group_norms_as_instance_norms(network: nn.Module | None) -> Iterator[None]:
+    """Swap them in for the time of an export; no weight is copied."""
+    places = [
+        (parent, name, child)
+        for parent in (network.modules() if network is not None else ())
+        for name, child in parent.named_children()
+        if isinstance(child, nn.GroupNorm) and child.affine
+    ]
+    try:
+        for parent, name, norm in places:
+            setattr(parent, name, _GroupsAsInstances(norm))
+        yield
+    finally:
+        for parent, name, norm in places:
+            setattr(parent, name, norm)
 
 
 def operator_counts(path: Path) -> dict[str, int]:
     """How often each operator stands in the graph, by name."""
     model = onnx.load(str(path), load_external_data=False)
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def fp32_nodes(path: Path) -> tuple[str, ...]:
+    """Nodes of an FP16 graph that take or hand on values in FP32, because the network asks for it there."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    constants.update(name for node in graph.node if node.op_type == "Constant" for name in node.output)
+    wide = {
+        value.name
+        for value in [*graph.value_info, *graph.output]
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and value.name not in constants
+    }
+    return tuple(node.name for node in graph.node if wide.intersection([*node.input, *node.output]))
 
 
 def _strip_provenance(model: onnx_ir.Model) -> None:
@@ -121,7 +158,7 @@ def _strip_provenance(model: onnx_ir.Model) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter logs and warns about its own internals; what matters reaches us as an exception."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,32 +1,26 @@
-"""Does the graph compute what the network computes? ONNX Runtime against torch FP32, in figures for the manifest.
-
-Probes: fresh random tiles (seeded by the request, so that another request sees other numbers) and a photograph.
-"""
+"""Does the graph compute what the network computes? ONNX Runtime against torch FP32, in figures for the manifest."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
-from zoomrt.errors import ExportError, PrecisionError
-from zoomrt.export.emulation import run_with_fp16_storage
+from zoomrt.errors import ExportError
 from zoomrt.export.graph import INPUT, OUTPUT
+from zoomrt.export.probes import half_photograph_half_noise
+from zoomrt.export.watching import Visitor, watched
 
-__all__ = ["MINIMUM_PSNR_DB", "Parity", "check_parity", "photograph_tile"]
+__all__ = ["MINIMUM_PSNR_DB", "Parity", "Reference", "check_parity", "compare", "reference"]
 
 MINIMUM_PSNR_DB = {"fp32": 80.0, "fp16": 45.0}
 """PSNR against torch FP32, peak = the value range. FP32 differs by summation order only; 45 dB keeps FP16 below one
 8-bit code value of RMS error (1.4) with room for the eye."""
-
-_PHOTOGRAPH = Path(__file__).with_name("photograph.png")
 
 
 @dataclass(frozen=True)
@@ -38,76 +32,72 @@ class Parity:
     max_abs: float
     psnr_db: float
     needed_psnr_db: float
+    max_relative: float
+    """Worst absolute difference over the largest wanted magnitude."""
 
 
-def photograph_tile(height: int, width: int, value_range: tuple[float, float]) -> NDArray[np.float32]:
-    """(1, 3, height, width) float32 of the bundled photograph (NASA, public domain), cropped or mirrored to size."""
-    with Image.open(_PHOTOGRAPH) as image:
-        pixels = np.asarray(image.convert("RGB"), np.float32)
-    pad = [(0, max(0, side - extent)) for side, extent in zip((height, width), pixels.shape[:2], strict=True)]
-    pixels = np.pad(pixels, [*pad, (0, 0)], mode="symmetric")[:height, :width]
-    low, high = value_range
-    tile = pixels.transpose(2, 0, 1)[None] / 255.0 * (high - low) + low
-    return np.ascontiguousarray(tile, dtype=np.float32)
+@dataclass(frozen=True)
+class Reference:
+    """A batch of tiles and what torch makes of it in FP32; both (N, 3, ...) float32."""
+
+    lr: NDArray[np.float32]
+    sr: NDArray[np.float32]
+    value_range: tuple[float, float]
 
 
-def check_parity(
+def reference(
     network: nn.Module,
-    graph: Path,
-    *,
     shape: tuple[int, int, int, int],
     value_range: tuple[float, float],
-    precision: str,
     seed: int,
-) -> dict[str, Any]:
-    """Compare and return plain figures for the manifest.
+    *,
+    half: bool,
+    visitors: tuple[Visitor, ...] = (),
+) -> Reference:
+    """Run the FP32 network on a photograph and fresh random pixels, one beside the other.
 
-    FP16 is measured twice: the graph in ONNX Runtime (which computes in FP32 on a CPU, so it proves the wiring) and
-    the network under FP16 storage emulation (which proves the range).
+    seed : of the request, so that another request sees other numbers.
+    half : round the pixels to FP16 first, as they will be for the graph.
+    visitors : see `watching.watched`.
+    """
+    lr = half_photograph_half_noise(shape, value_range, seed)
+    if half:
+        lr = lr.astype(np.float16).astype(np.float32)
+    return Reference(lr, watched(network, torch.from_numpy(lr), *visitors).numpy(), value_range)
 
-    Raises ExportError when the graph differs from the network, PrecisionError when FP16 cannot hold the values.
+
+def check_parity(graph: Path, wanted: Reference, precision: str) -> Parity:
+    """Run the graph on the reference's tiles and compare. ONNX Runtime computes FP16 graphs in FP32 on a CPU, so for
+    FP16 this proves the wiring; `fp16.py` proves the range.
+
+    Raises ExportError when the graph differs from the network.
     """
     session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     dtype = np.float16 if precision == "fp16" else np.float32
-    low, high = value_range
-    random = np.random.default_rng(seed).uniform(low, high, shape).astype(np.float32)
-    photograph = np.repeat(photograph_tile(shape[2], shape[3], value_range), shape[0], axis=0)
-    results = []
-    for probe, lr in (("random", random), ("photograph", photograph)):
-        lr = lr.astype(dtype).astype(np.float32)
-        with torch.no_grad():
-            wanted = network(torch.from_numpy(lr)).numpy()
-        if precision == "fp16":  # first, so that an overflow is reported as one
-            emulated = run_with_fp16_storage(network, torch.from_numpy(lr)).numpy()
-            results.append(_compare(wanted, emulated, probe, "fp16 storage emulation", high - low, precision))
-        (ran,) = session.run([OUTPUT], {INPUT: lr.astype(dtype)})
-        results.append(_compare(wanted, ran.astype(np.float32), probe, "onnxruntime", high - low, precision))
-    for result in results:
-        _demand(result)
-    return {"seed": seed, "reference": "torch float32", "results": [asdict(result) for result in results]}
+    (ran,) = session.run([OUTPUT], {INPUT: wanted.lr.astype(dtype)})
+    low, high = wanted.value_range
+    probe = "photograph and noise"
+    result = compare(wanted.sr, ran.astype(np.float32), probe, "onnxruntime", high - low, precision)
+    if result.psnr_db < result.needed_psnr_db:
+        seen = f"PSNR {result.psnr_db:.1f} dB" if np.isfinite(result.psnr_db) else "non-finite values"
+        raise ExportError(
+            f"the graph does not match torch FP32 on the {probe} tile",
+            seen=f"{seen}, worst difference {result.max_abs:.3g} (onnxruntime)",
+            needed=f"{result.needed_psnr_db:.0f} dB",
+            remedy="Run again with --bisect to see the first node that differs, and report this model.",
+        )
+    return result
 
 
-def _compare(
+def compare(
     wanted: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, precision: str
 ) -> Parity:
+    """peak : what PSNR is relative to. A non-finite value anywhere makes the PSNR minus infinity."""
     difference = got.astype(np.float64) - wanted.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         psnr = float(10 * np.log10(peak**2 / np.mean(difference**2)))
     # an exact match is infinitely good, which JSON cannot say
     psnr = min(psnr, 200.0) if np.isfinite(difference).all() else float("-inf")
-    return Parity(probe, runner, float(np.abs(difference).max()), round(psnr, 2), MINIMUM_PSNR_DB[precision])
-
-
-def _demand(result: Parity) -> None:
-    if result.psnr_db >= result.needed_psnr_db:
-        return
-    emulated = result.runner != "onnxruntime"
-    kind = PrecisionError if emulated else ExportError
-    remedy = "Build with --precision fp32." if emulated else "Report this model: its graph does not do what torch does."
-    seen = "non-finite values" if result.psnr_db == float("-inf") else f"PSNR {result.psnr_db:.1f} dB"
-    raise kind(
-        f"the {'FP16 network' if emulated else 'graph'} does not match torch FP32 on the {result.probe} tile",
-        seen=f"{seen}, worst difference {result.max_abs:.3g} ({result.runner})",
-        needed=f"{result.needed_psnr_db:.0f} dB",
-        remedy=remedy,
-    )
+    worst = float(np.abs(difference).max())
+    relative = worst / max(float(np.abs(wanted).max()), 1e-20)
+    return Parity(probe, runner, worst, round(psnr, 2), MINIMUM_PSNR_DB[precision], relative)

@@ -11,18 +11,23 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import get_args
 
-from zoomrt.bundle import Manifest, open_bundle, sha256_of
+from zoomrt.bundle import ColourPolicy, Manifest, open_bundle, sha256_of
 from zoomrt.errors import MissingDependency, UsageError, unknown_name
 from zoomrt.export import cache
 from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.targets import Target, precision_named, target_named
 
-__all__ = ["DEFAULT_MODEL", "BuildRequest", "BuildResult", "Progress", "build"]
+__all__ = ["COLOURS", "DEFAULT_MODEL", "FORMS", "BuildRequest", "BuildResult", "Progress", "build"]
 
 DEFAULT_MODEL = "edge"
+COLOURS: tuple[str, ...] = get_args(ColourPolicy)
+FORMS = ("one_graph", "split")
 Progress = Callable[[str, float], None]
+_NOT_AS_THEY_ARE = ("weights", "sources", "timeout_s", "max_memory", "bisect")
+"""Fields of a request that its key takes by content, or that cannot change the bundle."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,11 @@ class BuildRequest:
     batches : tile counts per engine call, ascending from 1; one graph (and engine) each.
     backend : `tensorrt` builds with full TensorRT for the GPU present instead of the target's TensorRT-RTX.
     timeout_s : limit for one engine build, seconds.
+    max_memory : bytes; a build that is expected to take more is refused before it starts.
     sources : what the family needs besides the checkpoint.
+    colour : another colour policy than the family's, see `bundle.TileFacts.colour`.
+    form : `split` for three graphs and latent tiles, see `split.py`; target cpu, precision fp32 and batch 1 only.
+    bisect : where the graph does not do what torch does, name the first node that differs.
     """
 
     model: str | None = None
@@ -47,7 +56,11 @@ class BuildRequest:
     batches: tuple[int, ...] = (1,)
     backend: str | None = None
     timeout_s: float = 1800.0
+    max_memory: int | None = None
     sources: Sources = NO_SOURCES
+    colour: str | None = None
+    form: str = "one_graph"
+    bisect: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,7 @@ def build(
     precision_named(request.precision, target)
     if request.model is not None and request.model not in family_names():
         raise unknown_name("model", request.model, family_names())
+    _check_colour_and_form(request)
     backend = _backend(request, target)
     versions = _versions(backend, request.sources)
     key = _content_key(request, versions)
@@ -112,12 +126,32 @@ def _content_key(request: BuildRequest, versions: dict[str, str]) -> str:
 
     Weights that ship inside the package are part of its code. A file that cannot be read is reported when it is loaded.
     """
-    content = {
-        name: repr(value) for name, value in asdict(request).items() if name not in ("weights", "timeout_s", "sources")
-    }
+    content = {name: repr(value) for name, value in asdict(request).items() if name not in _NOT_AS_THEY_ARE}
     weights = request.weights
     content["weights"] = f"{weights.name} {sha256_of(weights)}" if weights and weights.is_file() else str(weights)
     return cache.content_key({**content, "sources": request.sources.fingerprint, "versions": versions})
+
+
+def _check_colour_and_form(request: BuildRequest) -> None:
+    if request.colour is not None and request.colour not in COLOURS:
+        raise unknown_name("colour policy", request.colour, COLOURS)
+    if request.form not in FORMS:
+        raise unknown_name("form", request.form, FORMS)
+    asked = (request.target, request.precision, request.batches)
+    if request.form == "split" and asked != ("cpu", "fp32", (1,)):
+        raise UsageError(
+            "the split form cannot be built like that",
+            seen=f"target {request.target}, precision {request.precision}, batch {','.join(map(str, request.batches))}",
+            needed="target cpu, precision fp32, batch 1",
+            remedy="Leave --target, --precision and --batch out, or --form.",
+        )
+    if request.form == "split" and request.bisect:
+        raise UsageError(
+            "the three graphs of the split form cannot be bisected",
+            seen="--form split --bisect",
+            needed="one graph",
+            remedy="Bisect the same model without --form split.",
+        )
 
 
 def _backend(request: BuildRequest, target: Target) -> str:

@@ -16,7 +16,7 @@ from zoomrt.bundle import Bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
 from zoomrt.runtime.session import Session
 
-__all__ = ["OnnxRuntimeSession", "core_count"]
+__all__ = ["OnnxRuntimeSession", "core_count", "load_error", "run_error"]
 
 # ONNX Runtime has no error codes that tell a graph it is too old for from a graph that is broken; these words do.
 _TOO_OLD = ("opset", "ir version", "no op registered", "not a registered", "could not find an implementation")
@@ -80,7 +80,7 @@ class OnnxRuntimeSession(Session):
             session = onnxruntime.InferenceSession(str(bundle.file(name)), options, providers=["CPUExecutionProvider"])
         except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
             built_with = bundle.manifest.versions.get("onnxruntime")
-            raise _load_error(bundle.file(name), cause, onnxruntime.__version__, built_with) from cause
+            raise load_error(bundle.file(name), cause, onnxruntime.__version__, built_with) from cause
         tile = self.tile
         dtype = np.dtype(tile.dtype)
         arrays = (
@@ -105,14 +105,14 @@ class OnnxRuntimeSession(Session):
         try:
             engine.session.run_with_iobinding(engine.binding)
         except Exception as cause:
-            raise _run_error(cause) from cause
+            raise run_error(cause) from cause
         return engine.output
 
     def _release(self) -> None:
         self._engines = {}
 
 
-def _load_error(path: Path, cause: Exception, version: str, built_with: str | None) -> ZoomrtError:
+def load_error(path: Path, cause: Exception, version: str, built_with: str | None) -> ZoomrtError:
     text = _last_sentence(cause)
     if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
         return _no_memory(text)
@@ -125,7 +125,7 @@ def _load_error(path: Path, cause: Exception, version: str, built_with: str | No
     return BundleError(f"graph {str(path)!r} is damaged", seen=text, needed="a valid ONNX graph", remedy=remedy)
 
 
-def _run_error(cause: Exception) -> ZoomrtError:
+def run_error(cause: Exception) -> ZoomrtError:
     text = _last_sentence(cause)
     if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
         return _no_memory(text)

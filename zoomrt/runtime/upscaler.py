@@ -1,7 +1,8 @@
 """The upscaler: sends a frame through a bundle's engine, tile by tile.
 
 Execution only. `tiles` says what to read and with what weight, a session turns tiles into pixels, `blend` adds them up,
-`pixels` converts, `colour` corrects; this file moves the data between them and owns the session.
+`pixels` converts, `colour` and `wavelet` correct; this file moves the data between them and owns the session. A bundle
+in the split form has a session that takes the whole picture and cuts tiles of its own.
 """
 
 from __future__ import annotations
@@ -12,30 +13,38 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import Bundle, Manifest, open_bundle
+from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
 from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError
 from zoomrt.runtime import pixels
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.session import Session
+from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import check_facts, plan
+from zoomrt.runtime.wavelet import match_low_frequencies
 
 __all__ = ["Upscaler", "load"]
 
 Progress = Callable[[int, int], None]
+Block = tuple[slice, slice, NDArray[np.float32]]
+"""Rows and columns of the output frame that are final, and their pixels, (3, rows, columns) in tile.value_range."""
 
 
-def _onnxruntime(bundle: Bundle, threads: int | None) -> Session:
+def _onnxruntime(bundle: Bundle, threads: int | None) -> Session | SplitSession:
     from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
 
+    manifest = bundle.manifest
+    if manifest.split is not None:
+        return SplitSession(bundle.path, manifest.graphs, manifest.tile, manifest.split, threads)
     return OnnxRuntimeSession(bundle, threads)
 
 
 # manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
-_SESSIONS: dict[str, Callable[[Bundle, int | None], Session]] = {
+_SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
     "onnxruntime": _onnxruntime,
 }
 
@@ -74,7 +83,7 @@ class Upscaler:
     Threads may share it: frames take turns, and each frame has all the engine's threads.
     """
 
-    def __init__(self, manifest: Manifest, session: Session) -> None:
+    def __init__(self, manifest: Manifest, session: Session | SplitSession) -> None:
         self.manifest = manifest
         self._session = session
         self._lock = threading.RLock()
@@ -91,10 +100,12 @@ class Upscaler:
         frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `tiles.MAX_SIDE` and
             `tiles.MAX_PIXELS`. Strides do not matter, and it is not written to. Grey goes through as three equal
             channels and comes back as luma.
-        on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call.
+        on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call. In the split
+            form encoder and decoder count as one tile each.
 
         Returns the same type and rank, `scale` times the size. Beyond both frames, memory is set by the tile size,
-        plus a strip one overlap high and as wide as the output.
+        plus a strip one overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`. In
+        the split form it grows with the frame.
 
         Raises InputError for a frame that does not fit, RuntimeFault when the engine fails or the upscaler is closed,
         OutOfMemory. The upscaler stays usable after any of them, and after Ctrl-C.
@@ -108,28 +119,27 @@ class Upscaler:
 
     def _upscale(self, frame: NDArray[Any], on_tile: Progress | None) -> NDArray[Any]:
         facts = self.manifest.tile
-        tiles = plan(frame.shape[0], frame.shape[1], facts)
-        blender = Blender(tiles)
         out = pixels.empty_frame(frame, facts.scale)
         source = moments_of_frame(frame) if facts.colour == "mean_std" else None
         result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if source else None
-        batch = np.empty((min(facts.batches[-1], len(tiles)), 3, facts.height, facts.width), np.float32)
 
-        for chosen in _batches(len(tiles), facts.batches):
-            self._check_open()  # on_tile or another thread may have closed it
-            inputs = batch[: len(chosen)]
-            for tile, index in zip(inputs, chosen, strict=True):
-                pixels.gather(frame, tiles, index, facts, tile)
-            outputs = self._session.run(inputs, [tiles.name(index) for index in chosen])
-            for index, tile in zip(chosen, outputs, strict=True):
-                rows, columns, block = blender.add(index, tile)
-                pixels.store(block, facts, out[rows, columns], result)
-            if on_tile is not None:  # after the batch, so that a callback may use the session again
-                for index in chosen:
-                    on_tile(index + 1, len(tiles))
+        def on_part(done: int, total: int) -> None:
+            if on_tile is not None:
+                on_tile(done, total)
+            if done < total:
+                self._check_open()  # on_tile or another thread may have closed it
+
+        if isinstance(self._session, SplitSession):
+            blocks = _whole(self._session, frame, facts, on_part)
+        else:
+            blocks = _tile_by_tile(self._session, frame, facts, on_part)
+        for rows, columns, block in blocks:
+            pixels.store(block, facts, out[rows, columns], result)
 
         if source is not None and result is not None:
             apply_affine(out, *matching_affine(source, result))
+        elif facts.colour == "wavelet":
+            match_low_frequencies(out, frame)
         return out
 
     def close(self) -> None:
@@ -154,6 +164,29 @@ class Upscaler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _tile_by_tile(session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress) -> Iterator[Block]:
+    tiles = plan(frame.shape[0], frame.shape[1], facts)
+    blender = Blender(tiles)
+    batch = np.empty((min(facts.batches[-1], len(tiles)), 3, facts.height, facts.width), np.float32)
+    for chosen in _batches(len(tiles), facts.batches):
+        inputs = batch[: len(chosen)]
+        for tile, index in zip(inputs, chosen, strict=True):
+            pixels.gather(frame, tiles, index, facts, tile)
+        outputs = session.run(inputs, [tiles.name(index) for index in chosen])
+        for index, tile in zip(chosen, outputs, strict=True):
+            yield blender.add(index, tile)
+        for index in chosen:  # after the batch, so that a callback may use the session again
+            on_part(index + 1, len(tiles))
+
+
+def _whole(session: SplitSession, frame: NDArray[Any], facts: TileFacts, on_part: Progress) -> Iterator[Block]:
+    height, width = frame.shape[:2]
+    picture = np.empty((1, 3, height, width), np.float32)
+    one_tile = plan(height, width, msgspec.structs.replace(facts, height=height, width=width))
+    pixels.gather(frame, one_tile, 0, facts, picture[0])
+    yield slice(None), slice(None), session.run(picture, on_part)
 
 
 def _batches(count: int, sizes: tuple[int, ...]) -> Iterator[range]:

@@ -1,7 +1,7 @@
 """The `hypir` family (the public SD2 weights): Stable Diffusion 2.1-base, one step at t=200, adapters on the UNet.
 
 Facts: hypir.md. Stock VAE, no noise, prompt empty by default. `coeff_t` sets how much is changed; the network always
-sees t=200. Without the authors' wavelet colour fix, which the runtime does not have yet.
+sees t=200.
 """
 
 from __future__ import annotations
@@ -34,14 +34,11 @@ class Hypir(Family):
         size=SizeRule(minimum=16, multiple_of=16),
         value_range=(-1.0, 1.0),
         steps=1,
-        colour="none",
+        colour="wavelet",
         tiling=TilingAdvice(tile=128, overlap=32, context=8),
         weights_licence="HYPIR: non-commercial use only; Stable Diffusion 2.1-base: CreativeML Open RAIL++-M",
         takes=("base", "prompt", "prompt_embedding", "coeff_t"),
-        warnings=(
-            "HYPIR's code and weights are for non-commercial use only",
-            "built without HYPIR's wavelet colour fix: colours may drift from the input's",
-        ),
+        warnings=("HYPIR's code and weights are for non-commercial use only",),
     )
 
     def recognises(self, checkpoint: Checkpoint) -> bool:

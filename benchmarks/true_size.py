@@ -1,0 +1,178 @@
+"""The diffusion families at true size: build time by stage, peak memory, what the engine says, and the CPU's speed.
+
+python -m benchmarks.true_size --model osediff --target sm89 --precision fp16 --weights W [--base B ...]
+    one build in a process of its own: writes benchmarks/results/true_size_MODEL_PRECISION_TARGET.json
+python -m benchmarks.true_size --model osediff --speed --weights W [--base B ...]
+    one 512x512 tile in FP32, ONNX Runtime beside torch eager: writes benchmarks/results/true_size_MODEL_speed.json
+
+`tests/export/test_true_size.py` shows how files of the published layout are made of random numbers; results recorded
+with such files say what building and running cost, and nothing about pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import multiprocessing
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from benchmarks._record import record, summary
+from zoomrt.bundle import Manifest
+from zoomrt.export.checkpoint import load_checkpoint
+from zoomrt.export.families import family_named
+from zoomrt.export.graph import export_graph
+from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.probes import photograph_tile
+from zoomrt.export.sources import Sources
+
+THREADS = 2
+
+
+class Stages:
+    """Seconds of each stage; call it as a build's progress."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._stage, self._since = "start", time.perf_counter()
+
+    def __call__(self, label: str, _fraction: float) -> None:
+        stage = label.partition(":")[0]
+        now = time.perf_counter()
+        self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + now - self._since, 2)
+        self._stage, self._since = stage, now
+
+
+def high_water() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (kilobytes,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    return kilobytes * 1024
+
+
+def child(request: BuildRequest, output: Path, answers: Connection) -> None:
+    torch.set_num_threads(THREADS)
+    stages, started = Stages(), time.perf_counter()
+    manifest = build(request, output, use_cache=False, on_progress=stages).manifest
+    stages("end", 1.0)
+    answers.send((round(time.perf_counter() - started, 2), stages.seconds, high_water(), manifest))
+
+
+def build_figures(request: BuildRequest) -> dict[str, object]:
+    """The build takes its inputs from files, so a process of its own shows its memory and nothing else's."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        answers, theirs = context.Pipe(duplex=False)
+        worker = context.Process(target=child, args=(request, Path(folder) / "bundle", theirs))
+        worker.start()
+        theirs.close()
+        seconds, stages, peak, manifest = answers.recv()
+        worker.join()
+    return {
+        "seconds": seconds,
+        "seconds_by_stage": stages,
+        "peak_rss_gb": round(peak / 1e9, 2),
+        "bundle_mb": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6),
+        **engine_figures(manifest),
+        "parity": manifest.parity["1"]["results"],
+        "numerics": manifest.numerics,
+    }
+
+
+def engine_figures(manifest: Manifest) -> dict[str, object]:
+    if not manifest.engine_report:
+        return {}
+    report = manifest.engine_report["1"]
+    build_cost = report["build"]
+    return {
+        "engine_seconds": round(build_cost["seconds"], 1),
+        "engine_peak_rss_gb": round((build_cost["peak_rss_bytes"] or 0) / 1e9, 2),
+        "engine_mb": round(report["engine_bytes"] / 1e6),
+        "sms": report["sms"],
+        "kernels": report["kernels"],
+        "attentions_fused": f"{report['attentions_fused']} of {report['attentions_expected']}",
+        "unfused": report.get("attentions_unfused"),
+        "share_in_precision": report["share_in_precision"],
+        "static_mb_per_run": round((report["static_bytes"] or 0) / 1e6),
+        "workspace_mb": round((report["workspace_bytes"] or 0) / 1e6),
+        "warnings": report["warnings"],
+    }
+
+
+def speed_figures(request: BuildRequest, rounds: int) -> dict[str, object]:
+    """Interleaved runs of one tile, the pause between them long enough for either library's threads to go to sleep."""
+    torch.set_num_threads(THREADS)
+    assert request.model is not None
+    assert request.weights is not None
+    family = family_named(request.model)
+    network = family.network(load_checkpoint(request.weights), request.sources)
+    side = family.facts.tiling.tile
+    lr = photograph_tile(side, side, family.facts.value_range)
+    tensor = torch.from_numpy(lr)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder) / "g.onnx"
+        export_graph(network, graph, shape=(1, 3, side, side), half=False, opset=23, instance_norm=True)
+        gc.collect()
+        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    seconds: dict[str, list[float]] = {"onnxruntime": [], "torch_eager": []}
+    for round_ in range(rounds + 1):  # the first one warms up
+        for name, times in seconds.items():
+            time.sleep(1.0)
+            started = time.perf_counter()
+            if name == "onnxruntime":
+                (got,) = session.run(None, {"lr": lr})
+            else:
+                with torch.inference_mode():
+                    wanted = network(tensor).numpy()
+            if round_:
+                times.append(time.perf_counter() - started)
+    ratios = [a / b for a, b in zip(seconds["onnxruntime"], seconds["torch_eager"], strict=True)]
+    return {
+        "tile": [side, side],
+        "threads": THREADS,
+        "runners": {name: summary(times) for name, times in seconds.items()},
+        "ratio_onnxruntime_to_torch_eager": {
+            "median": round(statistics.median(ratios), 3),
+            "worst": round(max(ratios), 3),
+            "n": rounds,
+        },
+        "max_relative_error": float(np.abs(got - wanted).max() / np.abs(wanted).max()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--target", default="sm89")
+    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    for name in ("weights", "base", "decoder", "prompt-embedding"):
+        parser.add_argument(f"--{name}", type=Path)
+    given = parser.parse_args()
+    request = BuildRequest(
+        model=given.model,
+        weights=given.weights,
+        precision=given.precision,
+        target=given.target,
+        sources=Sources(base=given.base, decoder=given.decoder, prompt_embedding=given.prompt_embedding),
+    )
+    if given.speed:
+        name, result = f"true_size_{given.model}_speed", speed_figures(request, given.rounds)
+    else:
+        name, result = f"true_size_{given.model}_{given.precision}_{given.target}", build_figures(request)
+    print(record(name, result, "torch", "onnx", "onnxruntime", "diffusers", "tensorrt_rtx"))
+    for key, value in result.items():
+        print(f"{key:<36} {value}"[:300])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Makes a network safe to run in FP16, and proves it: FP16 ends at 65504, and beyond that a picture turns black.
+
+1. One FP32 pass per tile notes the largest magnitude of every value.
+2. Streams of values that come near the limit are made smaller by a power of two: exact, and free at run time.
+3. Modules with values that cannot be (they feed a SiLU, say) stay in FP32.
+4. The network becomes FP16, and FP16 storage emulation on the same tiles must come close to FP32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from zoomrt.errors import PrecisionError
+from zoomrt.export.emulation import run_with_fp16_storage
+from zoomrt.export.half import keep_fp32, to_half
+from zoomrt.export.memory import return_freed_memory
+from zoomrt.export.parity import MINIMUM_PSNR_DB, Parity, compare
+from zoomrt.export.ranges import FP16_MAX, Ranges, Value, magnitude, sampled
+from zoomrt.export.streams import Streams
+from zoomrt.export.watching import Operation, watched
+
+__all__ = ["NEAR", "TOO_NEAR", "Fp16Report", "make_fp16_safe"]
+
+NEAR = FP16_MAX / 4
+"""Above it a stream is rescaled, which is free: other pictures may reach four times what these did."""
+TOO_NEAR = FP16_MAX / 2
+"""Above it a value that cannot be rescaled is kept in FP32, which is not free."""
+_SUSPECT = 0.01
+"""Relative error of a value from which on it is named as the place where precision was lost."""
+
+
+@dataclass(frozen=True)
+class Fp16Report:
+    """What was done to a network and how close it came; `to_json` is for the manifest."""
+
+    largest: dict[str, float]
+    """The largest values that are left in FP16, by name."""
+    rescaled: list[dict[str, Any]]
+    """One per stream: exponent, largest value before, number of values, the first and the last of them."""
+    kept_fp32: list[str]
+    """Modules that stay in FP32."""
+    results: list[Parity] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_fp16_safe(
+    network: nn.Module,
+    tiles: Mapping[str, NDArray[np.float32]],
+    value_range: tuple[float, float],
+    seen: Sequence[Ranges] = (),
+) -> Fp16Report:
+    """Rescale, keep what must stay FP32, turn the network into FP16 in place, and prove it on the tiles.
+
+    network : FP32. tiles : name -> (N, 3, h, w) in `value_range`. seen : ranges of other tiles, maybe of another size.
+
+    Raises PrecisionError that names the operation, if a value cannot be held or a tile ends below
+    `MINIMUM_PSNR_DB["fp16"]`; the network is then as far as it came.
+    """
+    streams = Streams()
+    wanted: dict[str, Tensor] = {}
+    ranges: dict[str, Ranges] = {}
+    for name, tile in tiles.items():
+        ranges[name] = Ranges()
+        visitors = [ranges[name]] if wanted else [ranges[name], streams]
+        wanted[name] = watched(network, torch.from_numpy(tile), *visitors)
+        if len(wanted) == 1:
+            streams.finish(wanted[name])
+    values = next(iter(ranges.values())).values
+    largest = _largest([*ranges.values(), *seen])
+    _check_fp32(values, largest)
+
+    exponents = streams.exponents(largest, NEAR)
+    streams.rescale(exponents)
+    factors = [1.0] * len(values)
+    rescaled = []
+    for stream, exponent in exponents.items():
+        members = streams.members()[stream]
+        rescaled.append(_described(exponent, [values[i] for i in members], max(largest[i] for i in members)))
+        for index in members:
+            factors[index] = 2.0**exponent
+    left = [magnitude * factor for magnitude, factor in zip(largest, factors, strict=True)]
+    kept = _keep_what_must(network, values, left)
+    to_half(network)
+    return_freed_memory()
+
+    results = []
+    for name, tile in tiles.items():
+        closeness = _Closeness(ranges[name].values, factors)
+        got = run_with_fp16_storage(network, torch.from_numpy(tile), closeness)
+        low, high = value_range
+        result = compare(wanted[name].numpy(), got.numpy(), name, "fp16 storage emulation", high - low, "fp16")
+        _demand(result, closeness)
+        results.append(result)
+    return Fp16Report(_top(values, left, kept), rescaled, kept, results)
+
+
+def _largest(ranges: Sequence[Ranges]) -> list[float]:
+    """Largest magnitude of each value over all tiles."""
+    names = {tuple(value.name for value in one.values) for one in ranges}
+    if len(names) != 1:
+        raise PrecisionError(
+            "cannot tell which values of the network belong together",
+            seen="other operations for another tile size",
+            needed="the same operations for every tile",
+            remedy="Build with --precision fp32, and report this model.",
+        )
+    return [max(value.largest for value in same) for same in zip(*(one.values for one in ranges), strict=True)]
+
+
+def _check_fp32(values: Sequence[Value], largest: Sequence[float]) -> None:
+    broken = next((v for v, size in zip(values, largest, strict=True) if not math.isfinite(size)), None)
+    if broken is not None:
+        raise PrecisionError(
+            "the network is not finite even in FP32",
+            seen=f"a non-finite result of {broken.name}",
+            needed="finite values",
+            remedy="Check the weights: they may be of another model or damaged.",
+        )
+
+
+def _described(exponent: int, values: Sequence[Value], largest: float) -> dict[str, Any]:
+    ends = {"first": values[0].name, "last": values[-1].name}
+    return {"exponent": exponent, "largest": float(f"{largest:.4g}"), "values": len(values), **ends}
+
+
+def _keep_what_must(network: nn.Module, values: Sequence[Value], left: Sequence[float]) -> list[str]:
+    """Keep in FP32 the smallest modules around values that are too near the limit, and whose own result is not."""
+    last = {}  # module -> its last operation, which gives its result
+    for index, value in enumerate(values):
+        for place in _around(value.place):
+            last[place] = index
+    kept = []
+    for value, size in zip(values, left, strict=True):
+        if size <= TOO_NEAR or not value.place:
+            continue  # what the network itself computes, outside its modules, has the type it was written in
+        place = next((place for place in _around(value.place) if left[last[place]] <= TOO_NEAR), "")
+        if not place:
+            raise PrecisionError(
+                "FP16 cannot hold a value of this network, and no part of it can stay in FP32 instead",
+                seen=f"{size:.3g} after {value.name}",
+                needed=f"{TOO_NEAR:.0f} at most",
+                remedy="Build with --precision fp32.",
+            )
+        if place not in kept:
+            keep_fp32(network.get_submodule(place))
+            kept.append(place)
+    return kept
+
+
+def _around(place: str) -> list[str]:
+    """A module's path and those of the modules around it, innermost first, without the network itself."""
+    parts = place.split(".") if place else []
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+class _Closeness:
+    """Compares every value under FP16 with the same value under FP32; `culprit` is the first that is off."""
+
+    def __init__(self, values: Sequence[Value], factors: Sequence[float]) -> None:
+        self.values, self.factors = values, factors
+        self.culprit: str | None = None
+
+    def __call__(self, operation: Operation) -> None:
+        if self.culprit is not None or not operation.outputs:
+            return
+        if not math.isfinite(max(map(magnitude, operation.outputs))):
+            self.culprit = f"non-finite values from {operation.name} on"
+            return
+        wanted = self.values[operation.index].sample * self.factors[operation.index]
+        error = float((sampled(operation.outputs) - wanted).norm() / wanted.norm().clamp_min(1e-20))
+        if error > _SUSPECT:
+            self.culprit = f"an error above {_SUSPECT:.0%} from {operation.name} on"
+
+
+def _demand(result: Parity, closeness: _Closeness) -> None:
+    needed = MINIMUM_PSNR_DB["fp16"]
+    if result.psnr_db >= needed:
+        return
+    finite = f"PSNR {result.psnr_db:.1f} dB, " if math.isfinite(result.psnr_db) else ""
+    raise PrecisionError(
+        f"the FP16 network does not match torch FP32 on the {result.probe} tile",
+        seen=finite + (closeness.culprit or "a little error everywhere"),
+        needed=f"{needed:.0f} dB under FP16 storage emulation",
+        remedy="Build with --precision fp32.",
+    )
+
+
+def _top(values: Sequence[Value], left: Sequence[float], kept: Sequence[str], count: int = 5) -> dict[str, float]:
+    narrow = [index for index, value in enumerate(values) if not set(kept).intersection(_around(value.place))]
+    order = sorted(narrow, key=lambda index: -left[index])
+    return {values[index].name: float(f"{left[index]:.4g}") for index in order[:count]}

@@ -1,0 +1,177 @@
+"""How much memory a build will take, stage by stage, before it takes it.
+
+Weights and activations are counted exactly (`activations.py`); what libraries need beside them is a constant below,
+measured on Stable Diffusion 2.1-base of true size and of a quarter of it, and on `edge`. Bytes of physical memory of a
+build and its engine compiler together, without the pages of mapped files, which the system takes back when it must.
+benchmarks/build_memory.py compares with real builds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zoomrt.bundle import TileFacts
+from zoomrt.errors import OutOfMemory
+from zoomrt.export.activations import Activations, activations_of
+from zoomrt.export.graph import EXTERNAL_DATA_BYTES
+from zoomrt.export.sources import Sources, component_weights
+
+__all__ = ["MemoryPlan", "Stage", "check_budget", "check_files", "plan_memory", "return_freed_memory", "stored_bytes"]
+
+PROGRAM_BYTES = 600_000_000
+"""Python with its libraries after some work: 0.5 GB for edge, 0.75 GB at the end of a build with diffusers."""
+EXPORT_COPIES = {"embedded": 3.0, "external": 0.1}
+"""Copies of the weights beside the network's own while the graph is written and checked. Embedded: as tensors, as
+protobuf, as its bytes. External (`graph.EXTERNAL_DATA_BYTES`): one tensor after the other."""
+ORT_COPIES = {"fp32": 1.1, "fp16": 3.2}
+"""What ONNX Runtime holds with a graph loaded, over the weights' bytes; on a CPU it widens an FP16 graph to FP32."""
+ORT_ACTIVATIONS = 1.85
+"""ONNX Runtime's arena over the activations with attention scores written out: it grows by doubling."""
+COMPILER_BYTES = 280_000_000
+"""The engine compiler's process apart from the weights (build_time.json: `edge`, 0.3 GB)."""
+COMPILER_COPIES = 3.3
+"""Peak of TensorRT-RTX over the weights' bytes: 6.1 GB for 1.8 GB of FP16 (trt.md section 5 has the same ratio)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a build, in bytes.
+
+    weights : of the network as it stands in this step. activations : values between its layers.
+    workspace : what the libraries need beside both: Python itself, layout changes, copies, the compiler.
+    """
+
+    name: str
+    weights: int
+    activations: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations + self.workspace
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The stages in order, and the activations of each part of the network in the stage `reference`, in bytes."""
+
+    stages: tuple[Stage, ...]
+    parts: dict[str, int]
+
+    @property
+    def peak(self) -> Stage:
+        """The stage that needs most."""
+        return max(self.stages, key=lambda stage: stage.total)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types only, for the manifest."""
+        stages = [{**asdict(stage), "total": stage.total} for stage in self.stages]
+        return {"peak_bytes": self.peak.total, "peak_stage": self.peak.name, "stages": stages, "parts": self.parts}
+
+    def lines(self) -> list[str]:
+        """A table for a person."""
+        head = f"{'memory':<12}{'weights':>12}{'activations':>13}{'workspace':>12}{'total':>10}"
+        rows = [
+            f"  {s.name:<10}{size(s.weights):>12}{size(s.activations):>13}{size(s.workspace):>12}{size(s.total):>10}"
+            for s in self.stages
+        ]
+        hungriest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
+        parts = ", ".join(f"{name} {size(count)}" for name, count in hungriest)
+        peak = f"  peak {size(self.peak.total)} in {self.peak.name}; activations by part: {parts}"
+        return [head, *rows, peak]
+
+
+def plan_memory(
+    network: nn.Module, tile: TileFacts, *, probe: int, precision: str, backend: str, stored: int
+) -> MemoryPlan:
+    """What a build of `network` will need, for its largest batch.
+
+    network : FP32; it is neither run nor changed. probe : side of the tiles for FP16 emulation, LR pixels.
+    precision : `fp32` or `fp16`. backend : `onnxruntime`, or the compiler of engines.
+    stored : `stored_bytes` of the files that the network came from.
+    """
+    constants = [*network.parameters(), *network.buffers()]
+    weights = sum(tensor.nbytes for tensor in constants)
+    kept = weights // 2 if precision == "fp16" else weights
+    values = activations_of(network, (tile.batches[-1], 3, tile.height, tile.width))
+    beside = stored - weights if stored >= weights else stored  # narrower files are widened beside themselves
+    stages = [_stage("weights", weights, 0, beside), _torch_stage("reference", weights, values)]
+    if precision == "fp16":
+        emulated = activations_of(network, (1, 3, probe, probe))
+        stages.append(_torch_stage("fp16", weights, emulated, beside=kept))  # what is freed has holes at first
+    placed = "external" if kept > EXTERNAL_DATA_BYTES else "embedded"
+    stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))
+    stages.append(_stage("parity", kept, ORT_ACTIVATIONS * values.unfused, (ORT_COPIES[precision] - 1) * kept))
+    if backend != "onnxruntime":
+        stages.append(_stage("engine", kept, 0, (COMPILER_COPIES - 1) * kept + COMPILER_BYTES))
+    return MemoryPlan(tuple(stages), values.parts)
+
+
+def _torch_stage(name: str, weights: int, values: Activations, beside: int = 0) -> Stage:
+    return _stage(name, weights, values.live, values.converting - values.live + beside)
+
+
+def _stage(name: str, weights: int, activations: float, workspace: float) -> Stage:
+    return Stage(name, weights, round(activations), round(workspace) + PROGRAM_BYTES)
+
+
+def stored_bytes(weights: Path | None, sources: Sources) -> int:
+    """Size of the weights files that a build reads; a missing one counts nothing here, loading will say so."""
+    paths = [weights, sources.decoder]
+    if sources.base is not None and sources.base.is_dir():
+        paths += [component_weights(sources.base / name) for name in ("unet", "vae")]
+    else:
+        paths.append(sources.base)
+    return sum(path.stat().st_size for path in paths if path is not None and path.is_file())
+
+
+def check_files(stored: int, max_bytes: int | None) -> None:
+    """Refuse before anything is read: every tensor of the files is held at once, whatever follows.
+
+    Raises OutOfMemory.
+    """
+    if max_bytes is not None and stored + PROGRAM_BYTES > max_bytes:
+        raise OutOfMemory(
+            "the build does not fit into --max-memory",
+            seen=f"weights files of {size(stored)}, and {size(PROGRAM_BYTES)} for the program",
+            needed=f"{size(max_bytes)} or less",
+            remedy=f"Allow well over {size(stored + PROGRAM_BYTES)}; the tile does not matter here.",
+        )
+
+
+def check_budget(plan: MemoryPlan, max_bytes: int | None) -> None:
+    """Refuse a build whose peak is above `max_bytes`. Raises OutOfMemory that names the stages that are."""
+    if max_bytes is None or plan.peak.total <= max_bytes:
+        return
+    above = [stage for stage in plan.stages if stage.total > max_bytes]
+    smaller = all(stage.total - stage.activations <= max_bytes for stage in above)
+    advice = "Use a smaller --tile or --batch, or allow" if smaller else "No tile is small enough for that: allow"
+    raise OutOfMemory(
+        "the build does not fit into --max-memory",
+        seen="; ".join(
+            f"{s.name} {size(s.total)} (weights {size(s.weights)}, activations {size(s.activations)}, "
+            f"workspace {size(s.workspace)})"
+            for s in above
+        ),
+        needed=f"{size(max_bytes)} or less",
+        remedy=f"{advice} {size(plan.peak.total)}.",
+    )
+
+
+def return_freed_memory() -> None:
+    """Have the C library give freed memory back to the system; glibc keeps it otherwise. Does nothing elsewhere."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def size(count: int) -> str:
+    """Bytes for a person: decimal megabytes, or gigabytes from one on."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
