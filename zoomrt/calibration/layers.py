@@ -1,4 +1,4 @@
-"""The layers of a network that can be quantised: found by running it once, replaced without touching the original."""
+"""The layers of a network that can be quantised: found by running it once, replaced in a copy or in place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Layer", "layers_of", "watching", "with_layers"]
+__all__ = ["Layer", "layers_of", "replace_layers", "watching", "with_layers"]
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,16 @@ def with_layers(network: nn.Module, replacements: Mapping[str, nn.Module]) -> nn
     shared = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
     twins = {id(network.get_submodule(name)): twin for name, twin in replacements.items()}
     return copy.deepcopy(network, {**shared, **twins})
+
+
+def replace_layers(network: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
+    """Put other modules into the named places, and wherever else the same module stands; the old ones are let go."""
+    twins = {id(network.get_submodule(name)): twin for name, twin in replacements.items()}
+    places = [
+        (parent, name, twins[id(child)])
+        for parent in network.modules()
+        for name, child in parent._modules.items()
+        if id(child) in twins
+    ]
+    for parent, name, twin in places:
+        setattr(parent, name, twin)

@@ -61,6 +61,7 @@ class Search:
     """Measures sets of blocks of one network, and remembers.
 
     network : FP32, eval. ranges, placement, form : as for `quantise`. tiles : at best not those of the calibration.
+    `wanted` is what the network makes of each tile, `measured` every set that was tried.
     context : as for `observe`. folder : where measurements are kept and found again; None keeps nothing.
     """
 
@@ -80,7 +81,7 @@ class Search:
         self.measured: dict[tuple[str, ...], Damage] = {}
         self._twins = quantised_layers(network, ranges, placement, form)
         with torch.no_grad():
-            self._wanted = [network(tile) for tile in tiles]
+            self.wanted = [network(tile) for tile in tiles]
         what = (placement.backend, placement.quantised, form.name)
         facts = (network_digest(network), context, tiles.digest, ranges.amax, *what)
         key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
@@ -94,7 +95,7 @@ class Search:
             names = [name for block in chosen for name in self.blocks[block]]
             trial = with_layers(self.network, {name: self._twins[name] for name in names})
             low, high = self.tiles.value_range
-            decibels = psnr_db(trial, self.tiles, self._wanted, high - low)
+            decibels = psnr_db(trial, self.tiles, self.wanted, high - low)
             share = replace(self.placement, quantised=tuple(names)).share
             mean = sum(decibels) / len(decibels)
             self.measured[chosen] = Damage(chosen, share, mean, min(decibels))

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from zoomrt.bundle import ColourPolicy, Manifest, SplitFacts, TileFacts, writing_bundle
 from zoomrt.errors import CheckpointError, ExportError, UsageError
+from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint
-from zoomrt.export.engine import build_engine
+from zoomrt.export.engine import EngineReport, build_engine
 from zoomrt.export.families import family_named, family_of
 from zoomrt.export.family import Family, SizeRule
-from zoomrt.export.fp16 import make_fp16_safe
+from zoomrt.export.fp16 import make_fp16_safe, prepare_fp16
 from zoomrt.export.graph import export_graph, fp32_nodes, operator_counts
+from zoomrt.export.half import to_half
 from zoomrt.export.memory import check_budget, check_files, plan_memory, return_freed_memory, stored_bytes
 from zoomrt.export.parity import Reference, check_parity, reference
 from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.probes import extreme_tiles
+from zoomrt.export.qdq import write_without_codes
+from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.ranges import Ranges
 from zoomrt.export.split import TILING, check_split, export_split, with_parts
-from zoomrt.export.targets import Target
+from zoomrt.export.targets import EIGHT_BIT, Target, floating_point
 
 __all__ = ["PROBE_SIDE", "assemble"]
 
@@ -39,19 +46,23 @@ def assemble(
     key: str,
     output: Path,
     report: Progress,
+    kept: Path | None,
 ) -> None:
-    """Write the bundle of a checked request. `versions` and `key` go into the manifest as they are."""
+    """Write the bundle of a checked request. `versions` and `key` go into the manifest as they are.
+
+    kept : folder for what calibration measures, to go on from when the build is stopped; None keeps nothing.
+    """
     stored = stored_bytes(request.weights, request.sources)
     check_files(stored, request.max_memory)
     report("weights", 0.0)
-    family, tile, network, weights = _load(request)
+    family, tile, network, weights = _load(request, backend)
     probe = family.facts.size.largest_within(min(PROBE_SIDE, tile.height))
     plan = plan_memory(network, tile, probe=probe, precision=request.precision, backend=backend, stored=stored)
     report("\n".join(plan.lines()), 0.0)
     check_budget(plan, request.max_memory)
     with writing_bundle(output) as (scratch, manifests):
-        kind = _SplitParts if request.form == "split" else _Parts
-        parts = kind(request, target, backend, tile, int(key[:8], 16), scratch, report)
+        kind = _SplitParts if request.form == "split" else _EightBitParts if request.precision in EIGHT_BIT else _Parts
+        parts = kind(request, target, backend, tile, int(key[:8], 16), scratch, report, kept)
         parts.export(network, family.facts.size)
         suspect = network if request.bisect else None
         del network
@@ -68,10 +79,11 @@ def assemble(
                 split=parts.split,
                 engines=parts.engines,
                 steps=family.facts.steps,
-                seeds={"parity": parts.seed},
+                seeds=parts.seeds,
                 weights=weights,
                 parity=parts.parity,
                 numerics=parts.numerics,
+                calibration=parts.calibration,
                 memory=plan.to_json(),
                 engine_report=parts.engine_reports,
                 built=parts.built,
@@ -96,16 +108,19 @@ class _Parts:
         seed: int,
         scratch: Path,
         report: Progress,
+        kept: Path | None,
     ) -> None:
         self.request, self.target, self.backend, self.tile = request, target, backend, tile
-        self.seed, self.scratch, self.report = seed, scratch, report
-        self.half = request.precision == "fp16"
+        self.seed, self.scratch, self.report, self.kept = seed, scratch, report, kept
+        self.half = floating_point(request.precision, backend) == "fp16"
+        self.seeds = {"parity": seed}
         self.wanted: dict[int, Reference] = {}
         self.graphs: dict[str, str] = {}
         self.split: SplitFacts | None = None
         self.engines: dict[str, str] = {}
         self.parity: dict[str, Any] = {}
         self.numerics: dict[str, Any] = {}
+        self.calibration: dict[str, Any] = {}
         self.engine_reports: dict[str, Any] = {}
         self.built: list[str] = []
         self.ran: list[str] = []
@@ -138,13 +153,17 @@ class _Parts:
             return_freed_memory()
         if self.half:
             self.report("fp16", 0.0)
-            large, small = (size.largest_within(min(side, self.tile.height)) for side in (PROBE_SIDE, PROBE_SIDE // 2))
-            tiles = extreme_tiles(small, self.tile.value_range, self.seed, photograph=large)
+            tiles = self._extremes(size)
             self.numerics = make_fp16_safe(network, tiles, self.tile.value_range, [ranges]).to_json()
-            self.ran.append(
-                f"network under FP16 storage emulation: photograph {large} x {large}, other tiles {small} x {small}"
-            )
         return wanted
+
+    def _extremes(self, size: SizeRule) -> dict[str, NDArray[np.float32]]:
+        """Tiles for FP16 storage emulation."""
+        large, small = (size.largest_within(min(side, self.tile.height)) for side in (PROBE_SIDE, PROBE_SIDE // 2))
+        self.ran.append(
+            f"network under FP16 storage emulation: photograph {large} x {large}, other tiles {small} x {small}"
+        )
+        return extreme_tiles(small, self.tile.value_range, self.seed, photograph=large)
 
     def _export(self, network: nn.Module, batch: int) -> None:
         graph = self._file(batch, "onnx")
@@ -166,7 +185,7 @@ class _Parts:
         graph = self._file(batch, "onnx")
         self.report("parity", 0.0)
         try:
-            result = check_parity(graph, wanted, self.request.precision)
+            result = check_parity(graph, wanted)
         except ExportError as failure:
             if suspect is None:
                 raise
@@ -199,29 +218,81 @@ class _Parts:
             remedy="Report this model with this message.",
         )
 
-    def _compile(self, batch: int) -> None:
-        graph, engine = self._file(batch, "onnx"), self._file(batch, "engine")
+    def _compile(self, batch: int) -> EngineReport:
+        engine = self._file(batch, "engine")
         self.report("engine", 0.0)
-        summary = build_engine(
-            graph,
-            engine,
-            backend=self.backend,
-            compute_capabilities=self.target.compute_capabilities,
-            precision=self.request.precision,
-            timeout_s=self.request.timeout_s,
-            on_progress=lambda stage, fraction: self.report(f"engine: {stage}", fraction),
-            allow_fp32=tuple(self.numerics.get("fp32_nodes", ())),
-        )
+        precision = EIGHT_BIT.get(self.request.precision, self.request.precision)
+        summary = self._engine(self._file(batch, "onnx"), engine, precision)
         self.engines[str(batch)] = engine.name
         self.engine_reports[str(batch)] = summary.to_json()
         self.warnings.extend(f"{engine.name}: {warning}" for warning in summary.warnings)
         self.built.append(f"engine {engine.name}")
+        return summary
+
+    def _engine(self, graph: Path, engine: Path, precision: str) -> EngineReport:
+        return build_engine(
+            graph,
+            engine,
+            backend=self.backend,
+            compute_capabilities=self.target.compute_capabilities,
+            precision=precision,
+            timeout_s=self.request.timeout_s,
+            on_progress=lambda stage, fraction: self.report(f"engine: {stage}", fraction),
+            allow_fp32=tuple(self.numerics.get("fp32_nodes", ())),
+        )
 
     def _shape(self, batch: int) -> tuple[int, int, int, int]:
         return batch, 3, self.tile.height, self.tile.width
 
     def _file(self, batch: int, ending: str) -> Path:
         return self.scratch / f"{self.request.precision}-b{batch}.{ending}"
+
+
+class _EightBitParts(_Parts):
+    """Graphs and engines whose convolutions and linear layers compute in 8 bits; on a GPU the rest is FP16."""
+
+    def export(self, network: nn.Module, size: SizeRule) -> None:
+        extremes = self._prepare_fp16(network, size) if self.half else {}
+        choice = self.request.calibration or Calibration()
+        precision = self.request.precision
+        quantised = quantise_network(network, precision, self.backend, choice, self.tile, self.kept, self.report)
+        return_freed_memory()
+        if self.half:
+            to_half(network)
+            self.report("fp16", 0.0)
+            results = prove_fp16_storage(network, quantised, extremes)
+            self.numerics["results"] = [asdict(result) for result in results]
+            self.ran.append("network under FP16 storage emulation: held-out tiles")
+        self.calibration = quantised.to_json()
+        self.seeds |= SEEDS
+        self.warnings += quantised.warnings
+        self.wanted = {batch: quantised.reference(batch, half=self.half) for batch in self.tile.batches}
+        for batch in self.tile.batches:
+            self._export(network, batch)
+
+    def _prepare_fp16(self, network: nn.Module, size: SizeRule) -> dict[str, NDArray[np.float32]]:
+        """Make the FP32 network ready for FP16, and return the tiles that showed what it takes."""
+        self.report("fp16", 0.0)
+        extremes, ranges = self._extremes(size), Ranges()
+        reference(network, self._shape(1), self.tile.value_range, self.seed, half=True, visitors=(ranges,))
+        self.numerics = prepare_fp16(network, extremes, [ranges]).report.to_json()
+        return extremes
+
+    def _compile(self, batch: int) -> EngineReport:
+        """Also, for comparison, the same graph in FP16, which is then thrown away."""
+        summary = super()._compile(batch)
+        if summary.kernels is None:  # it could not be read back, nor could the other
+            return summary
+        self.report("engine in FP16, to compare", 0.0)
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            graph = Path(folder) / "fp16.onnx"
+            write_without_codes(self._file(batch, "onnx"), graph)
+            fp16 = self._engine(graph, Path(folder) / "fp16.engine", "fp16")
+        figures, warning = cost_against_fp16(summary, fp16)
+        self.calibration.setdefault("against_fp16", {})[str(batch)] = figures
+        if warning is not None:
+            self.warnings.append(f"{self.engines[str(batch)]}: {warning}")
+        return summary
 
 
 class _SplitParts(_Parts):
@@ -244,11 +315,11 @@ class _SplitParts(_Parts):
         self.ran += [f"graph {name} in onnxruntime on CPU" for name in self.graphs.values()]
 
 
-def _load(request: BuildRequest) -> tuple[Family, TileFacts, nn.Module, dict[str, object]]:
+def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Module, dict[str, object]]:
     """Everything checked, and the network in FP32; the checkpoint itself is let go."""
     family, checkpoint = _family_and_checkpoint(request)
     request.sources.check(family.facts.name, family.facts.takes)
-    tile = _tile_facts(request, family)
+    tile = _tile_facts(request, family, backend)
     network = family.network(checkpoint, request.sources)
     return family, tile, network, _weight_facts(request, family, checkpoint, network)
 
@@ -269,7 +340,7 @@ def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
     return family, load_checkpoint(family.facts.embedded_weights)
 
 
-def _tile_facts(request: BuildRequest, family: Family) -> TileFacts:
+def _tile_facts(request: BuildRequest, family: Family, backend: str) -> TileFacts:
     facts = family.facts
     tiling = TILING if request.form == "split" else facts.tiling
     side = request.tile if request.tile is not None else tiling.tile
@@ -299,7 +370,7 @@ def _tile_facts(request: BuildRequest, family: Family) -> TileFacts:
         overlap=overlap,
         context=context,
         value_range=facts.value_range,
-        dtype="float16" if request.precision == "fp16" else "float32",
+        dtype="float16" if floating_point(request.precision, backend) == "fp16" else "float32",
         colour=cast("ColourPolicy", request.colour) if request.colour else facts.colour,
     )
 
@@ -320,6 +391,8 @@ def _warnings(backend: str, precision: str) -> list[str]:
     notes = []
     if backend == "onnxruntime" and precision == "fp16":
         notes.append("ONNX Runtime computes FP16 graphs in FP32 on a CPU: smaller file, not faster")
+    if backend == "onnxruntime" and precision in EIGHT_BIT:
+        notes.append("ONNX Runtime computes these 8-bit layers in FP32 on a CPU: smaller file, not faster")
     if backend != "onnxruntime":
         notes.append("the engine was built here for another machine and was not run")
     return notes

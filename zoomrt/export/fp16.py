@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from zoomrt.export.ranges import FP16_MAX, Ranges, Value, magnitude, sampled
 from zoomrt.export.streams import Streams
 from zoomrt.export.watching import Operation, watched
 
-__all__ = ["NEAR", "TOO_NEAR", "Fp16Report", "make_fp16_safe"]
+__all__ = ["NEAR", "TOO_NEAR", "Fp16Plan", "Fp16Report", "make_fp16_safe", "prepare_fp16"]
 
 NEAR = FP16_MAX / 4
 """Above it a stream is rescaled, which is free: other pictures may reach four times what these did."""
@@ -53,6 +53,16 @@ class Fp16Report:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Fp16Plan:
+    """What `prepare_fp16` saw and did. `wanted` and `ranges` are by tile, `factors` by value."""
+
+    wanted: dict[str, Tensor]
+    ranges: dict[str, Ranges]
+    factors: list[float]
+    report: Fp16Report
+
+
 def make_fp16_safe(
     network: nn.Module,
     tiles: Mapping[str, NDArray[np.float32]],
@@ -65,6 +75,26 @@ def make_fp16_safe(
 
     Raises PrecisionError that names the operation, if a value cannot be held or a tile ends below
     `MINIMUM_PSNR_DB["fp16"]`; the network is then as far as it came.
+    """
+    plan = prepare_fp16(network, tiles, seen)
+    to_half(network)
+    return_freed_memory()
+    results = []
+    for name, tile in tiles.items():
+        closeness = _Closeness(plan.ranges[name].values, plan.factors)
+        got = run_with_fp16_storage(network, torch.from_numpy(tile), closeness)
+        low, high = value_range
+        needed = MINIMUM_PSNR_DB["fp16"]
+        result = compare(plan.wanted[name].numpy(), got.numpy(), name, "fp16 storage emulation", high - low, needed)
+        _demand(result, closeness)
+        results.append(result)
+    return replace(plan.report, results=results)
+
+
+def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], seen: Sequence[Ranges] = ()) -> Fp16Plan:
+    """Steps 1 to 3 on an FP32 network, in place; its results stay the same bit for bit.
+
+    Arguments and errors as for `make_fp16_safe`, which goes on from here.
     """
     streams = Streams()
     wanted: dict[str, Tensor] = {}
@@ -90,18 +120,7 @@ def make_fp16_safe(
             factors[index] = 2.0**exponent
     left = [magnitude * factor for magnitude, factor in zip(largest, factors, strict=True)]
     kept = _keep_what_must(network, values, left)
-    to_half(network)
-    return_freed_memory()
-
-    results = []
-    for name, tile in tiles.items():
-        closeness = _Closeness(ranges[name].values, factors)
-        got = run_with_fp16_storage(network, torch.from_numpy(tile), closeness)
-        low, high = value_range
-        result = compare(wanted[name].numpy(), got.numpy(), name, "fp16 storage emulation", high - low, "fp16")
-        _demand(result, closeness)
-        results.append(result)
-    return Fp16Report(_top(values, left, kept), rescaled, kept, results)
+    return Fp16Plan(wanted, ranges, factors, Fp16Report(_top(values, left, kept), rescaled, kept))
 
 
 def _largest(ranges: Sequence[Ranges]) -> list[float]:
