@@ -96,7 +96,8 @@ def plan_memory(
     """What a build of `network` will need, for its largest batch.
 
     network : FP32; it is neither run nor changed. probe : side of the tiles for FP16 emulation, LR pixels.
-    precision : of `targets.PRECISIONS`. With 8 bits all weights count as codes. backend : `onnxruntime`, or the compiler of engines.
+    precision : of `targets.PRECISIONS`; with 8 bits all weights count as codes.
+    backend : `onnxruntime`, or the compiler of engines.
     stored : `stored_bytes` of the files that the network came from.
     """
     constants = [*network.parameters(), *network.buffers()]
@@ -113,14 +114,8 @@ def plan_memory(
         stages.append(_torch_stage("fp16", weights, emulated, beside=kept))  # what is freed has holes at first
     placed = "external" if kept > EXTERNAL_DATA_BYTES else "embedded"
     stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))
-    stages.append(
-        _stage(
-            "parity",
-            kept,
-            ORT_ACTIVATIONS * values.unfused,
-            (ORT_COPIES["8 bits" if quantised else precision] - 1) * kept,
-        )
-    )
+    copies = ORT_COPIES["8 bits" if quantised else precision]
+    stages.append(_stage("parity", kept, ORT_ACTIVATIONS * values.unfused, (copies - 1) * kept))
     if backend != "onnxruntime":
         stages.append(_stage("engine", kept, 0, (COMPILER_COPIES - 1) * kept + COMPILER_BYTES))
     return MemoryPlan(tuple(stages), values.parts)
