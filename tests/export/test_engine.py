@@ -12,6 +12,7 @@ import pytest
 from engine_graphs import (
     HEADS,
     TOKENS,
+    attention_graph,
     float_input_graph,
     normalisation_graph,
     quantised_graph,
@@ -80,6 +81,15 @@ def test_equal_builds_give_equal_bytes_and_reports(tmp_path: Path) -> None:
         reports.append(values)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize(("size", "fused"), [(32, 1), (512, 0)])
+def test_an_attention_too_wide_for_a_kernel_falls_apart(tmp_path: Path, size: int, fused: int) -> None:
+    """trt.md section 2: fused up to head size 256; above, alone, the compiler refuses what must stay whole."""
+    report = build(attention_graph(tmp_path / "g.onnx", size), tmp_path / "e")
+    assert report.attentions_fused == fused
+    assert len(report.attentions_unfused) == 1 - fused
+    assert bool(report.written_scores) == (not fused)
 
 
 def test_fp32_and_its_unfused_attention(tmp_path: Path) -> None:

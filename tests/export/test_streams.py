@@ -122,3 +122,15 @@ def test_the_smallest_exponent_that_helps() -> None:
         most = max(largest[index] for index in streams.members()[stream])
         assert limit / 2 < most * 2.0**exponent <= limit
     assert streams.exponents(largest, max(largest)) == {}
+
+
+def test_the_same_values_whatever_the_batch_and_the_layout() -> None:
+    """Else a value under FP16 could not be found again under FP32."""
+    network = Tokens()
+    names = []
+    for x in (torch.randn(1, 3, 5, 6), torch.randn(4, 3, 5, 6), torch.randn(2, 5, 6, 3).permute(0, 3, 1, 2)):
+        ranges = Ranges()
+        with torch.no_grad():
+            torch.testing.assert_close(watched(network, x, ranges), network(x))
+        names.append([value.name for value in ranges.values])
+    assert names[0] == names[1] == names[2]

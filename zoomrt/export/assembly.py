@@ -34,8 +34,9 @@ from zoomrt.export.targets import EIGHT_BIT, Target, floating_point
 __all__ = ["PROBE_SIDE", "assemble"]
 
 PROBE_SIDE = 64
-"""Side of the pictures that FP16 emulation and the split form are tried on, LR pixels, or the build's tile if that is
-smaller. Tiles without a picture, or of noise, have half of it."""
+"""Side of what the split form is tried on, LR pixels, or the build's tile if that is smaller."""
+EMULATED_SIDE = 32
+"""The same for FP16 emulation; the ranges come from a whole tile besides."""
 
 
 def assemble(
@@ -56,7 +57,7 @@ def assemble(
     check_files(stored, request.max_memory)
     report("weights", 0.0)
     family, tile, network, weights = _load(request, backend)
-    probe = family.facts.size.largest_within(min(PROBE_SIDE, tile.height))
+    probe = family.facts.size.largest_within(min(EMULATED_SIDE, tile.height))
     plan = plan_memory(network, tile, probe=probe, precision=request.precision, backend=backend, stored=stored)
     report("\n".join(plan.lines()), 0.0)
     check_budget(plan, request.max_memory)
@@ -159,11 +160,9 @@ class _Parts:
 
     def _extremes(self, size: SizeRule) -> dict[str, NDArray[np.float32]]:
         """Tiles for FP16 storage emulation."""
-        large, small = (size.largest_within(min(side, self.tile.height)) for side in (PROBE_SIDE, PROBE_SIDE // 2))
-        self.ran.append(
-            f"network under FP16 storage emulation: photograph {large} x {large}, other tiles {small} x {small}"
-        )
-        return extreme_tiles(small, self.tile.value_range, self.seed, photograph=large)
+        side = size.largest_within(min(EMULATED_SIDE, self.tile.height))
+        self.ran.append(f"network under FP16 storage emulation on tiles of {side} x {side}")
+        return extreme_tiles(side, self.tile.value_range, self.seed)
 
     def _export(self, network: nn.Module, batch: int) -> None:
         graph = self._file(batch, "onnx")

@@ -53,12 +53,21 @@ class Fp16Report:
         return asdict(self)
 
 
+@dataclass
+class _Batch:
+    """Tiles of one size, which go through the network together."""
+
+    names: list[str]
+    lr: Tensor
+    ranges: Ranges
+    wanted: Tensor
+
+
 @dataclass(frozen=True)
 class Fp16Plan:
-    """What `prepare_fp16` saw and did. `wanted` and `ranges` are by tile, `factors` by value."""
+    """What `prepare_fp16` saw and did; `factors` has one for each value."""
 
-    wanted: dict[str, Tensor]
-    ranges: dict[str, Ranges]
+    batches: list[_Batch]
     factors: list[float]
     report: Fp16Report
 
@@ -71,7 +80,7 @@ def make_fp16_safe(
 ) -> Fp16Report:
     """Rescale, keep what must stay FP32, turn the network into FP16 in place, and prove it on the tiles.
 
-    network : FP32. tiles : name -> (N, 3, h, w) in `value_range`. seen : ranges of other tiles, maybe of another size.
+    network : FP32. tiles : name -> (1, 3, h, w) in `value_range`. seen : ranges of other tiles, maybe of another size.
 
     Raises PrecisionError that names the operation, if a value cannot be held or a tile ends below
     `MINIMUM_PSNR_DB["fp16"]`; the network is then as far as it came.
@@ -80,14 +89,14 @@ def make_fp16_safe(
     to_half(network)
     return_freed_memory()
     results = []
-    for name, tile in tiles.items():
-        closeness = _Closeness(plan.ranges[name].values, plan.factors)
-        got = run_with_fp16_storage(network, torch.from_numpy(tile), closeness)
-        low, high = value_range
-        needed = MINIMUM_PSNR_DB["fp16"]
-        result = compare(plan.wanted[name].numpy(), got.numpy(), name, "fp16 storage emulation", high - low, needed)
-        _demand(result, closeness)
-        results.append(result)
+    low, high = value_range
+    for batch in plan.batches:
+        closeness = _Closeness(batch.ranges.values, plan.factors)
+        got = run_with_fp16_storage(network, batch.lr, closeness)
+        for name, one, other in zip(batch.names, batch.wanted.numpy(), got.numpy(), strict=True):
+            result = compare(one, other, name, "fp16 storage emulation", high - low, MINIMUM_PSNR_DB["fp16"])
+            _demand(result, closeness)
+            results.append(result)
     return replace(plan.report, results=results)
 
 
@@ -97,16 +106,13 @@ def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], s
     Arguments and errors as for `make_fp16_safe`, which goes on from here.
     """
     streams = Streams()
-    wanted: dict[str, Tensor] = {}
-    ranges: dict[str, Ranges] = {}
-    for name, tile in tiles.items():
-        ranges[name] = Ranges()
-        visitors = [ranges[name]] if wanted else [ranges[name], streams]
-        wanted[name] = watched(network, torch.from_numpy(tile), *visitors)
-        if len(wanted) == 1:
-            streams.finish(wanted[name])
-    values = next(iter(ranges.values())).values
-    largest = _largest([*ranges.values(), *seen])
+    batches = _batches(tiles)
+    for batch in batches:
+        visitors = [batch.ranges, streams] if batch is batches[0] else [batch.ranges]
+        batch.wanted = watched(network, batch.lr, *visitors)
+    streams.finish(batches[0].wanted)
+    values = batches[0].ranges.values
+    largest = _largest([*(batch.ranges for batch in batches), *seen])
     _check_fp32(values, largest)
 
     exponents = streams.exponents(largest, NEAR)
@@ -120,7 +126,17 @@ def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], s
             factors[index] = 2.0**exponent
     left = [magnitude * factor for magnitude, factor in zip(largest, factors, strict=True)]
     kept = _keep_what_must(network, values, left)
-    return Fp16Plan(wanted, ranges, factors, Fp16Report(_top(values, left, kept), rescaled, kept))
+    return Fp16Plan(batches, factors, Fp16Report(_top(values, left, kept), rescaled, kept))
+
+
+def _batches(tiles: Mapping[str, NDArray[np.float32]]) -> list[_Batch]:
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for name, tile in tiles.items():
+        by_shape.setdefault(tile.shape, []).append(name)
+    return [
+        _Batch(names, torch.cat([torch.from_numpy(tiles[name]) for name in names]), Ranges(), torch.empty(0))
+        for names in by_shape.values()
+    ]
 
 
 def _largest(ranges: Sequence[Ranges]) -> list[float]:
@@ -190,7 +206,7 @@ class _Closeness:
         self.culprit: str | None = None
 
     def __call__(self, operation: Operation) -> None:
-        if self.culprit is not None or not operation.outputs:
+        if self.culprit is not None or operation.index is None or not operation.outputs:
             return
         if not math.isfinite(max(map(magnitude, operation.outputs))):
             self.culprit = f"non-finite values from {operation.name} on"

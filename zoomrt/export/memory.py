@@ -21,6 +21,7 @@ from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory
 from zoomrt.export.activations import Activations, activations_of
 from zoomrt.export.graph import EXTERNAL_DATA_BYTES
+from zoomrt.export.probes import EXTREMES
 from zoomrt.export.sources import Sources, component_weights
 from zoomrt.export.targets import EIGHT_BIT, floating_point
 
@@ -109,8 +110,8 @@ def plan_memory(
     stages = [_stage("weights", weights, 0, beside), _torch_stage("reference", weights, values)]
     if quantised:
         stages.append(_torch_stage("calibrate", weights, values, beside=kept))  # the codes that a search tries
-    if half:
-        emulated = activations_of(network, (1, 3, probe, probe))
+    if half:  # with 8-bit layers the tiles that are judged are whole
+        emulated = values if quantised else activations_of(network, (len(EXTREMES), 3, probe, probe))
         stages.append(_torch_stage("fp16", weights, emulated, beside=kept))  # what is freed has holes at first
     placed = "external" if kept > EXTERNAL_DATA_BYTES else "embedded"
     stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["PHOTOGRAPH", "extreme_tiles", "half_photograph_half_noise", "photograph_tile"]
+__all__ = ["EXTREMES", "PHOTOGRAPH", "extreme_tiles", "half_photograph_half_noise", "photograph_tile"]
 
+EXTREMES = ("photograph", "noise", "flat", "black", "white")
 PHOTOGRAPH = Path(__file__).with_name("photograph.png")
 """256 x 256 RGB, NASA, public domain."""
 
@@ -36,19 +37,13 @@ def half_photograph_half_noise(
     return tiles
 
 
-def extreme_tiles(
-    side: int, value_range: tuple[float, float], seed: int, *, photograph: int | None = None
-) -> dict[str, NDArray[np.float32]]:
-    """Name -> (1, 3, side, side) float32: photograph, noise, and three tiles without any contrast.
-
-    photograph : another side for the photograph, which shows more on more pixels.
-    """
+def extreme_tiles(side: int, value_range: tuple[float, float], seed: int) -> dict[str, NDArray[np.float32]]:
+    """Name, one of `EXTREMES` -> (1, 3, side, side) float32."""
     low, high = value_range
     random = np.random.default_rng(seed)
     shape = (1, 3, side, side)
-    large = photograph or side
     return {
-        "photograph": photograph_tile(large, large, value_range),
+        "photograph": photograph_tile(side, side, value_range),
         "noise": random.uniform(low, high, shape).astype(np.float32),
         "flat": np.broadcast_to(random.uniform(low, high, (1, 3, 1, 1)), shape).astype(np.float32),
         "black": np.full(shape, low, np.float32),

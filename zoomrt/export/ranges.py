@@ -19,7 +19,7 @@ _SAMPLES = 1024
 
 @dataclass
 class Value:
-    """What one operation hands on: `largest` over all tiles seen, `sample` from the last one."""
+    """What one operation makes: `largest` over all tiles seen, `sample` from the last one."""
 
     name: str
     place: str
@@ -34,6 +34,8 @@ class Ranges:
         self.values: list[Value] = []
 
     def __call__(self, operation: Operation) -> None:
+        if operation.index is None:
+            return
         largest = max(map(magnitude, operation.outputs), default=0.0)
         sample = sampled(operation.outputs)
         if operation.index == len(self.values):

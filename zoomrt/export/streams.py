@@ -17,18 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from zoomrt.export.watching import Operation
+from zoomrt.export.watching import MOVES, Operation
 
 __all__ = ["Streams"]
 
-_KEEPS_FACTOR = frozenset(
-    (
-        *("add", "sub", "cat", "neg", "mean", "relu", "leaky_relu", "roll", "clone", "contiguous", "alias", "detach"),
-        *("view", "_unsafe_view", "reshape", "_reshape_alias", "transpose", "t", "permute", "expand", "squeeze"),
-        *("unsqueeze", "split", "split_with_sizes", "chunk", "unbind", "slice", "select", "constant_pad_nd"),
-        *("replication_pad2d", "reflection_pad2d", "pixel_shuffle", "pixel_unshuffle", "avg_pool2d", "max_pool2d"),
-        *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
-    )
+_KEEPS_FACTOR = MOVES | frozenset(
+    {
+        *("add", "sub", "neg", "mean", "relu", "leaky_relu", "constant_pad_nd", "avg_pool2d", "max_pool2d"),
+        *("upsample_bilinear2d", "upsample_bicubic2d"),
+    }
 )
 """Operations f with f(s x, s y) = s f(x, y) for every s > 0."""
 _PRODUCTS: dict[str, tuple[int, int, int]] = {"convolution": (0, 1, 2), "linear": (0, 1, 2), "addmm": (1, 2, 0)}
@@ -95,7 +92,7 @@ class Streams:
         return found
 
     def members(self) -> dict[int, list[int]]:
-        """Stream -> indices of the operations whose values are in it."""
+        """Stream -> indices of the values that are in it."""
         found: dict[int, list[int]] = {}
         for stream, index in enumerate(self._members):
             if index is not None:

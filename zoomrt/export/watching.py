@@ -1,7 +1,8 @@
 """What a network does, operation by operation, while it runs: each one's place in the network, inputs and outputs.
 
-Needs no export and works for any tile size. Two networks of one structure give the same sequence of operations, which
-is how a value under FP16 is found again under FP32; conversions between types are left out of it for that reason.
+Needs no export and works for any tile size. Two networks of one structure make the same values in the same order,
+which is how one under FP16 is found again under FP32. What only moves values about is shown but not counted: whether a
+copy is needed depends on how they lie in memory.
 """
 
 from __future__ import annotations
@@ -13,21 +14,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["Operation", "Visitor", "Where", "following", "watched"]
+__all__ = ["MOVES", "Operation", "Visitor", "Where", "following", "watched"]
 
 _CONVERSIONS = ("_to_copy",)
 _VIEWS = frozenset({"t", "transpose", "permute", "view", "detach", "alias"})
 """What may be done to a whole weight before it is used."""
+MOVES = _VIEWS | frozenset(
+    {
+        *("_unsafe_view", "reshape", "_reshape_alias", "expand", "squeeze", "unsqueeze", "clone", "contiguous", "cat"),
+        *(
+            "split",
+            "split_with_sizes",
+            "chunk",
+            "unbind",
+            "slice",
+            "select",
+            "roll",
+            "pixel_shuffle",
+            "pixel_unshuffle",
+        ),
+        *("replication_pad2d", "reflection_pad2d", "upsample_nearest2d"),
+    }
+)
+"""Operations whose results are their inputs' values, in another place."""
 
 
 @dataclass(frozen=True)
 class Operation:
     """One operation as it ran. `place` is the path of the module that called it; "" is the network itself."""
 
-    index: int
+    index: int | None
+    """Which value it makes, counted from 0; None if it only moves values about: views, copies, cuts and joins."""
     place: str
     kind: str
     """torch's name of the operation: convolution, add, native_group_norm."""
@@ -63,9 +84,10 @@ class Where:
         if kind in _VIEWS and (constant := self.constant(args[0])) is not None:
             self._views[result] = constant
             return None
-        self._count += 1
         place, module = self._stack[-1]
-        return Operation(self._count - 1, place, kind, module, args, _values_of(result), self.constant)
+        index = None if kind in MOVES else self._count
+        self._count += index is not None
+        return Operation(index, place, kind, module, args, _values_of(result), self.constant)
 
     def constant(self, tensor: object) -> Tensor | None:
         """See `Operation.constant`."""
@@ -88,10 +110,22 @@ def following(network: nn.Module) -> Iterator[Where]:
             handles.append(module.register_forward_pre_hook(lambda *_, entry=entry: where._stack.append(entry)))
             handles.append(module.register_forward_hook(lambda *_: _pop(where)))
     try:
-        yield where
+        with _FlatLinears():
+            yield where
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _FlatLinears(TorchFunctionMode):
+    """Linear layers on matrices only. With more axes torch takes one operation or two by how the input lies."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear and args[0].dim() > 2:
+            x = args[0]
+            flat = func(x.reshape(-1, x.shape[-1]), *args[1:], **(kwargs or {}))
+            return flat.reshape(*x.shape[:-1], flat.shape[-1])
+        return func(*args, **(kwargs or {}))
 
 
 def _pop(where: Where) -> None:
