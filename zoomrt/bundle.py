@@ -122,6 +122,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Graph against torch: worst difference and PSNR per probe, with the tolerance that was demanded."""
     numerics: dict[str, Any] = {}
     """FP16: largest values, streams rescaled, modules and nodes kept in FP32, storage emulation against FP32."""
+    calibration: dict[str, Any] = {}
+    """8-bit layers: tiles, method, share of the multiply-adds, ranges, what was kept and why, PSNR to FP32."""
     memory: dict[str, Any] = {}
     """What the build was expected to take, in bytes: weights, activations and workspace of each stage, and the peak."""
     engine_report: dict[str, Any] = {}

@@ -30,7 +30,7 @@ def parity_of(network: nn.Module, exported: nn.Module, folder: Path, precision: 
     half = precision == "fp16"
     wanted = reference(network, SHAPE, (-1.0, 1.0), secrets.randbits(32), half=half)
     export_graph(exported, folder / "g.onnx", shape=SHAPE, half=half, opset=23)
-    return check_parity(folder / "g.onnx", wanted, precision)
+    return check_parity(folder / "g.onnx", wanted)
 
 
 @pytest.mark.parametrize(("precision", "floor"), [("fp32", 100.0), ("fp16", 60.0)])

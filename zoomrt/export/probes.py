@@ -11,15 +11,16 @@ from PIL import Image
 from zoomrt.bundle import NoiseFacts
 from zoomrt.runtime.noise import noise_at
 
-__all__ = ["EXTREMES", "extreme_tiles", "half_photograph_half_noise", "photograph_tile", "with_noise"]
+__all__ = ["EXTREMES", "PHOTOGRAPH", "extreme_tiles", "half_photograph_half_noise", "photograph_tile", "with_noise"]
 
 EXTREMES = ("photograph", "noise", "flat", "black", "white")
-_PHOTOGRAPH = Path(__file__).with_name("photograph.png")
+PHOTOGRAPH = Path(__file__).with_name("photograph.png")
+"""256 x 256 RGB, NASA, public domain."""
 
 
 def photograph_tile(height: int, width: int, value_range: tuple[float, float]) -> NDArray[np.float32]:
     """(1, 3, height, width) float32 of the bundled photograph (NASA, public domain), cropped or mirrored to size."""
-    with Image.open(_PHOTOGRAPH) as image:
+    with Image.open(PHOTOGRAPH) as image:
         pixels = np.asarray(image.convert("RGB"), np.float32)
     pad = [(0, max(0, side - extent)) for side, extent in zip((height, width), pixels.shape[:2], strict=True)]
     pixels = np.pad(pixels, [*pad, (0, 0)], mode="symmetric")[:height, :width]
