@@ -30,7 +30,7 @@ from zoomrt.export.qdq import write_without_codes
 from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.ranges import Ranges
 from zoomrt.export.split import check_split, export_split, with_parts
-from zoomrt.export.targets import Target, floating_point
+from zoomrt.export.targets import EIGHT_BIT, Target, floating_point
 
 __all__ = ["EMULATED_SIDE", "PROBE_SIDE", "EightBitParts", "Parts", "SplitParts"]
 
