@@ -64,7 +64,7 @@ def test_weights_and_activations_are_counted() -> None:
     assert found["weights"].weights == found["reference"].weights == WEIGHTS
     assert found["export"].weights == found["parity"].weights == WEIGHTS // 2
     assert found["reference"].activations == 5 * 128 * 128 * 4 * (3 + WIDTH + 3)  # the largest batch
-    assert found["fp16"].activations == 48 * 48 * 4 * (3 + WIDTH + 3)  # one small tile
+    assert found["fp16"].activations == 5 * 48 * 48 * 4 * (3 + WIDTH + 3)  # the small tiles together
     assert found["weights"].activations == found["export"].activations == 0
 
 
