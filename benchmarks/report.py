@@ -133,7 +133,7 @@ def true_size() -> list[str]:
         )
     head = ["Bundle", "build", "peak memory", "engine", "kernels", "attention fused", "bytes per run", "FP16 storage"]
     lines = [
-        "**The diffusion families at true size**, 128 -> 512, random weights of the published layout, from files to engine:",
+        "**The diffusion families at true size**, 128 -> 512, random weights in published layout, files to engine:",
         "",
         *table(head, rows),
         source(next(iter(builds.values()))),
@@ -145,8 +145,8 @@ def true_size() -> list[str]:
         lines += [
             f"One 512x512 tile of `{model}` in FP32 on {f['threads']} threads, in turns: ONNX Runtime "
             f"{runners['onnxruntime']['median_ms'] / 1000:.1f} s, torch eager "
-            f"{runners['torch_eager']['median_ms'] / 1000:.1f} s, ratio {ratio['median']:.2f} (n = {ratio['n']}), largest "
-            f"difference {f['max_relative_error']:.0e} of the largest value. {source(document)}",
+            f"{runners['torch_eager']['median_ms'] / 1000:.1f} s, ratio {ratio['median']:.2f} (n = {ratio['n']}), "
+            f"largest difference {f['max_relative_error']:.0e} of the largest value. {source(document)}",
             "",
         ]
     return lines

@@ -26,6 +26,7 @@ __all__ = [
     "Bundle",
     "FileEntry",
     "Manifest",
+    "NoiseFacts",
     "SplitFacts",
     "TileFacts",
     "open_bundle",
@@ -37,6 +38,14 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 
 ColourPolicy = Literal["none", "mean_std", "wavelet"]
+
+
+class NoiseFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Start noise of a diffusion model: further channels of the graph's input, after the three of the picture."""
+
+    channels: int
+    seed: int
+    """Of the one map, standard normal, that all tiles are cut from: `runtime/noise.py`."""
 
 
 class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,10 +66,17 @@ class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     value_range: tuple[float, float]
     """What black and white are for the graph, input and output alike."""
     dtype: Literal["float32", "float16"]
-    """Element type of the graph's input and output, (N, 3, H, W), RGB."""
+    """Element type of the graph's input and output, (N, 3, H, W), RGB; for the input see `noise`."""
     colour: ColourPolicy
     """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's;
     `wavelet`: its low frequencies do."""
+    noise: NoiseFacts | None = None
+    """Start noise that the graph's input holds besides the picture; None for a network without."""
+
+    @property
+    def channels(self) -> int:
+        """Of the graph's input."""
+        return 3 + (self.noise.channels if self.noise else 0)
 
 
 class SplitFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,6 +122,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Graph against torch: worst difference and PSNR per probe, with the tolerance that was demanded."""
     numerics: dict[str, Any] = {}
     """FP16: largest values, streams rescaled, modules and nodes kept in FP32, storage emulation against FP32."""
+    calibration: dict[str, Any] = {}
+    """8-bit layers: tiles, method, share of the multiply-adds, ranges, what was kept and why, PSNR to FP32."""
     memory: dict[str, Any] = {}
     """What the build was expected to take, in bytes: weights, activations and workspace of each stage, and the peak."""
     engine_report: dict[str, Any] = {}

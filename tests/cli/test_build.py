@@ -29,7 +29,7 @@ pytest.importorskip("torch")
 @pytest.mark.parametrize(
     ("words", "code", "texts"),
     [
-        (["--model", "egde"], 2, ["unknown model", "'egde'", "Did you mean edge?"]),
+        (["--model", "egde"], 2, ["unknown model", "'egde'", "Did you mean edge"]),
         (["--target", "sm98"], 2, ["unknown target", "Did you mean sm89"]),
         (["--precision", "fp61"], 2, ["unknown precision", "Did you mean fp16"]),
         (["--precision", "fp8", "--target", "sm86"], 2, ["cannot run fp8", "SM86", "89 or newer"]),
@@ -44,6 +44,13 @@ pytest.importorskip("torch")
             for word in ("12", "much", "0G", "-1G", "1e3M", "12GG")
         ),
         (["--max-memory", "100M"], 11, ["--max-memory", "100 MB or less", "MB for the program"]),
+        (["--tiles", "4"], 2, ["fp32 needs no calibration", "--precision int8"]),
+        (["--precision", "int8", "--method", "msee"], 2, ["unknown range method", "Did you mean mse?"]),
+        (["--precision", "int8", "--min-psnr", "-1"], 2, ["--min-psnr", "-1"]),
+        (["--precision", "int8", "--search-minutes", "inf"], 2, ["--search-minutes", "inf"]),
+        (["--precision", "int8", "--calibration-hr"], 2, ["without --calibration"]),
+        (["--precision", "int8", "--calibration", "none"], 3, ["'none'", "nothing there"]),
+        (["--precision", "int8", "--target", "sm75"], 2, ["INT8 convolutions there in FP16"]),
         (["--tile", "63"], 2, ["tile", "63"]),
         (["--overlap", "1000"], 2, ["overlap", "1000"]),
         (["--tile", "many"], 2, ["--tile", "many"]),
@@ -65,7 +72,7 @@ def test_names_are_checked_without_torch(tmp_path: Path, capfd, monkeypatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(_common.EXTRAS, "export", ("no_torch_here",))
     assert run(build.cli, ["--model", "egde"]) == 2
-    assert "Did you mean edge?" in capfd.readouterr().err
+    assert "Did you mean edge" in capfd.readouterr().err
     assert run(build.cli, ["--model", "edge"]) == 14
     assert "pip install 'zoomrt[export]'" in capfd.readouterr().err
     monkeypatch.setitem(_common.EXTRAS, "export", ())
@@ -149,6 +156,26 @@ def test_build_then_build_again_from_the_cache(tiny_edge_weights: Path, tmp_path
     assert tree(tmp_path / "again") == first
     assert run(build.cli, [*words, "-o", "again", "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_build_in_int8(tiny_edge_weights: Path, tmp_path: Path, capfd, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--weights", str(tiny_edge_weights), "--tile", "32", "--precision", "int8", "--tiles", "2"]
+    assert run(build.cli, [*words, "--min-psnr", "15", "--search-minutes", "0", "--method", "entropy"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert {"calibrate ...", "quality ..."} <= set(out.splitlines())
+    assert "% of multiply-adds in int8, ranges by entropy from 2 tiles" in out
+    assert "on the worst of 2 other tiles" in out
+    assert "(needed 15 dB)" in out
+    assert "  8 bits   kept: 1 layers, first or last layer" in out
+    assert open_bundle("tiny-int8-cpu").manifest.calibration["tiles"]["count"] == 2
+    before = tree(tmp_path)
+    assert run(build.cli, [*words, "--min-psnr", "149", "-o", "no"]) == 6
+    _, err = capfd.readouterr()
+    assert err.count("\n") == 1
+    assert "no part of the network can be quantised" in err
+    assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zoomrt.calibration.fake_quant import FORMATS, fake_quantised
 
 SIZE, CHANNELS, HEADS = 16, 64, 2
 TOKENS = SIZE * SIZE
@@ -53,8 +56,23 @@ class FloatInput(nn.Module):
         return result
 
 
+class QuantisedNetwork(nn.Module):
+    """TinyNetwork with every layer in 8 bits, each scale that of a standard normal input."""
+
+    def __init__(self, form: str, per_channel: bool) -> None:
+        super().__init__()
+        self.inner = TinyNetwork()
+        for name, layer in list(self.inner.named_children()):
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                setattr(self.inner, name, fake_quantised(layer, 4.0, FORMATS[form], per_channel=per_channel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.inner(x)
+        return result
+
+
 @functools.cache
-def _exported(network: type[nn.Module], opset: int, half_input: bool) -> bytes:
+def _exported(network: Callable[[], nn.Module], opset: int, half_input: bool) -> bytes:
     torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
     module = network().eval()
     if half_input:
@@ -76,6 +94,12 @@ def _exported(network: type[nn.Module], opset: int, half_input: bool) -> bytes:
 def tiny_graph(path: Path, *, half: bool = True, opset: int = 23) -> Path:
     """Random weights, fresh in every test run; the same within one."""
     path.write_bytes(_exported(TinyNetwork, opset, half))
+    return path
+
+
+def quantised_graph(path: Path, form: str, *, half: bool = True, per_channel: bool = False) -> Path:
+    """`form` : int8 or fp8. Fresh random weights at every call."""
+    path.write_bytes(_exported(functools.partial(QuantisedNetwork, form, per_channel), 23, half))
     return path
 
 

@@ -9,7 +9,16 @@ import os
 from pathlib import Path
 
 import pytest
-from engine_graphs import HEADS, TOKENS, attention_graph, float_input_graph, normalisation_graph, stand_in, tiny_graph
+from engine_graphs import (
+    HEADS,
+    TOKENS,
+    attention_graph,
+    float_input_graph,
+    normalisation_graph,
+    quantised_graph,
+    stand_in,
+    tiny_graph,
+)
 
 from zoomrt.errors import BuildError, PrecisionError
 from zoomrt.export import engine as engine_module
@@ -105,7 +114,7 @@ def test_only_written_tensors_of_the_size_of_scores_count() -> None:
     kernels = (Kernel("writes", "gemm", (), (), names, (), (), 0), Kernel("reads", "gemm", (), names, (), (), (), 0))
     plan = PlanSummary("1.7.1.116", ("SM89",), False, 0, 0, tensors, (), (), kernels)
     attentions = (Attention("a", (2, 64, 64)), Attention("unknown", None))
-    assert engine_module._written_scores(plan, GraphFacts({}, attentions)) == ("scores", "batched")
+    assert engine_module._written_scores(plan, GraphFacts({}, attentions, ())) == ("scores", "batched")
 
 
 def test_normalisation_may_be_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +152,29 @@ def test_fp32_graph_is_no_fp16_engine(tmp_path: Path) -> None:
 def test_fp16_graph_is_no_fp32_engine(tmp_path: Path) -> None:
     with pytest.raises(PrecisionError, match="fp32 data"):
         build(tiny_graph(tmp_path / "g.onnx"), tmp_path / "e", precision="fp32")
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_eight_bit_layers(tmp_path: Path, form: str) -> None:
+    """Two convolutions and three linear layers between codes, the rest in FP16."""
+    report = build(quantised_graph(tmp_path / "g.onnx", form), tmp_path / "e", precision=form)
+    assert report.eight_bit_layers == 5
+    assert 0 < report.share_in_precision < 1
+    assert f"fp16+{form}" in "".join(f"{name} " for name in report.kernels_by_dtype) or form in report.kernels_by_dtype
+    assert report.attentions_fused == 1
+    assert build(tiny_graph(tmp_path / "g.onnx"), tmp_path / "e").eight_bit_layers == 0
+
+
+def test_eight_bits_that_came_out_in_fp16(tmp_path: Path) -> None:
+    """TensorRT-RTX does INT8 convolutions for Turing in FP16; its INT8 matrix products are real."""
+    engine = tmp_path / "out" / "e"
+    engine.parent.mkdir()
+    with pytest.raises(PrecisionError, match="2 of 5 layers without int8 data") as caught:
+        build(quantised_graph(tmp_path / "g.onnx", "int8"), engine, "SM75", precision="int8")
+    assert "conv" in caught.value.seen
+    assert os.listdir(engine.parent) == []
+    with pytest.raises(PrecisionError, match="0 of 0 layers"):
+        build(tiny_graph(tmp_path / "g.onnx"), engine, precision="int8")
 
 
 def test_float_input_needs_the_allow_list(tmp_path: Path) -> None:

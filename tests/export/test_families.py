@@ -37,7 +37,7 @@ def test_names_without_torch() -> None:
 
 
 def test_unknown_name_suggests() -> None:
-    with pytest.raises(UsageError, match=r"Did you mean edge\?"):
+    with pytest.raises(UsageError, match=r"Did you mean edge\b"):
         family_named("egde")
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from engine_graphs import CHANNELS, HEADS, TOKENS, small_graph, tiny_graph
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from zoomrt.export.graph_facts import Attention, read_graph
 
@@ -50,6 +51,31 @@ def test_pattern(tmp_path: Path, up: str, between: list[str], down: str, counts:
     graph = small_graph(tmp_path / "g.onnx", pattern(up=up, between=between, down=down), shapes, "z")
     expected = (Attention("soft", (6, 16, 16)),) if counts else ()
     assert read_graph(graph).attentions == expected
+
+
+def test_layers_between_codes(tmp_path: Path) -> None:
+    """Input and weight must both come from codes, whatever their layout."""
+    q = helper.make_node("QuantizeLinear", ["x", "s", "zero"], ["q"])
+    nodes = [
+        q,
+        helper.make_node("DequantizeLinear", ["q", "s", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["codes", "s", "zero"], ["w"]),
+        helper.make_node("Transpose", ["w"], ["wt"]),
+        helper.make_node("MatMul", ["d", "wt"], ["y0"], name="both"),
+        helper.make_node("MatMul", ["y0", "wt"], ["y1"], name="weight only"),
+        helper.make_node("MatMul", ["d", "float"], ["y2"], name="input only"),
+        helper.make_node("Add", ["d", "w"], ["y3"], name="no layer"),
+        helper.make_node("Sum", ["y1", "y2", "y3"], ["z"]),
+    ]
+    shapes: dict[str, list[int | str]] = {name: [16, 16] for name in ("x", "codes", "float")}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT16, shape) for name, shape in shapes.items()],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT16, [16, 16])],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "g.onnx")
+    assert read_graph(tmp_path / "g.onnx").eight_bit == ("both",)
 
 
 def test_packed_heads_and_nameless_nodes(tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ def test_stages_of_each_kind_of_build() -> None:
     assert list(stages(plan())) == ["weights", "reference", "export", "parity"]
     names = ["weights", "reference", "fp16", "export", "parity", "engine"]
     assert list(stages(plan(precision="fp16", backend="tensorrt_rtx"))) == names
+    quantised = stages(plan(precision="int8", backend="tensorrt_rtx"))
+    assert list(quantised) == ["weights", "reference", "calibrate", *names[2:]]
+    assert quantised["engine"].weights == WEIGHTS // 4
+    assert "fp16" not in stages(plan(precision="int8"))
 
 
 def test_weights_and_activations_are_counted() -> None:
@@ -60,7 +64,7 @@ def test_weights_and_activations_are_counted() -> None:
     assert found["weights"].weights == found["reference"].weights == WEIGHTS
     assert found["export"].weights == found["parity"].weights == WEIGHTS // 2
     assert found["reference"].activations == 5 * 128 * 128 * 4 * (3 + WIDTH + 3)  # the largest batch
-    assert found["fp16"].activations == 48 * 48 * 4 * (3 + WIDTH + 3)  # one small tile
+    assert found["fp16"].activations == 5 * 48 * 48 * 4 * (3 + WIDTH + 3)  # the small tiles together
     assert found["weights"].activations == found["export"].activations == 0
 
 

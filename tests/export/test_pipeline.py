@@ -15,7 +15,7 @@ import torch
 
 from zoomrt.bundle import open_bundle
 from zoomrt.errors import CheckpointError, ExportError, UsageError, ZoomrtError
-from zoomrt.export import assembly, cache
+from zoomrt.export import cache, parts
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families.edge import FAMILY
 from zoomrt.export.graph import export_graph
@@ -54,7 +54,7 @@ def test_second_identical_build_comes_from_the_cache(
     tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(request(tiny_edge_weights), tmp_path / "a")
-    monkeypatch.setattr(assembly, "export_graph", None)  # a second export would fail
+    monkeypatch.setattr(parts, "export_graph", None)  # a second export would fail
     second = build(request(tiny_edge_weights), tmp_path / "b")
     assert (first.cached, second.cached) == (False, True)
     for name in [*first.manifest.files, "manifest.json"]:
@@ -192,7 +192,7 @@ def test_bisect_names_the_node_at_fault(
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(assembly, "export_graph", export_with_a_fault)
+    monkeypatch.setattr(parts, "export_graph", export_with_a_fault)
     with pytest.raises(ExportError, match="does not match torch FP32") as caught:
         build(request(tiny_edge_weights), tmp_path / "b", use_cache=False)
     assert "--bisect" in caught.value.remedy

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine_graphs import tiny_graph
+from engine_graphs import quantised_graph, tiny_graph
 
 from zoomrt.errors import BuildError, UsageError
 from zoomrt.export.engine import build_engine
-from zoomrt.export.targets import PRECISIONS, TARGETS, Target, precision_named, target_named
+from zoomrt.export.targets import (
+    EIGHT_BIT,
+    PRECISIONS,
+    TARGETS,
+    Target,
+    floating_point,
+    precision_named,
+    target_named,
+)
 
 ENGINES = [target for target in TARGETS.values() if target.backend == "tensorrt_rtx"]
 
@@ -43,7 +51,9 @@ def test_unknown_target(name: str, near: str) -> None:
     [
         ("sm86", "fp8", "hardware of target sm86 cannot run fp8: got SM86, need compute capability 89"),
         ("rtx", "fp8", "hardware of target rtx cannot run fp8: got SM80, SM86"),
-        ("sm89", "fp8", "zoomrt does not build fp8 for target sm89"),
+        ("sm75", "int8", "does INT8 convolutions there in FP16"),
+        ("sm75", "int8-all", "does not build int8-all for target sm75"),
+        ("sm80", "fp8", "hardware of target sm80 cannot run fp8"),
         ("cpu", "fp8", "zoomrt does not build fp8 for target cpu"),
         ("sm75", "fp32", "no FP32 matrix product for Turing"),
         ("sm75", "fp61", "Did you mean fp16"),
@@ -58,12 +68,24 @@ def test_precision_that_cannot_be(target: str, precision: str, says: str) -> Non
 def test_precision_that_can_be(target: Target) -> None:
     for precision in target.precisions:
         assert precision_named(precision, target) == precision
+    if "int8" in target.precisions:
+        assert precision_named("int8-all", target) == "int8-all"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_is_not_in_8_bits(precision: str) -> None:
+    for_cpu, for_gpu = floating_point(precision, "onnxruntime"), floating_point(precision, "tensorrt_rtx")
+    assert (for_cpu, for_gpu) == (("fp32", "fp16") if precision in EIGHT_BIT else (precision, precision))
 
 
 def build(tmp_path: Path, target: Target, precision: str) -> tuple[int | None, tuple[str, ...] | None]:
     pytest.importorskip("tensorrt_rtx")
+    if precision in EIGHT_BIT:
+        graph = quantised_graph(tmp_path / "g.onnx", precision)
+    else:
+        graph = tiny_graph(tmp_path / "g.onnx", half=precision == "fp16", opset=target.opset)
     report = build_engine(
-        tiny_graph(tmp_path / "g.onnx", half=precision == "fp16", opset=target.opset),
+        graph,
         tmp_path / "e",
         backend=target.backend,
         compute_capabilities=target.compute_capabilities,
@@ -80,7 +102,7 @@ def build(tmp_path: Path, target: Target, precision: str) -> tuple[int | None, t
 )
 def test_every_row_builds(tmp_path: Path, target: Target, precision: str) -> None:
     fused, sms = build(tmp_path, target, precision)
-    assert fused == (1 if precision == "fp16" else 0)
+    assert fused == (0 if precision == "fp32" else 1)
     assert sms == target.compute_capabilities
 
 

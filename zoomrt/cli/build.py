@@ -6,6 +6,7 @@ Names are checked before anything heavy is imported, so a typo is answered at on
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 
 from zoomrt.cli._common import progress_bar, require, say, shared_options, start
 from zoomrt.errors import UsageError, unknown_name
+from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.targets import PRECISIONS, TARGETS, precision_named, target_named
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 @click.option("--prompt", help="Text for the base's text encoder; empty if left out.")
 @click.option("--prompt-embedding", type=click.Path(path_type=Path), help="File with the encoded prompt instead.")
 @click.option("--coeff-t", type=int, help="Strength, as a timestep from 0 to 999; lower changes less.")
+@click.option(
+    "--autoencoder", type=click.Path(path_type=Path), help="The autoencoder's file, where it is a file of its own."
+)
+@click.option("--wdn-weights", type=click.Path(path_type=Path), help="Second checkpoint, which keeps noise, to mix in.")
+@click.option("--denoise-strength", type=float, help="Share of the first one in that mixture, 0 to 1; 0.5 if left out.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
 @click.option("--tile", type=int, help="Tile side in input pixels; the family's advice if left out.")
@@ -39,6 +46,12 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 @click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
 @click.option("--backend", help=f"Another compiler than the target's: {', '.join(BACKENDS)}.")
 @click.option("--colour", help="none, mean_std (adain) or wavelet; the family's own if left out.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="8 bits: folder of pictures to take ranges from.")
+@click.option("--calibration-hr", is_flag=True, help="They are high-resolution targets; degrade them first.")
+@click.option("--tiles", type=int, help="8 bits: tiles to take ranges from; 16 if left out.")
+@click.option("--method", help="8 bits: how ranges are chosen: mse, max, percentile or entropy.")
+@click.option("--min-psnr", type=float, help="8 bits: decibels to FP32 that every tile must keep; 40 if left out.")
+@click.option("--search-minutes", type=float, help="8 bits: to find what can be quantised; 10 if left out.")
 @click.option("--form", default="one_graph", show_default=True, help="split: three graphs, tiles in the latent.")
 @click.option("--timeout", "minutes", type=float, default=30.0, show_default=True, help="Minutes for one engine.")
 @click.option("--max-memory", help="Refuse a build that would take more, such as 800M, 12G or 12GiB.")
@@ -56,6 +69,9 @@ def cli(
     prompt: str | None,
     prompt_embedding: Path | None,
     coeff_t: int | None,
+    autoencoder: Path | None,
+    wdn_weights: Path | None,
+    denoise_strength: float | None,
     precision: str,
     target: str,
     tile: int | None,
@@ -63,6 +79,12 @@ def cli(
     batches: str,
     backend: str | None,
     colour: str | None,
+    calibration: Path | None,
+    calibration_hr: bool,
+    tiles: int | None,
+    method: str | None,
+    min_psnr: float | None,
+    search_minutes: float | None,
     form: str,
     minutes: float,
     max_memory: str | None,
@@ -82,6 +104,14 @@ def cli(
     sizes = _batch_sizes(batches)
     _check_minutes(minutes)
     memory = _memory_bytes(max_memory)
+    choice = _calibration(
+        pictures=calibration,
+        high_resolution=calibration_hr or None,
+        tiles=tiles,
+        method=method,
+        min_psnr_db=min_psnr,
+        search_minutes=search_minutes,
+    )
     require("export", "building a bundle")
     if bisect:
         require("debug", "--bisect")
@@ -103,10 +133,11 @@ def cli(
         backend=backend,
         timeout_s=minutes * 60,
         max_memory=memory,
-        sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t),
+        sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t, autoencoder, wdn_weights, denoise_strength),
         colour=colour,
         form=form,
         bisect=bisect,
+        calibration=choice,
     )
     name = model or (weights.stem if weights else "edge")
     folder = output or Path(f"{name}-{precision}-{target}")
@@ -140,6 +171,7 @@ def summary(result: BuildResult) -> list[str]:
         *(("memory", line) for line in _memory_lines(manifest.memory)),
         *(("parity", line) for line in _parity_lines(manifest)),
         *(("fp16", line) for line in _fp16_lines(manifest.numerics)),
+        *(("8 bits", line) for line in _calibration_lines(manifest.calibration)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
         *(("warning", line) for line in [*manifest.warnings, *result.notes]),
     ]
@@ -180,6 +212,21 @@ def _memory_lines(memory: dict[str, Any]) -> list[str]:
     return [f"{memory['peak_bytes'] / 1e6:.0f} MB expected at most, in {memory['peak_stage']}"] if memory else []
 
 
+def _calibration_lines(facts: dict[str, Any]) -> list[str]:
+    """How much is quantised, what quality that leaves, and what was kept."""
+    if not facts:
+        return []
+    psnr, floor = facts["psnr_db"], facts["min_psnr_db"]
+    reasons = Counter(facts["kept"].values())
+    return [
+        f"{facts['share']:.1%} of multiply-adds in {facts['format']}, ranges by {facts['method']} "
+        f"from {facts['tiles']['count']} tiles",
+        f"{psnr['worst']:.1f} dB to FP32 on the worst of {facts['held_out']['count']} other tiles, "
+        f"{psnr['mean']:.1f} dB on average ({f'needed {floor:g} dB' if floor else 'no gate'})",
+        *(f"kept: {count} layers, {why}" for why, count in reasons.items()),
+    ]
+
+
 def _engine_lines(reports: dict[str, Any]) -> list[str]:
     """One line per engine; figures that could not be read back from it are left out."""
     lines = []
@@ -213,6 +260,16 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
             "cannot read --batch", seen=repr(text), needed="whole numbers from 1 on", remedy="Write --batch 1,4."
         )
     return sizes
+
+
+def _calibration(**given: Any) -> Calibration | None:
+    """What was given, the rest by default; None if nothing was."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if not chosen:
+        return None
+    choice = Calibration(**chosen)
+    choice.check()
+    return choice
 
 
 def _check_minutes(minutes: float) -> None:

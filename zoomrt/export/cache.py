@@ -1,4 +1,5 @@
-"""Finished bundles kept by the content of their request, so that the second identical build is a copy."""
+"""Finished bundles kept by the content of their request, so that the second identical build is a copy; and what
+calibration has measured so far, so that a build goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -17,26 +18,37 @@ import zoomrt
 from zoomrt.bundle import Bundle, open_bundle, writing_bundle
 from zoomrt.errors import BundleError, StorageError
 
-__all__ = ["cache_folder", "content_key", "fetch", "keep"]
+__all__ = ["cache_folder", "calibration_folder", "content_key", "fetch", "keep", "source_digest"]
 
 
 def cache_folder() -> Path:
     """$ZOOMRT_CACHE, or the platform's cache folder for zoomrt. May be deleted at any time."""
-    return Path(os.environ.get("ZOOMRT_CACHE") or platformdirs.user_cache_path("zoomrt")) / "bundles"
+    return _root() / "bundles"
+
+
+def calibration_folder() -> Path:
+    """Where `calibration` keeps statistics and measurements, beside `cache_folder`."""
+    return _root() / "calibration"
+
+
+def _root() -> Path:
+    return Path(os.environ.get("ZOOMRT_CACHE") or platformdirs.user_cache_path("zoomrt"))
 
 
 def content_key(request: Mapping[str, object]) -> str:
     """SHA-256 over everything that decides the bundle's content, the exporter's own code and weights included."""
-    text = json.dumps({**request, "zoomrt_source": _source_digest()}, sort_keys=True)
+    text = json.dumps({**request, "zoomrt_source": source_digest()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
-def _source_digest() -> str:
+def source_digest() -> str:
+    """SHA-256 over the code and the data of export and calibration."""
     root = Path(zoomrt.__file__).parent
     digest = hashlib.sha256()
-    exporter = [file for file in (root / "export").rglob("*") if file.suffix in (".py", ".safetensors", ".png")]
-    for source in sorted([root / "bundle.py", *exporter]):
+    files = [file for part in ("calibration", "export") for file in (root / part).rglob("*")]
+    sources = [file for file in files if file.suffix in (".py", ".safetensors", ".png")]
+    for source in sorted([root / "bundle.py", *sources]):
         digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
     return digest.hexdigest()
 
@@ -74,9 +86,10 @@ def copy_bundle(bundle: Bundle, output: Path) -> None:
 
 
 def clear() -> int:
-    """Delete every kept bundle; returns how many bytes that freed."""
-    folder = cache_folder()
-    freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+    """Delete everything kept; returns how many bytes that freed."""
+    freed = 0
+    for folder in (cache_folder(), calibration_folder()):
+        freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
     return freed

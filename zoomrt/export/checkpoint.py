@@ -5,10 +5,11 @@ safetensors files, or torch files through the restricted unpickler (`weights_onl
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,27 @@ class Checkpoint:
     sha256: str
     content: Mapping[str, Any]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The top-level entries that are tensors, by key."""
-        return {key: value for key, value in self.content.items() if isinstance(value, Tensor)}
+    def tensors(self, *wrappers: str) -> dict[str, Tensor]:
+        """The tensors under the first of `wrappers` that the file has, else those at its top, by key."""
+        inner = (self.content[name] for name in wrappers if isinstance(self.content.get(name), Mapping))
+        content = next(inner, self.content)
+        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+    @contextlib.contextmanager
+    def read_as(self, model: str, *, needed: str, remedy: str) -> Iterator[None]:
+        """Around reading widths and counts off the shapes: what a foreign file raises there is a CheckpointError.
+
+        needed : keys that tell the model. remedy : where its file is published.
+        """
+        try:
+            yield
+        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as cause:
+            raise CheckpointError(
+                f"weights {str(self.path)!r} are not a checkpoint of {model}",
+                seen="keys like " + (", ".join(list(self.content)[:4]) or "none"),
+                needed=needed,
+                remedy=remedy,
+            ) from cause
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

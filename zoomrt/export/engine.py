@@ -20,11 +20,11 @@ from zoomrt.bundle import sha256_of
 from zoomrt.errors import BuildError, PrecisionError, unknown_name
 from zoomrt.export.engine_process import EXTRAS, CompiledPlan, compile_plan, missing_backend, storage_error
 from zoomrt.export.graph_facts import GraphFacts, read_graph
-from zoomrt.export.plan_reader import FLOATING, Kernel, PlanSummary, read_plan
+from zoomrt.export.plan_reader import EIGHT_BIT, FLOATING, Kernel, PlanSummary, read_plan
 
 __all__ = ["BuildFigures", "EngineReport", "build_engine", "require_backend"]
 
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", *sorted(EIGHT_BIT))
 NORMALISATIONS = frozenset({"GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization"})
 """TensorRT takes the statistics of these in FP32 whatever the graph says, and offers no way to ask for less."""
 _GENERATED = ("generated", "runtime_function")
@@ -56,7 +56,10 @@ class EngineReport:
     attentions_unfused: tuple[str, ...] | None
     """Nodes of the attentions that no kernel does as a whole."""
     share_in_precision: float | None
-    """Kernels whose data is in the asked precision, of those that touch floating-point data at all; 0 to 1."""
+    """Kernels whose data is in the asked precision, of those that touch floating-point data at all; 0 to 1. For int8
+    and fp8: kernels that touch data in it, of all with data."""
+    eight_bit_layers: int | None
+    """Convolutions and matrix products that run on 8-bit data: all that the graph wants so, see `build_engine`."""
     static_bytes: int | None
     """Bytes read and written by one run if nothing stays in cache (`PlanSummary.static_bytes`)."""
     workspace_bytes: int | None
@@ -64,7 +67,7 @@ class EngineReport:
     sha256: str
     kernels_by_kind: dict[str, int]
     kernels_by_dtype: dict[str, int]
-    """Keys like fp16, fp32, fp16+fp32 (a cast), none (indices, flags)."""
+    """Keys like fp16, fp16+fp32 (a cast), fp16+int8 (a quantised layer), none (indices, flags)."""
     other_precision: tuple[str, ...]
     """Kernels that are not in the asked precision, with their ONNX nodes; all of them are on the allow-list."""
     written_scores: tuple[str, ...]
@@ -98,6 +101,8 @@ def build_engine(
         Two things are allowed beside it: the kernels of a normalisation (`NORMALISATIONS`), whose statistics TensorRT
         keeps in FP32 (in the `edge` network 4 kernels of 145), unless the graph's input or output is in FP32 there; and
         kernels of ONNX nodes named in `allow_fp32`. Weights and a kernel's private workspace do not count.
+        Or `int8` or `fp8`, for an FP16 graph with layers between 8-bit codes: each of these must be in a kernel that
+        takes such codes, and what was said of FP16 holds for everything else.
     timeout_s : seconds until the build is given up.
     on_progress : called with (stage, fraction of it); stages are load, parse, compile, write, check.
     allow_fp32 : ONNX node names, `*` and `?` allowed, whose kernels may be in FP32.
@@ -127,8 +132,11 @@ def build_engine(
         else:
             plan = read_plan(compiled.path)
             _check_targets(onnx, plan, compute_capabilities)
-            strangers = _strangers(plan, precision)
-            _check_precision(onnx, plan, graph, precision, strangers, allow_fp32)
+            floating = "fp16" if precision in EIGHT_BIT else precision
+            strangers = _strangers(plan, floating)
+            _check_precision(onnx, plan, graph, floating, strangers, allow_fp32)
+            if precision in EIGHT_BIT:
+                _check_eight_bit(onnx, plan, graph, precision)
             report = _report(compiled, backend, precision, graph, plan, strangers)
         try:
             os.replace(compiled.path, engine)
@@ -194,6 +202,24 @@ def _check_precision(
         )
 
 
+def _check_eight_bit(onnx: Path, plan: PlanSummary, graph: GraphFacts, precision: str) -> None:
+    done = {node for kernel in plan.kernels for node in kernel.nodes if precision in _input_types(plan, kernel)}
+    missing = [node for node in graph.eight_bit if node not in done]
+    if missing or not graph.eight_bit:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise PrecisionError(
+            f"the engine from {onnx.name!r} does not compute in {precision} what the graph has in {precision}",
+            seen=f"{len(missing)} of {len(graph.eight_bit)} layers without {precision} data: {shown or 'none'}",
+            needed=f"{precision} data into each layer between QuantizeLinear and DequantizeLinear, and such layers",
+            remedy="Build with --precision fp16: this compiler has no such kernels for this target.",
+        )
+
+
+def _input_types(plan: PlanSummary, kernel: Kernel) -> set[str]:
+    """Of its data; weights do not count, a kernel may widen them."""
+    return {plan.tensors[name].dtype for name in kernel.inputs if not plan.tensors[name].constant}
+
+
 def _described(kernel: Kernel) -> str:
     return f"{kernel.name} ({', '.join(kernel.nodes) or 'no node'})"
 
@@ -223,8 +249,9 @@ def _report(
     plan: PlanSummary,
     strangers: list[Kernel],
 ) -> EngineReport:
-    dtypes = ["+".join(sorted(plan.dtypes(kernel))) or "none" for kernel in plan.kernels]
-    touching = sum(dtype != "none" for dtype in dtypes)
+    types = [plan.dtypes(kernel) | ({data.dtype for data in plan.data(kernel)} & EIGHT_BIT) for kernel in plan.kernels]
+    touching = sum(bool(some) for some in types)
+    within = sum(precision in some for some in types) if precision in EIGHT_BIT else touching - len(strangers)
     expected = len(graph.attentions)
     scores = _written_scores(plan, graph)
     unfused = _unfused(plan, graph)
@@ -244,13 +271,14 @@ def _report(
         attentions_fused=plan.fused_attentions,
         attentions_expected=expected,
         attentions_unfused=unfused,
-        share_in_precision=round(1 - len(strangers) / touching, 4) if touching else 1.0,
+        share_in_precision=round(within / touching, 4) if touching else 1.0,
+        eight_bit_layers=len(graph.eight_bit),
         static_bytes=plan.static_bytes,
         workspace_bytes=plan.workspace_bytes,
         engine_bytes=plan.bytes,
         sha256=sha256_of(compiled.path),
         kernels_by_kind=dict(sorted(Counter(kernel.kind for kernel in plan.kernels).items())),
-        kernels_by_dtype=dict(sorted(Counter(dtypes).items())),
+        kernels_by_dtype=dict(sorted(Counter("+".join(sorted(some)) or "none" for some in types).items())),
         other_precision=tuple(map(_described, strangers)),
         written_scores=scores,
         warnings=tuple(warnings),
@@ -270,6 +298,7 @@ def _unread_report(compiled: CompiledPlan, backend: str, precision: str, graph: 
         attentions_expected=len(graph.attentions),
         attentions_unfused=None,
         share_in_precision=None,
+        eight_bit_layers=None,
         static_bytes=None,
         workspace_bytes=None,
         engine_bytes=compiled.path.stat().st_size,

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from zoomrt.bundle import ColourPolicy
+from zoomrt.bundle import ColourPolicy, NoiseFacts
 from zoomrt.errors import UsageError
 from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.sources import NO_SOURCES, Sources
@@ -62,13 +62,16 @@ class FamilyFacts:
     """What a user or the runtime may need to know about a family without building it.
 
     name : as typed after `--model`; the file in `families/` has the same name with underscores.
-    scale : output pixels per input pixel, each axis.
+    scale : output pixels per input pixel, each axis; of the most common variant where checkpoints differ.
     value_range : black and white of the network's input and output.
     steps : network evaluations per tile.
     colour : what the runtime does to the stitched picture, see `bundle.TileFacts.colour`.
     weights_licence : one line; it travels in the manifest.
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
     takes : the fields of `sources.Sources` that the family reads; any other is refused.
+    noise : start noise, further channels of the network's input; None for a network without.
+    parity_loss_db : by how much FP32 parity may fall below the common minimum, where a network chooses among discrete
+        codes: rounding then changes a choice here and there, and with it a whole patch.
     warnings : what a user must know about every bundle of this family; they travel in the manifest.
     """
 
@@ -82,6 +85,8 @@ class FamilyFacts:
     weights_licence: str
     embedded_weights: Path | None = None
     takes: tuple[str, ...] = ()
+    noise: NoiseFacts | None = None
+    parity_loss_db: float = 0.0
     warnings: tuple[str, ...] = ()
 
 
@@ -90,6 +95,13 @@ class Family(ABC):
 
     facts: ClassVar[FamilyFacts]
 
+    def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:  # noqa: ARG002
+        """`facts`, with what depends on the checkpoint put right: a family may have several scales.
+
+        Raises CheckpointError if the checkpoint is not this family's.
+        """
+        return self.facts
+
     @abstractmethod
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """Whether these keys and shapes are this family's; no false negatives, rarely a false positive."""
@@ -97,6 +109,8 @@ class Family(ABC):
     @abstractmethod
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> nn.Module:
         """The network in FP32 and eval mode: (N, 3, h, w) in `value_range` -> (N, 3, scale*h, scale*w), not clamped.
+
+        A network with start noise takes it as further channels, see `facts.noise`.
 
         sources : already checked against `facts.takes`.
 

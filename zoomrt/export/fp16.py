@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from zoomrt.export.ranges import FP16_MAX, Ranges, Value, magnitude, sampled
 from zoomrt.export.streams import Streams
 from zoomrt.export.watching import Operation, watched
 
-__all__ = ["NEAR", "TOO_NEAR", "Fp16Report", "make_fp16_safe"]
+__all__ = ["NEAR", "TOO_NEAR", "Fp16Plan", "Fp16Report", "make_fp16_safe", "prepare_fp16"]
 
 NEAR = FP16_MAX / 4
 """Above it a stream is rescaled, which is free: other pictures may reach four times what these did."""
@@ -53,6 +53,25 @@ class Fp16Report:
         return asdict(self)
 
 
+@dataclass
+class _Batch:
+    """Tiles of one size, which go through the network together."""
+
+    names: list[str]
+    lr: Tensor
+    ranges: Ranges
+    wanted: Tensor
+
+
+@dataclass(frozen=True)
+class Fp16Plan:
+    """What `prepare_fp16` saw and did; `factors` has one for each value."""
+
+    batches: list[_Batch]
+    factors: list[float]
+    report: Fp16Report
+
+
 def make_fp16_safe(
     network: nn.Module,
     tiles: Mapping[str, NDArray[np.float32]],
@@ -65,6 +84,26 @@ def make_fp16_safe(
 
     Raises PrecisionError that names the operation, if a value cannot be held or a tile ends below
     `MINIMUM_PSNR_DB["fp16"]`; the network is then as far as it came.
+    """
+    plan = prepare_fp16(network, tiles, seen)
+    to_half(network)
+    return_freed_memory()
+    results = []
+    low, high = value_range
+    for batch in plan.batches:
+        closeness = _Closeness(batch.ranges.values, plan.factors)
+        got = run_with_fp16_storage(network, batch.lr, closeness)
+        for name, one, other in zip(batch.names, batch.wanted.numpy(), got.numpy(), strict=True):
+            result = compare(one, other, name, "fp16 storage emulation", high - low, MINIMUM_PSNR_DB["fp16"])
+            _demand(result, closeness)
+            results.append(result)
+    return replace(plan.report, results=results)
+
+
+def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], seen: Sequence[Ranges] = ()) -> Fp16Plan:
+    """Steps 1 to 3 on an FP32 network, in place; its results stay the same bit for bit.
+
+    Arguments and errors as for `make_fp16_safe`, which goes on from here.
     """
     streams = Streams()
     batches = _batches(tiles)
@@ -87,29 +126,7 @@ def make_fp16_safe(
             factors[index] = 2.0**exponent
     left = [magnitude * factor for magnitude, factor in zip(largest, factors, strict=True)]
     kept = _keep_what_must(network, values, left)
-    to_half(network)
-    return_freed_memory()
-
-    results = []
-    low, high = value_range
-    for batch in batches:
-        closeness = _Closeness(batch.ranges.values, factors)
-        got = run_with_fp16_storage(network, batch.lr, closeness)
-        for name, one, other in zip(batch.names, batch.wanted.numpy(), got.numpy(), strict=True):
-            result = compare(one, other, name, "fp16 storage emulation", high - low, "fp16")
-            _demand(result, closeness)
-            results.append(result)
-    return Fp16Report(_top(values, left, kept), rescaled, kept, results)
-
-
-@dataclass
-class _Batch:
-    """Tiles of one size, which go through the network together."""
-
-    names: list[str]
-    lr: Tensor
-    ranges: Ranges
-    wanted: Tensor
+    return Fp16Plan(batches, factors, Fp16Report(_top(values, left, kept), rescaled, kept))
 
 
 def _batches(tiles: Mapping[str, NDArray[np.float32]]) -> list[_Batch]:

@@ -63,7 +63,7 @@ def export_graph(
     if half and not is_half(network):
         network = copy.deepcopy(network)
         to_half(network)
-    weight_bytes = sum(p.numel() * p.element_size() for p in network.parameters())
+    weight_bytes = sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers()])
     external = weight_bytes > EXTERNAL_DATA_BYTES
     try:
         with quiet(), torch.no_grad(), group_norms_as_instance_norms(network if instance_norm else None):

@@ -1,4 +1,5 @@
-"""What an ONNX graph leads one to expect of an engine: the operator behind each node name, and its attentions.
+"""What an ONNX graph leads one to expect of an engine: the operator behind each node name, its attentions, and the
+layers that are to run in 8 bits.
 
 The other half of the check that `plan_reader.py` makes possible. Reads structure only, never weights.
 """
@@ -17,6 +18,7 @@ __all__ = ["Attention", "GraphFacts", "read_graph"]
 # What may stand between the two matrix products of an attention and its softmax: scale, mask, cast, layout.
 _BETWEEN = frozenset({"Add", "Cast", "Div", "Identity", "Mul", "Reshape", "Sub", "Transpose", "Where"})
 _STEPS = 4
+_LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class GraphFacts:
     operators: dict[str, str]
     """Node name -> operator type."""
     attentions: tuple[Attention, ...]
+    eight_bit: tuple[str, ...]
+    """Convolutions and matrix products whose input and weight both come from 8-bit codes."""
 
 
 def read_graph(path: Path) -> GraphFacts:
@@ -61,7 +65,20 @@ def read_graph(path: Path) -> GraphFacts:
             attentions.append(Attention(_name(node), _attention_scores(node, shapes)))
         elif node.op_type == "Softmax" and _reaches_matmul(node, before) and _reaches_matmul(node, after):
             attentions.append(Attention(_name(node), _flat(shapes.get(node.input[0]))))
-    return GraphFacts({_name(node): node.op_type for node in nodes}, tuple(attentions))
+    eight_bit = tuple(
+        _name(node)
+        for node in nodes
+        if node.op_type in _LAYERS and all(_from_codes(name, producers) for name in node.input[:2])
+    )
+    return GraphFacts({_name(node): node.op_type for node in nodes}, tuple(attentions), eight_bit)
+
+
+def _from_codes(name: str, producers: dict[str, onnx.NodeProto]) -> bool:
+    """Whether a value is a DequantizeLinear's, but for its layout."""
+    node = producers.get(name)
+    while node is not None and node.op_type in ("Reshape", "Transpose"):
+        node = producers.get(node.input[0])
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -23,6 +23,7 @@ from zoomrt.export.activations import Activations, activations_of
 from zoomrt.export.graph import EXTERNAL_DATA_BYTES
 from zoomrt.export.probes import EXTREMES
 from zoomrt.export.sources import Sources, component_weights
+from zoomrt.export.targets import EIGHT_BIT, floating_point
 
 __all__ = ["MemoryPlan", "Stage", "check_budget", "check_files", "plan_memory", "return_freed_memory", "stored_bytes"]
 
@@ -31,8 +32,9 @@ PROGRAM_BYTES = 600_000_000
 EXPORT_COPIES = {"embedded": 3.0, "external": 0.1}
 """Copies of the weights beside the network's own while the graph is written and checked. Embedded: as tensors, as
 protobuf, as its bytes. External (`graph.EXTERNAL_DATA_BYTES`): one tensor after the other."""
-ORT_COPIES = {"fp32": 1.1, "fp16": 3.2}
-"""What ONNX Runtime holds with a graph loaded, over the weights' bytes; on a CPU it widens an FP16 graph to FP32."""
+ORT_COPIES = {"fp32": 1.1, "fp16": 3.2, "8 bits": 5.2}
+"""What ONNX Runtime holds with a graph loaded, over the weights' bytes; on a CPU it widens an FP16 graph to FP32, and
+8-bit codes too (that figure was not measured on a large network)."""
 ORT_ACTIVATIONS = 1.85
 """ONNX Runtime's arena over the activations with attention scores written out: it grows by doubling."""
 COMPILER_BYTES = 280_000_000
@@ -95,21 +97,26 @@ def plan_memory(
     """What a build of `network` will need, for its largest batch.
 
     network : FP32; it is neither run nor changed. probe : side of the tiles for FP16 emulation, LR pixels.
-    precision : `fp32` or `fp16`. backend : `onnxruntime`, or the compiler of engines.
+    precision : of `targets.PRECISIONS`; with 8 bits all weights count as codes.
+    backend : `onnxruntime`, or the compiler of engines.
     stored : `stored_bytes` of the files that the network came from.
     """
     constants = [*network.parameters(), *network.buffers()]
     weights = sum(tensor.nbytes for tensor in constants)
-    kept = weights // 2 if precision == "fp16" else weights
-    values = activations_of(network, (tile.batches[-1], 3, tile.height, tile.width))
+    quantised, half = precision in EIGHT_BIT, floating_point(precision, backend) == "fp16"
+    kept = weights // 4 if quantised else weights // 2 if half else weights
+    values = activations_of(network, (tile.batches[-1], tile.channels, tile.height, tile.width))
     beside = stored - weights if stored >= weights else stored  # narrower files are widened beside themselves
     stages = [_stage("weights", weights, 0, beside), _torch_stage("reference", weights, values)]
-    if precision == "fp16":
-        emulated = activations_of(network, (len(EXTREMES), 3, probe, probe))
+    if quantised:
+        stages.append(_torch_stage("calibrate", weights, values, beside=kept))  # the codes that a search tries
+    if half:  # with 8-bit layers the tiles that are judged are whole
+        emulated = values if quantised else activations_of(network, (len(EXTREMES), tile.channels, probe, probe))
         stages.append(_torch_stage("fp16", weights, emulated, beside=kept))  # what is freed has holes at first
     placed = "external" if kept > EXTERNAL_DATA_BYTES else "embedded"
     stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))
-    stages.append(_stage("parity", kept, ORT_ACTIVATIONS * values.unfused, (ORT_COPIES[precision] - 1) * kept))
+    copies = ORT_COPIES["8 bits" if quantised else precision]
+    stages.append(_stage("parity", kept, ORT_ACTIVATIONS * values.unfused, (copies - 1) * kept))
     if backend != "onnxruntime":
         stages.append(_stage("engine", kept, 0, (COMPILER_COPIES - 1) * kept + COMPILER_BYTES))
     return MemoryPlan(tuple(stages), values.parts)

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from zoomrt.bundle import NoiseFacts
 from zoomrt.errors import ExportError
-from zoomrt.export.graph import INPUT, OUTPUT
-from zoomrt.export.probes import half_photograph_half_noise
+from zoomrt.export.graph import INPUT, OUTPUT, operator_counts
+from zoomrt.export.probes import half_photograph_half_noise, with_noise
 from zoomrt.export.watching import Visitor, watched
 
 __all__ = ["MINIMUM_PSNR_DB", "Parity", "Reference", "check_parity", "compare", "reference"]
@@ -43,6 +44,10 @@ class Reference:
     lr: NDArray[np.float32]
     sr: NDArray[np.float32]
     value_range: tuple[float, float]
+    probe: str
+    """What the tiles show."""
+    needed_psnr_db: float
+    """How close a graph must come; of `MINIMUM_PSNR_DB`, but for graphs with 8-bit layers."""
 
 
 def reference(
@@ -53,46 +58,56 @@ def reference(
     *,
     half: bool,
     visitors: tuple[Visitor, ...] = (),
+    noise: NoiseFacts | None = None,
 ) -> Reference:
     """Run the FP32 network on a photograph and fresh random pixels, one beside the other.
 
     seed : of the request, so that another request sees other numbers.
     half : round the pixels to FP16 first, as they will be for the graph.
-    visitors : see `watching.watched`.
+    shape : (N, 3, h, w). visitors : see `watching.watched`. noise : start noise, which follows the picture's channels.
     """
-    lr = half_photograph_half_noise(shape, value_range, seed)
+    lr = with_noise(half_photograph_half_noise(shape, value_range, seed), noise)
     if half:
         lr = lr.astype(np.float16).astype(np.float32)
-    return Reference(lr, watched(network, torch.from_numpy(lr), *visitors).numpy(), value_range)
+    sr = watched(network, torch.from_numpy(lr), *visitors).numpy()
+    return Reference(lr, sr, value_range, "photograph and noise", MINIMUM_PSNR_DB["fp16" if half else "fp32"])
 
 
-def check_parity(graph: Path, wanted: Reference, precision: str) -> Parity:
+def check_parity(graph: Path, wanted: Reference, loss_db: float = 0.0) -> Parity:
     """Run the graph on the reference's tiles and compare. ONNX Runtime computes FP16 graphs in FP32 on a CPU, so for
     FP16 this proves the wiring; `fp16.py` proves the range.
 
+    loss_db : see `family.FamilyFacts.parity_loss_db`.
+
     Raises ExportError when the graph differs from the network.
     """
-    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
-    dtype = np.float16 if precision == "fp16" else np.float32
+    options = onnxruntime.SessionOptions()
+    if "QuantizeLinear" in operator_counts(graph):  # or it would turn our INT8 into UINT8 of its own (trt.md section 3)
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
     (ran,) = session.run([OUTPUT], {INPUT: wanted.lr.astype(dtype)})
     low, high = wanted.value_range
-    probe = "photograph and noise"
-    result = compare(wanted.sr, ran.astype(np.float32), probe, "onnxruntime", high - low, precision)
+    needed = wanted.needed_psnr_db - loss_db
+    result = compare(wanted.sr, ran.astype(np.float32), wanted.probe, "onnxruntime", high - low, needed)
     if result.psnr_db < result.needed_psnr_db:
         seen = f"PSNR {result.psnr_db:.1f} dB" if np.isfinite(result.psnr_db) else "non-finite values"
         raise ExportError(
-            f"the graph does not match torch FP32 on the {probe} tile",
+            f"the graph does not match torch FP32 on the {wanted.probe} tile",
             seen=f"{seen}, worst difference {result.max_abs:.3g} (onnxruntime)",
             needed=f"{result.needed_psnr_db:.0f} dB",
-            remedy="Run again with --bisect to see the first node that differs, and report this model.",
+            remedy="Run in fp32 or fp16 with --bisect to see the first node that differs, and report this model.",
         )
     return result
 
 
 def compare(
-    wanted: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, precision: str
+    wanted: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, needed: float
 ) -> Parity:
-    """peak : what PSNR is relative to. A non-finite value anywhere makes the PSNR minus infinity."""
+    """peak : what PSNR is relative to. needed : the PSNR that is demanded, for the record.
+
+    A non-finite value anywhere makes the PSNR minus infinity.
+    """
     difference = got.astype(np.float64) - wanted.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         psnr = float(10 * np.log10(peak**2 / np.mean(difference**2)))
@@ -100,4 +115,4 @@ def compare(
     psnr = min(psnr, 200.0) if np.isfinite(difference).all() else float("-inf")
     worst = float(np.abs(difference).max())
     relative = worst / max(float(np.abs(wanted).max()), 1e-20)
-    return Parity(probe, runner, worst, round(psnr, 2), MINIMUM_PSNR_DB[precision], relative)
+    return Parity(probe, runner, worst, round(psnr, 2), needed, relative)

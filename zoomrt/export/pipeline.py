@@ -16,9 +16,10 @@ from typing import get_args
 from zoomrt.bundle import ColourPolicy, Manifest, open_bundle, sha256_of
 from zoomrt.errors import MissingDependency, UsageError, unknown_name
 from zoomrt.export import cache
+from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
-from zoomrt.export.targets import Target, precision_named, target_named
+from zoomrt.export.targets import EIGHT_BIT, Target, precision_named, target_named
 
 __all__ = ["COLOURS", "DEFAULT_MODEL", "FORMS", "BuildRequest", "BuildResult", "Progress", "build"]
 
@@ -26,7 +27,7 @@ DEFAULT_MODEL = "edge"
 COLOURS: tuple[str, ...] = get_args(ColourPolicy)
 FORMS = ("one_graph", "split")
 Progress = Callable[[str, float], None]
-_NOT_AS_THEY_ARE = ("weights", "sources", "timeout_s", "max_memory", "bisect")
+_NOT_AS_THEY_ARE = ("weights", "sources", "calibration", "timeout_s", "max_memory", "bisect")
 """Fields of a request that its key takes by content, or that cannot change the bundle."""
 
 
@@ -45,6 +46,7 @@ class BuildRequest:
     colour : another colour policy than the family's, see `bundle.TileFacts.colour`.
     form : `split` for three graphs and latent tiles, see `split.py`; target cpu, precision fp32 and batch 1 only.
     bisect : where the graph does not do what torch does, name the first node that differs.
+    calibration : for precisions with 8-bit layers only.
     """
 
     model: str | None = None
@@ -61,6 +63,7 @@ class BuildRequest:
     colour: str | None = None
     form: str = "one_graph"
     bisect: bool = False
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def build(
     if request.model is not None and request.model not in family_names():
         raise unknown_name("model", request.model, family_names())
     _check_colour_and_form(request)
+    _check_calibration(request)
     backend = _backend(request, target)
     versions = _versions(backend, request.sources)
     key = _content_key(request, versions)
@@ -110,7 +114,8 @@ def build(
             needed="torch, onnx, onnxscript and safetensors",
             remedy="Run: pip install 'zoomrt[export]'",
         ) from cause
-    assemble(request, target, backend, versions, key, output, report)
+    measurements = cache.calibration_folder() if use_cache else None
+    assemble(request, target, backend, versions, key, output, report, measurements)
     bundle = open_bundle(output, verify=False)
     refusal = cache.keep(bundle) if use_cache else None
     notes = (f"not kept in the cache: {refusal}",) if refusal else ()
@@ -126,9 +131,13 @@ def _content_key(request: BuildRequest, versions: dict[str, str]) -> str:
 
     Weights that ship inside the package are part of its code. A file that cannot be read is reported when it is loaded.
     """
-    content = {name: repr(value) for name, value in asdict(request).items() if name not in _NOT_AS_THEY_ARE}
+    content: dict[str, object] = {
+        name: repr(value) for name, value in asdict(request).items() if name not in _NOT_AS_THEY_ARE
+    }
     weights = request.weights
     content["weights"] = f"{weights.name} {sha256_of(weights)}" if weights and weights.is_file() else str(weights)
+    if request.precision in EIGHT_BIT:
+        content["calibration"] = (request.calibration or Calibration()).fingerprint
     return cache.content_key({**content, "sources": request.sources.fingerprint, "versions": versions})
 
 
@@ -151,6 +160,25 @@ def _check_colour_and_form(request: BuildRequest) -> None:
             seen="--form split --bisect",
             needed="one graph",
             remedy="Bisect the same model without --form split.",
+        )
+
+
+def _check_calibration(request: BuildRequest) -> None:
+    if request.calibration is not None:
+        request.calibration.check()
+        if request.precision not in EIGHT_BIT:
+            raise UsageError(
+                f"a build in {request.precision} needs no calibration",
+                seen="calibration options",
+                needed=f"a precision of {', '.join(EIGHT_BIT)}",
+                remedy="Leave them out, or --precision int8.",
+            )
+    if request.bisect and request.precision in EIGHT_BIT:
+        raise UsageError(
+            "a graph with 8-bit layers cannot be bisected",
+            seen=f"--bisect with precision {request.precision}",
+            needed="fp32 or fp16: two runs of one 8-bit network differ by more than a fault does",
+            remedy="Bisect the same model with --precision fp32.",
         )
 
 

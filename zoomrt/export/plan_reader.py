@@ -18,7 +18,7 @@ from pathlib import Path
 
 from zoomrt.errors import BuildError
 
-__all__ = ["FLOATING", "Kernel", "PlanSummary", "PlanTensor", "read_plan"]
+__all__ = ["EIGHT_BIT", "FLOATING", "Kernel", "PlanSummary", "PlanTensor", "read_plan"]
 
 # Header, little endian: magic at 0, file size (u64) at 16, version as four bytes at 24.
 _MAGIC = b"vtrt"
@@ -42,6 +42,8 @@ _TYPES = {
 }
 FLOATING = frozenset({"fp16", "fp32", "bf16"})
 """Types in which a kernel computes; the rest are codes, indices and flags."""
+EIGHT_BIT = frozenset({"fp8", "int8"})
+"""Types of quantised data."""
 _KINDS = {"function": "generated", "corrltn": "convolution", "fully_connected": "gemm"}
 
 _ARGUMENTS = frozenset({"input_args", "input", "output_args", "output"})

@@ -8,15 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["EXTREMES", "extreme_tiles", "half_photograph_half_noise", "photograph_tile"]
+from zoomrt.bundle import NoiseFacts
+from zoomrt.runtime.noise import noise_at
+
+__all__ = ["EXTREMES", "PHOTOGRAPH", "extreme_tiles", "half_photograph_half_noise", "photograph_tile", "with_noise"]
 
 EXTREMES = ("photograph", "noise", "flat", "black", "white")
-_PHOTOGRAPH = Path(__file__).with_name("photograph.png")
+PHOTOGRAPH = Path(__file__).with_name("photograph.png")
+"""256 x 256 RGB, NASA, public domain."""
 
 
 def photograph_tile(height: int, width: int, value_range: tuple[float, float]) -> NDArray[np.float32]:
     """(1, 3, height, width) float32 of the bundled photograph (NASA, public domain), cropped or mirrored to size."""
-    with Image.open(_PHOTOGRAPH) as image:
+    with Image.open(PHOTOGRAPH) as image:
         pixels = np.asarray(image.convert("RGB"), np.float32)
     pad = [(0, max(0, side - extent)) for side, extent in zip((height, width), pixels.shape[:2], strict=True)]
     pixels = np.pad(pixels, [*pad, (0, 0)], mode="symmetric")[:height, :width]
@@ -34,6 +38,14 @@ def half_photograph_half_noise(
     right = slice(shape[3] // 2, None)
     tiles[..., right] = noise[..., right]
     return tiles
+
+
+def with_noise(tiles: NDArray[np.float32], noise: NoiseFacts | None) -> NDArray[np.float32]:
+    """The start noise of the frame's corner after the channels of each tile, if the network takes any."""
+    if noise is None:
+        return tiles
+    n, _, height, width = tiles.shape
+    return np.concatenate([tiles, np.repeat(noise_at(noise, 0, 0, height, width)[None], n, axis=0)], axis=1)
 
 
 def extreme_tiles(side: int, value_range: tuple[float, float], seed: int) -> dict[str, NDArray[np.float32]]:

@@ -31,6 +31,9 @@ class Sources:
     prompt : text for the base's text encoder; None means the empty prompt.
     prompt_embedding : file with the text encoder's output instead, (77, C) or (1, 77, C).
     coeff_t : the timestep whose coefficients turn the predicted noise into a picture; lower changes less.
+    autoencoder : the file that holds encoder and decoder, where a family publishes them apart.
+    wdn_weights : a second checkpoint that keeps noise, to mix with one that removes it.
+    denoise_strength : share of the checkpoint that removes noise in that mixture, 0 to 1.
     """
 
     base: Path | None = None
@@ -38,8 +41,11 @@ class Sources:
     prompt: str | None = None
     prompt_embedding: Path | None = None
     coeff_t: int | None = None
+    autoencoder: Path | None = None
+    wdn_weights: Path | None = None
+    denoise_strength: float | None = None
 
-    def given(self) -> dict[str, Path | str | int]:
+    def given(self) -> dict[str, Path | str | float]:
         """The fields that are set."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
@@ -79,7 +85,7 @@ class Sources:
         """Each given field by content: text and numbers as they are, files and folders by SHA-256 (read once)."""
         return {name: self._content(name, value) for name, value in self.given().items()}
 
-    def _content(self, name: str, value: Path | str | int) -> str:
+    def _content(self, name: str, value: Path | str | float) -> str:
         if not isinstance(value, Path):
             return repr(value)
         if not value.is_dir():

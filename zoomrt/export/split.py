@@ -114,7 +114,7 @@ def check_split(folder: Path, graphs: dict[str, str], tile: TileFacts, split: Sp
     session = SplitSession(folder, graphs, tile, split)
     got: NDArray[np.float32] = session.run(wanted.lr, lambda _done, _parts: None)[None]
     low, high = wanted.value_range
-    result = compare(wanted.sr, got, "photograph and noise", "onnxruntime", high - low, "fp32")
+    result = compare(wanted.sr, got, wanted.probe, "onnxruntime", high - low, wanted.needed_psnr_db)
     if result.psnr_db < result.needed_psnr_db:
         raise ExportError(
             "the three graphs together do not match torch FP32",

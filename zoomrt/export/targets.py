@@ -9,11 +9,15 @@ from dataclasses import dataclass
 
 from zoomrt.errors import UsageError, unknown_name
 
-__all__ = ["PRECISIONS", "TARGETS", "Target", "precision_named", "target_named"]
+__all__ = ["EIGHT_BIT", "PRECISIONS", "TARGETS", "Target", "floating_point", "precision_named", "target_named"]
 
 # Every precision users know by name, with the lowest compute capability whose tensor cores do it (None: any target).
 # zoomrt builds those that a target's row lists; the others are told apart as "the hardware cannot" or "not built yet".
-PRECISIONS: dict[str, int | None] = {"fp32": None, "fp16": None, "int8": None, "fp8": 89}
+# `int8-all` is offered wherever `int8` is, to show the damage.
+PRECISIONS: dict[str, int | None] = {"fp32": None, "fp16": None, "int8": None, "int8-all": None, "fp8": 89}
+
+EIGHT_BIT = {"int8": "int8", "int8-all": "int8", "fp8": "fp8"}
+"""Precisions with 8-bit layers -> number format of these; the rest of the network is in `floating_point`."""
 
 
 @dataclass(frozen=True)
@@ -38,24 +42,26 @@ class Target:
     why: str
 
 
-_GPU = ("fp32", "fp16")
+_GPU = ("fp32", "fp16", "int8")
+_ADA = (*_GPU, "fp8")
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16"), "ONNX Runtime; computes FP16 graphs in FP32"),
+        Target("cpu", "onnxruntime", (), 23, _GPU, "ONNX Runtime; computes FP16 and 8-bit graphs in FP32"),
         Target(
             "sm75",
             "tensorrt_rtx",
             ("SM75",),
             23,
             ("fp16",),
-            "RTX 20; TensorRT-RTX has no FP32 matrix product for Turing, and a Gelu node after a wide linear fails",
+            "RTX 20; TensorRT-RTX has no FP32 matrix product for Turing, does INT8 convolutions there in FP16, and a "
+            "Gelu node after a wide linear fails",
         ),
         Target("sm80", "tensorrt_rtx", ("SM80",), 23, _GPU, "A100"),
         Target("sm86", "tensorrt_rtx", ("SM86",), 23, _GPU, "RTX 30"),
-        Target("sm89", "tensorrt_rtx", ("SM89",), 23, _GPU, "RTX 40, L4"),
-        Target("sm120", "tensorrt_rtx", ("SM120",), 23, _GPU, "RTX 50"),
-        Target("sm121", "tensorrt_rtx", ("SM121",), 23, _GPU, "DGX Spark"),
+        Target("sm89", "tensorrt_rtx", ("SM89",), 23, _ADA, "RTX 40, L4"),
+        Target("sm120", "tensorrt_rtx", ("SM120",), 23, _ADA, "RTX 50"),
+        Target("sm121", "tensorrt_rtx", ("SM121",), 23, _ADA, "DGX Spark"),
         Target(
             "rtx",
             "tensorrt_rtx",
@@ -80,7 +86,7 @@ def precision_named(name: str, target: Target) -> str:
     """The precision if the target can do it; UsageError that tells hardware limits from unbuilt ones otherwise."""
     if name not in PRECISIONS:
         raise unknown_name("precision", name, PRECISIONS)
-    if name in target.precisions:
+    if name.removesuffix("-all") in target.precisions:
         return name
     lowest = PRECISIONS[name]
     too_old = [sm for sm in target.compute_capabilities if lowest is not None and int(sm[2:]) < lowest]
@@ -92,3 +98,10 @@ def precision_named(name: str, target: Target) -> str:
         what, seen = f"zoomrt does not build {name} for target {target.name}", name
     remedy = f"Build with --precision {target.precisions[-1]} or for another target."
     raise UsageError(what, seen=seen, needed=needed, remedy=remedy)
+
+
+def floating_point(precision: str, backend: str) -> str:
+    """`fp32` or `fp16`: the type of input, output and every value that is not in 8 bits."""
+    if precision not in EIGHT_BIT:
+        return precision
+    return "fp32" if backend == "onnxruntime" else "fp16"

@@ -68,6 +68,8 @@ class OnnxRuntimeSession(Session):
         options.intra_op_num_threads = threads if threads is not None else core_count()
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
+        if bundle.manifest.precision not in ("fp32", "fp16"):  # 8-bit codes stay what they are in the graph
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._engines = {n: self._load(onnxruntime, options, bundle, n) for n in self.batches}
 
     def _load(self, onnxruntime: Any, options: Any, bundle: Bundle, batch: int) -> _Engine:
@@ -84,7 +86,7 @@ class OnnxRuntimeSession(Session):
         tile = self.tile
         dtype = np.dtype(tile.dtype)
         arrays = (
-            np.empty((batch, 3, tile.height, tile.width), dtype),
+            np.empty((batch, tile.channels, tile.height, tile.width), dtype),
             np.empty((batch, 3, tile.height * tile.scale, tile.width * tile.scale), dtype),
         )
         nodes = (session.get_inputs(), session.get_outputs())

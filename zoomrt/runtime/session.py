@@ -44,7 +44,8 @@ class Session(ABC):
     def run(self, batch: NDArray[Any], names: Sequence[str] = ()) -> NDArray[Any]:
         """Send tiles through the engine.
 
-        batch : (N, 3, tile.height, tile.width) float32 or float16 in tile.value_range, N one of `batches`.
+        batch : (N, tile.channels, tile.height, tile.width) float32 or float16, N one of `batches`; the picture in
+            tile.value_range, then the start noise if there is any.
         names : each item in words, for error messages; default "item i of the batch".
 
         Returns (N, 3, height * scale, width * scale) in tile.dtype.
@@ -55,7 +56,7 @@ class Session(ABC):
         """
         if self._closed:
             raise RuntimeFault("cannot run a tile", seen="a closed session", needed="an open one", remedy="Load again.")
-        shape = (3, self.tile.height, self.tile.width)
+        shape = (self.tile.channels, self.tile.height, self.tile.width)
         if batch.shape[1:] != shape or batch.shape[0] not in self.batches or batch.dtype.kind != "f":
             needed = f"floats ({' or '.join(map(str, self.batches))}, {', '.join(map(str, shape))})"
             seen, remedy = f"{batch.dtype} {batch.shape}", "Pad the tiles, and use a batch size of the bundle."

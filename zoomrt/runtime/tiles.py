@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import TileFacts
+from zoomrt.bundle import NoiseFacts, TileFacts
 from zoomrt.errors import BundleError, InputError
 
 __all__ = [
@@ -175,12 +175,17 @@ def check_facts(tile: TileFacts) -> None:
         ("overlap", tile.overlap, f"1 to {side - 1}, less than the tile", 1 <= tile.overlap < side),
         ("context", tile.context, "0 or more and less than half the overlap", 0 <= 2 * tile.context < tile.overlap),
         ("batches", tile.batches, "ascending, first is 1", _ascending_from_one(tile.batches)),
+        ("noise", tile.noise, "at least one channel, a seed from 0 on", _usable(tile.noise)),
         ("value_range", tile.value_range, "two finite values, black below white", -np.inf < low < high < np.inf),
     )
     for field, seen, needed, holds in rules:
         if not holds:
             remedy = "Build the bundle again with trt-build."
             raise BundleError(f"manifest field tile.{field} makes no sense", seen=seen, needed=needed, remedy=remedy)
+
+
+def _usable(noise: NoiseFacts | None) -> bool:
+    return noise is None or (noise.channels >= 1 and noise.seed >= 0)
 
 
 def _ascending_from_one(batches: tuple[int, ...]) -> bool:

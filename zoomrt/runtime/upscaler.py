@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
 from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError
-from zoomrt.runtime import pixels
+from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.session import Session
@@ -169,11 +169,13 @@ class Upscaler:
 def _tile_by_tile(session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress) -> Iterator[Block]:
     tiles = plan(frame.shape[0], frame.shape[1], facts)
     blender = Blender(tiles)
-    batch = np.empty((min(facts.batches[-1], len(tiles)), 3, facts.height, facts.width), np.float32)
+    batch = np.empty((min(facts.batches[-1], len(tiles)), facts.channels, facts.height, facts.width), np.float32)
     for chosen in _batches(len(tiles), facts.batches):
         inputs = batch[: len(chosen)]
         for tile, index in zip(inputs, chosen, strict=True):
-            pixels.gather(frame, tiles, index, facts, tile)
+            pixels.gather(frame, tiles, index, facts, tile[:3])
+            if facts.noise is not None:
+                noise.gather(facts.noise, tiles, index, tile[3:])
         outputs = session.run(inputs, [tiles.name(index) for index in chosen])
         for index, tile in zip(chosen, outputs, strict=True):
             yield blender.add(index, tile)

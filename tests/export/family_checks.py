@@ -1,0 +1,81 @@
+"""What the tests of every family ask: parameters and multiply-adds without memory, parity, bundles, tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import zoomrt
+from zoomrt.bundle import Manifest, open_bundle
+from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.sources import NO_SOURCES, Sources
+
+
+def parameters_and_gmacs(network: nn.Module, channels: int, side: int) -> tuple[int, float]:
+    """Of a network on the meta device, for one input of `side` x `side`."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.empty(1, channels, side, side, device="meta"))
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops() / 2e9
+
+
+def assert_close(got: NDArray[np.float64], wanted: NDArray[np.float64], tolerance: float) -> None:
+    """tolerance : worst difference as a share of the largest value."""
+    assert got.shape == wanted.shape
+    assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def run(network: nn.Module, lr: torch.Tensor) -> NDArray[np.float64]:
+    """One picture (C, h, w) through the network, as float64."""
+    with torch.no_grad():
+        return network(lr[None])[0].double().numpy()
+
+
+def bundle_of(folder: Path, weights: Path, sources: Sources = NO_SOURCES, **request: object) -> Manifest:
+    """Build an FP32 bundle for the CPU and open it."""
+    build(BuildRequest(weights=weights, sources=sources, **request), folder, use_cache=False)  # type: ignore[arg-type]
+    return open_bundle(folder).manifest
+
+
+def assert_tiles_equal_one_pass(folder: Path, network: nn.Module, height: int, width: int) -> None:
+    """A float frame of several tiles through the bundle, against the whole frame through the network.
+
+    For networks that see no farther than the bundle's context, and values within [0, 1] after clipping.
+    """
+    frame = np.random.default_rng().uniform(0, 1, (height, width, 3)).astype(np.float32)
+    with zoomrt.load(folder) as upscaler:
+        got = upscaler(frame)
+    wanted = run(network, torch.from_numpy(frame).permute(2, 0, 1)).clip(0, 1).transpose(1, 2, 0)
+    assert got.shape == wanted.shape
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def assert_engine_at_true_size(
+    folder: Path,
+    weights: Path,
+    parameters: int,
+    tile: int,
+    sources: Sources = NO_SOURCES,
+    attentions: int = 0,
+    fused: int | None = None,
+) -> None:
+    """Slow: the FP32 bundle for the CPU and the FP16 TensorRT-RTX engine for SM89, both of the whole network.
+
+    attentions : Attention nodes in the graph. fused : how many of them are one kernel; None for all.
+    """
+    pytest.importorskip("tensorrt_rtx")
+    manifest = bundle_of(folder / "cpu", weights, sources, tile=tile)
+    assert manifest.weights["parameters"] == parameters
+    request = BuildRequest(weights=weights, sources=sources, tile=tile, precision="fp16", target="sm89")
+    build(request, folder / "sm89", use_cache=False)
+    manifest = open_bundle(folder / "sm89").manifest
+    report = manifest.engine_report["1"]
+    assert report["sms"] == ["SM89"]
+    assert report["attentions_expected"] == attentions
+    assert report["attentions_fused"] == (attentions if fused is None else fused)
+    assert manifest.parity["1"]["operators"].get("Attention", 0) == attentions

@@ -1,0 +1,89 @@
+"""Real-ESRGAN's dense networks: three variants told apart by shapes, against the slow reference, as bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import slow_baselines as slow
+import torch
+from family_checks import (
+    assert_close,
+    assert_engine_at_true_size,
+    assert_tiles_equal_one_pass,
+    bundle_of,
+    parameters_and_gmacs,
+    run,
+)
+from published_files import Shapes, random_state
+from slow_reference import Weights
+
+from zoomrt.errors import CheckpointError
+from zoomrt.export.checkpoint import load_checkpoint
+from zoomrt.export.families import family_of
+from zoomrt.export.families.real_esrgan import FAMILY, DenseConfig, DenseNetwork
+
+
+def layout(width: int, growth: int, blocks: int, channels: int = 3) -> Shapes:
+    """Keys and shapes as published (baselines.md section 3), written by hand."""
+    convolutions = {"conv_first": (width, channels), "conv_last": (3, width)}
+    convolutions |= dict.fromkeys(("conv_body", "conv_up1", "conv_up2", "conv_hr"), (width, width))
+    for i in range(blocks):
+        for j in (1, 2, 3):
+            for k in range(1, 6):
+                out = width if k == 5 else growth
+                convolutions[f"body.{i}.rdb{j}.conv{k}"] = (out, width + (k - 1) * growth)
+    shapes: Shapes = {}
+    for name, (out, wide) in convolutions.items():
+        shapes |= {f"{name}.weight": (out, wide, 3, 3), f"{name}.bias": (out,)}
+    return shapes
+
+
+VARIANTS = {"x4plus": (64, 32, 23, 3), "x2plus": (64, 32, 23, 12), "anime_6B": (64, 32, 6, 3)}
+
+
+@pytest.mark.parametrize(
+    ("variant", "parameters", "gmacs"),
+    [("x4plus", 16_697_987, 293.7), ("x2plus", 16_703_171, None), ("anime_6B", 4_467_779, 93.5)],
+)
+def test_true_size_is_the_sheets(variant: str, parameters: int, gmacs: float | None) -> None:
+    width, growth, blocks, channels = VARIANTS[variant]
+    with torch.device("meta"):
+        network = DenseNetwork(DenseConfig(width, growth, blocks, {3: 1, 12: 2}[channels]))
+    assert {k: tuple(t.shape) for k, t in network.state_dict().items()} == layout(*VARIANTS[variant])
+    counted, work = parameters_and_gmacs(network, 3, 128)
+    assert counted == parameters
+    assert gmacs is None or work == pytest.approx(gmacs, rel=0.02)
+
+
+@pytest.mark.parametrize(("channels", "scale"), [(3, 4), (12, 2)])
+def test_file_to_bundle(tmp_path: Path, channels: int, scale: int) -> None:
+    state = random_state(layout(8, 4, 1, channels))
+    wrong = {key: tensor * float("nan") for key, tensor in state.items()}
+    torch.save({"params": wrong, "params_ema": state}, tmp_path / "w.pth")
+    checkpoint = load_checkpoint(tmp_path / "w.pth")
+    assert family_of(checkpoint) is FAMILY
+    network = FAMILY.network(checkpoint)
+    lr = torch.rand(3, 12, 18)
+    assert_close(run(network, lr), slow.real_esrgan(Weights(state), lr.double().numpy()), 1e-5)
+    # one block sees 18 pixels of the first convolution's, and two on either end
+    manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", tile=80, overlap=40)
+    assert (manifest.family, manifest.tile.scale) == ("real-esrgan", scale)
+    assert_tiles_equal_one_pass(tmp_path / "b", network, 80, 124)
+
+
+@pytest.mark.parametrize("state", [layout(8, 4, 1, 6), {"conv_first.weight": (8, 3, 3, 3)}])
+def test_foreign_files_are_refused(tmp_path: Path, state: Shapes) -> None:
+    torch.save({"params": random_state(state)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of real-esrgan.*rdb1.*RealESRGAN_x4plus"):
+        FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "parameters"), [("x4plus", 16_697_987), ("x2plus", 16_703_171), ("anime_6B", 4_467_779)]
+)
+def test_engine_at_true_size(tmp_path: Path, variant: str, parameters: int) -> None:
+    # gains below one: 23 blocks of random weights would else answer a hundred times too strongly for FP16's 45 dB
+    torch.save({"params_ema": random_state(layout(*VARIANTS[variant]), 0.5)}, tmp_path / "w.pth")
+    assert_engine_at_true_size(tmp_path, tmp_path / "w.pth", parameters, tile=128)

@@ -1,0 +1,322 @@
+"""SinSR: two files, the whole inference against the slow reference, start noise in the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slow_sinsr as slow
+import torch
+from family_checks import assert_close, assert_engine_at_true_size, bundle_of, run
+from published_files import Shapes, parameters_of, random_state
+from slow_reference import Weights
+from torch.utils.flop_counter import FlopCounterMode
+
+import zoomrt
+from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.export.checkpoint import load_checkpoint
+from zoomrt.export.families import family_of
+from zoomrt.export.families.sinsr import FAMILY
+from zoomrt.export.sources import Sources
+from zoomrt.export.swin_unet import ResidualBlock, SwinUNet, SwinUNetConfig, swin_unet_config_of
+from zoomrt.export.vq_autoencoder import Codebook, VqAutoencoder, VqConfig, vq_config_of
+from zoomrt.runtime.noise import noise_at
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Widths of both networks; TRUE is what is published."""
+
+    widths: tuple[int, ...] = (160, 320, 320, 640)
+    embed: int = 192
+    heads: int = 6
+    vae: tuple[int, ...] = (128, 256, 512)
+    codes: int = 8192
+
+
+TRUE, SMALL = Scale(), Scale((32, 32, 32, 64), 32, 2, (32, 32, 64), 700)
+SHALLOW = Scale((32, 64), 32, 2, (32, 32, 32), 700)
+OUTPUT_TABLE = [(0, 640, 1280), (1, 640, 1280), (2, 640, 960), (3, 320, 960), (4, 320, 640), (5, 320, 640)]
+OUTPUT_TABLE += [(6, 320, 640), (7, 320, 640), (8, 320, 480), (9, 160, 480), (10, 160, 320), (11, 160, 320)]
+
+
+class Shaper(Shapes):
+    """Key -> shape, filled layer by layer."""
+
+    def convolution(self, name: str, out: int, wide: int, side: int = 3) -> None:
+        self.update({f"{name}.weight": (out, wide, side, side), f"{name}.bias": (out,)})
+
+    def linear(self, name: str, out: int, wide: int) -> None:
+        self.update({f"{name}.weight": (out, wide), f"{name}.bias": (out,)})
+
+    def norm(self, name: str, wide: int) -> None:
+        self.update({f"{name}.weight": (wide,), f"{name}.bias": (wide,)})
+
+
+def unet_layout(scale: Scale) -> Shapes:
+    """resshift_sinsr.md section 1, written by hand; buffers included. Lines of its table are tested below."""
+    s = Shaper()
+    time = 4 * scale.widths[0]
+
+    def res(name: str, wide: int, out: int) -> None:
+        s.norm(f"{name}.in_layers.0", wide)
+        s.convolution(f"{name}.in_layers.2", out, wide)
+        s.linear(f"{name}.emb_layers.1", 2 * out, time)
+        s.norm(f"{name}.out_layers.0", out)
+        s.convolution(f"{name}.out_layers.3", out, out)
+        if wide != out:
+            s.convolution(f"{name}.skip_connection", out, wide, 1)
+
+    def swin(name: str, wide: int, level: int) -> None:
+        e, windows = scale.embed, (64 >> level) // 8
+        s.convolution(f"{name}.patch_embed.proj", e, wide, 1)
+        s.convolution(f"{name}.patch_unembed.proj", wide, e, 1)
+        for i in (0, 1):
+            block = f"{name}.blocks.{i}"
+            s.norm(f"{block}.norm1", e)
+            s.norm(f"{block}.norm2", e)
+            s.linear(f"{block}.attn.qkv", 3 * e, e)
+            s.linear(f"{block}.attn.proj", e, e)
+            s[f"{block}.attn.relative_position_bias_table"] = (225, scale.heads)
+            s[f"{block}.attn.relative_position_index"] = (64, 64)
+            s.convolution(f"{block}.mlp.fc1", 4 * e, e, 1)
+            s.convolution(f"{block}.mlp.fc2", e, 4 * e, 1)
+            if i and windows > 1:
+                s[f"{block}.attn_mask"] = (windows**2, 64, 64)
+
+    a, last = scale.widths[0], len(scale.widths) - 1
+    s.linear("time_embed.0", time, a)
+    s.linear("time_embed.2", time, time)
+    s.convolution("input_blocks.0.0", a, 6)
+    before, skips, n = a, [a], 1
+    for level, wide in enumerate(scale.widths):
+        res(f"input_blocks.{n}.0", before, wide)
+        swin(f"input_blocks.{n}.1", wide, level)
+        res(f"input_blocks.{n + 1}.0", wide, wide)
+        skips += [wide, wide]
+        if level < last:
+            s.convolution(f"input_blocks.{n + 2}.0.op", wide, wide)
+            skips.append(wide)
+        before, n = wide, n + 3
+    res("middle_block.0", before, before)
+    swin("middle_block.1", before, last)
+    res("middle_block.2", before, before)
+    for level, wide in reversed([*enumerate(scale.widths)]):
+        n = 3 * (last - level)
+        for j in range(3):
+            res(f"output_blocks.{n + j}.0", before + skips.pop(), wide)
+            before = wide
+        swin(f"output_blocks.{n}.1", wide, level)
+        if level:
+            s.convolution(f"output_blocks.{n + 2}.1.conv", wide, wide)
+    s.norm("out.0", a)
+    s.convolution("out.2", 3, a)
+    return s
+
+
+def vae_layout(scale: Scale) -> Shapes:
+    """resshift_sinsr.md section 2, written by hand."""
+    s = Shaper()
+    a, b, c = scale.vae
+
+    def res(name: str, wide: int, out: int) -> None:
+        s.norm(f"{name}.norm1", wide)
+        s.convolution(f"{name}.conv1", out, wide)
+        s.norm(f"{name}.norm2", out)
+        s.convolution(f"{name}.conv2", out, out)
+        if wide != out:
+            s.convolution(f"{name}.nin_shortcut", out, wide, 1)
+
+    for part, first, last in (("encoder", (a, 3), (3, c)), ("decoder", (c, 3), (3, a))):
+        s.convolution(f"{part}.conv_in", *first)
+        res(f"{part}.mid.block_1", c, c)
+        res(f"{part}.mid.block_2", c, c)
+        s.norm(f"{part}.mid.attn_1.norm", c)
+        for name in ("q", "k", "v", "proj_out"):
+            s.convolution(f"{part}.mid.attn_1.{name}", c, c, 1)
+        s.norm(f"{part}.norm_out", last[1])
+        s.convolution(f"{part}.conv_out", *last)
+    for i, (wide, out) in enumerate(((a, a), (a, b), (b, c))):
+        res(f"encoder.down.{i}.block.0", wide, out)
+        res(f"encoder.down.{i}.block.1", out, out)
+        if i < 2:
+            s.convolution(f"encoder.down.{i}.downsample.conv", out, out)
+    for i, (wide, out) in enumerate(((b, a), (c, b), (c, c))):
+        res(f"decoder.up.{i}.block.0", wide, out)
+        res(f"decoder.up.{i}.block.1", out, out)
+        res(f"decoder.up.{i}.block.2", out, out)
+        if i:
+            s.convolution(f"decoder.up.{i}.upsample.conv", out, out)
+    s.convolution("quant_conv", 3, 3, 1)
+    s.convolution("post_quant_conv", 3, 3, 1)
+    s["quantize.embedding.weight"] = (scale.codes, 3)
+    return s
+
+
+class Files:
+    """SinSR_v2.pth, wrapped and prefixed as a training run saves it, and autoencoder_vq_f4.pth."""
+
+    def __init__(self, root: Path, scale: Scale = SMALL) -> None:
+        self.scale = scale
+        self.unet, self.vae = random_state(unet_layout(scale)), random_state(vae_layout(scale))
+        for key, tensor in self.unet.items():
+            if key.endswith("bias_table"):
+                self.unet[key] = torch.randn_like(tensor)
+            elif key.endswith(("attn_mask", "position_index")):
+                self.unet[key] = tensor * float("nan")  # poison: must be passed over
+        self.vae["quantize.embedding.weight"] = torch.randn(scale.codes, 3)
+        self.weights, self.autoencoder = root / "SinSR_v2.pth", root / "autoencoder_vq_f4.pth"
+        torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in self.unet.items()}}, self.weights)
+        torch.save(self.vae, self.autoencoder)
+        self.sources = Sources(autoencoder=self.autoencoder)
+
+    def network(self) -> torch.nn.Module:
+        return FAMILY.network(load_checkpoint(self.weights), self.sources)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("sinsr"))
+
+
+def shapes_of(network: torch.nn.Module) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+
+
+def gmacs(function, *shape: int) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        function(torch.empty(shape))
+    return counter.get_total_flops() / 2e9
+
+
+def test_unet_at_true_size_is_the_sheets() -> None:
+    layout = unet_layout(TRUE)
+    kept = {k: shape for k, shape in layout.items() if not k.endswith(("attn_mask", "position_index"))}
+    with torch.device("meta"):
+        network = SwinUNet(swin_unet_config_of({key: torch.empty(shape) for key, shape in kept.items()}))
+    assert network.config == SwinUNetConfig()
+    assert shapes_of(network) == kept
+    assert parameters_of(kept) == 118_593_583
+    table = {f"output_blocks.{i}.0.in_layers.2.weight": (out, wide, 3, 3) for i, out, wide in OUTPUT_TABLE}
+    table |= {
+        "input_blocks.10.0.in_layers.2.weight": (640, 320, 3, 3),
+        "output_blocks.2.1.conv.weight": (640, 640, 3, 3),
+    }
+    table |= {
+        "input_blocks.9.0.op.weight": (320, 320, 3, 3),
+        "output_blocks.9.1.patch_embed.proj.weight": (192, 160, 1, 1),
+    }
+    assert {key: kept[key] for key in table} == table
+    network.time_embed = None
+    for module in network.modules():
+        if isinstance(module, ResidualBlock):
+            module.emb_layers = None
+    assert gmacs(network, 1, 6, 64, 64) == pytest.approx(50.66, rel=0.02)
+    assert gmacs(network, 1, 6, 128, 128) == pytest.approx(202.6, rel=0.02)
+
+
+def test_autoencoder_at_true_size_is_the_sheets() -> None:
+    layout = vae_layout(TRUE)
+    with torch.device("meta"):
+        network = VqAutoencoder(vq_config_of({key: torch.empty(shape) for key, shape in layout.items()}))
+    assert shapes_of(network) == layout
+    assert parameters_of(layout) == 55_322_782
+    sizes = [parameters_of({k: t for k, t in layout.items() if k.startswith(p)}) for p in ("enc", "dec", "quantize")]
+    assert sizes == [22_337_411, 32_960_771, 24_576]
+    for side, encode, decode in ((256, 172.6, 335.3), (512, 896.6, 1547.3)):
+        assert gmacs(network.encode, 1, 3, side, side) == pytest.approx(encode, rel=0.02)
+        assert gmacs(network.decode, 1, 3, side // 4, side // 4) == pytest.approx(decode, rel=0.02)
+
+
+def test_unet_against_the_slow_reference(files: Files) -> None:
+    """Wider than in training: two windows side by side in the coarsest level, which are not shifted even so."""
+    x = torch.randn(6, 64, 128)
+    wanted = slow.unet(Weights(files.unet), x.double().numpy(), files.scale.heads)
+    assert_close(run(files.network().unet, x), wanted, 3e-5)
+
+
+def test_whole_network_against_the_slow_reference(files: Files) -> None:
+    """In two parts, cut at the quantised latent: where two codes are nearly as near, rounding may choose either."""
+    network, vae = files.network(), Weights(files.vae)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    network.autoencoder.quantize.register_forward_hook(
+        lambda _module, args, result: seen.append((args[0][0].double().numpy(), result[0].double().numpy()))
+    )
+    lr, noise = torch.rand(3, 64, 64) * 2 - 1, torch.randn(3, 64, 64)
+    got = run(network, torch.cat([lr, noise]))
+    ((latent, quantised),) = seen
+    pictures = (lr.double().numpy(), noise.double().numpy())
+    assert_close(latent, slow.latent_of(Weights(files.unet), vae, *pictures, files.scale.heads), 5e-5)
+    nearest = slow.nearest_codes(vae.array("quantize.embedding.weight"), latent)
+    distances = [np.linalg.norm(codes - latent, axis=0) for codes in (quantised, nearest)]
+    assert (distances[0] - distances[1]).max() <= 1e-5
+    assert (quantised == nearest).all(axis=0).mean() > 0.99
+    assert_close(got, slow.decode(vae, quantised), 5e-5)
+
+
+@pytest.mark.parametrize("codes", [1, 512, 513, 1500])
+def test_nearest_code_is_exact(codes: int) -> None:
+    """Also for FP16 latents, and where a code lies in the last part of the book."""
+    book = Codebook(VqConfig(codes=codes))
+    table = book.embedding.weight.detach().double().numpy()
+    latent = torch.randn(2, 3, 9, 7).half()
+    with torch.no_grad():
+        got = book(latent)
+    assert got.dtype is torch.float16
+    wanted = [slow.nearest_codes(table, item) for item in latent.double().numpy()]
+    np.testing.assert_array_equal(got.numpy(), np.stack(wanted).astype(np.float32).astype(np.float16))
+    with torch.no_grad():  # a code is its own nearest
+        torch.testing.assert_close(book(book.embedding.weight.T[None, :, :, None])[0, :, :, 0].T, book.embedding.weight)
+
+
+def test_bundle_with_start_noise(tmp_path: Path) -> None:
+    """Two levels only: exporting four takes a minute."""
+    files = Files(tmp_path, SHALLOW)
+    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=64, overlap=16)
+    assert (manifest.family, manifest.tile.scale, manifest.tile.channels) == ("sinsr", 4, 6)
+    assert manifest.tile.noise is not None
+    assert manifest.tile.noise.seed == 12345
+    operators = manifest.parity["1"]["operators"]
+    assert operators["Attention"] == 5 * 2 + 2
+    assert not {"Sin", "Cos"} & operators.keys()  # the timestep is folded
+    network = files.network()
+    frame = np.random.default_rng().uniform(0, 1, (64, 64, 3)).astype(np.float32)
+    with zoomrt.load(tmp_path / "b") as upscaler:
+        got = upscaler(frame)
+        np.testing.assert_array_equal(got, upscaler(frame))
+        assert upscaler(frame[:5, :40]).shape == (20, 160, 3)
+    noise = noise_at(manifest.tile.noise, 0, 0, 64, 64)
+    lr = torch.from_numpy(np.concatenate([frame.transpose(2, 0, 1) * 2 - 1, noise]))
+    wanted = (run(network, lr).transpose(1, 2, 0) + 1) / 2
+    agree = np.abs(got - wanted.clip(0, 1)).max(axis=2) < 1e-3
+    assert agree.mean() > 0.97  # the rest lies around pixels where two codes were nearly as near
+
+
+def test_recognised_by_keys(files: Files) -> None:
+    assert family_of(load_checkpoint(files.weights)) is FAMILY
+
+
+def test_without_the_autoencoder_or_with_a_wrong_one(tmp_path: Path, files: Files) -> None:
+    checkpoint = load_checkpoint(files.weights)
+    with pytest.raises(UsageError, match=r"sinsr needs --autoencoder.*autoencoder_vq_f4\.pth"):
+        FAMILY.network(checkpoint)
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of the VQ autoencoder.*ResShift/releases"):
+        FAMILY.network(checkpoint, Sources(autoencoder=files.weights))
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of sinsr.*SinSR_v2"):
+        FAMILY.network(load_checkpoint(files.autoencoder), files.sources)
+    torch.save({k: t for k, t in files.vae.items() if k != "quant_conv.bias"}, tmp_path / "v.pth")
+    with pytest.raises(CheckpointError, match=r"1 missing: quant_conv\.bias"):
+        FAMILY.network(checkpoint, Sources(autoencoder=tmp_path / "v.pth"))
+
+
+@pytest.mark.slow
+def test_engine_at_true_size(tmp_path: Path) -> None:
+    """The VAE's attentions have heads of 512 and are never fused (trt.md section 2)."""
+    files = Files(tmp_path, TRUE)
+    time = parameters_of({k: s for k, s in unet_layout(TRUE).items() if "time_embed" in k or "emb_layers" in k})
+    parameters = 118_593_583 - time + 55_322_782
+    assert_engine_at_true_size(
+        tmp_path, files.weights, parameters, tile=64, sources=files.sources, attentions=20, fused=18
+    )

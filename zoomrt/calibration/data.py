@@ -1,0 +1,141 @@
+"""Calibration tiles: crops of real pictures, chosen by a seed, in the value range of the network.
+
+Tiles are kept as 8-bit pixels (3*h*w bytes each) and handed out one by one as float32. Which pictures they came from,
+by SHA-256, and which were skipped and why, is kept beside them for the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zoomrt.bundle import sha256_of
+from zoomrt.calibration.degradation import SCALE, degrade
+from zoomrt.errors import InputError
+from zoomrt.runtime.images import read_picture
+
+__all__ = ["ENDINGS", "Tiles", "pictures_of", "tiles_from_pictures"]
+
+ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+"""Which files of a folder are taken for pictures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Low-resolution tiles for calibration; iterating gives (1, 3, h, w) float32 in `value_range`.
+
+    pixels : (N, h, w, 3) RGB uint8.
+    sources : SHA-256 of each picture that gave a tile, by its path as given.
+    skipped : why a picture was not used, by its path as given.
+    """
+
+    pixels: NDArray[np.uint8]
+    value_range: tuple[float, float]
+    sources: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        low, high = self.value_range
+        for tile in self.pixels:
+            values = torch.from_numpy(tile.transpose(2, 0, 1).astype(np.float32))[None]
+            yield values * ((high - low) / 255.0) + low
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over pixels, their shape and the value range: equal digests mean equal tiles."""
+        head = f"{self.pixels.shape} {self.value_range}".encode()
+        return hashlib.sha256(head + self.pixels.tobytes()).hexdigest()
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """The picture files of a folder and its subfolders, by ending, sorted. Raises InputError if there are none."""
+    what = f"cannot calibrate with folder {str(folder)!r}"
+    if not folder.is_dir():
+        seen = "a file" if folder.exists() else "nothing there"
+        raise InputError(what, seen=seen, needed="a folder of pictures", remedy="Name a folder.")
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+    if not found:
+        needed = "files ending in " + ", ".join(sorted(ENDINGS))
+        raise InputError(what, seen="no pictures", needed=needed, remedy="Put pictures of your camera there.")
+    return found
+
+
+def tiles_from_pictures(
+    pictures: Sequence[Path],
+    *,
+    count: int,
+    height: int,
+    width: int,
+    value_range: tuple[float, float],
+    seed: int,
+    high_resolution: bool = False,
+) -> Tiles:
+    """Cut `count` tiles of height x width pixels out of the pictures.
+
+    Pictures are taken in an order drawn from `seed`, each once before any is used again; grey ones become RGB, deep
+    ones 8 bits. One that cannot be read, is smaller than a tile or of a single colour is skipped and named.
+    high_resolution : crops of four times the size, degraded to low resolution (see `degradation`).
+
+    The same files, arguments and versions of numpy and Pillow give the same tiles.
+    Raises InputError if no picture can be used.
+    """
+    random = np.random.default_rng(seed)
+    factor = SCALE if high_resolution else 1
+    waiting = [pictures[index] for index in random.permutation(len(pictures))]
+    usable: list[Path] = []
+    sources: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    tiles: list[NDArray[np.uint8]] = []
+    while len(tiles) < count and (waiting or usable):
+        path = waiting.pop(0) if waiting else usable[len(tiles) % len(usable)]
+        try:
+            crop = _crop(_rgb(path), factor * height, factor * width, random, path)
+        except InputError as refusal:
+            skipped[str(path)] = refusal.seen
+            usable = [other for other in usable if other != path]  # it may be gone since
+            continue
+        if str(path) not in sources:
+            usable.append(path)
+            sources[str(path)] = sha256_of(path)
+        tiles.append(degrade(crop, random) if high_resolution else crop)
+    if not tiles:
+        examples = "; ".join(f"{Path(name).name}: {why}" for name, why in list(skipped.items())[:3])
+        raise InputError(
+            "no picture can be used for calibration",
+            seen=f"{len(pictures)} pictures, all skipped ({examples})" if pictures else "no pictures",
+            needed=f"at least one photograph of {factor * width}x{factor * height} pixels",
+            remedy="Name a folder with photographs like those that will be upscaled.",
+        )
+    return Tiles(np.stack(tiles), value_range, sources, skipped)
+
+
+def _rgb(path: Path) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of a picture file; alpha is left out. Raises InputError."""
+    pixels = read_picture(path).pixels
+    if pixels.dtype == np.uint16:
+        pixels = (pixels // 257).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def _crop(
+    pixels: NDArray[np.uint8], height: int, width: int, random: np.random.Generator, path: Path
+) -> NDArray[np.uint8]:
+    what, remedy = f"cannot calibrate with picture {str(path)!r}", "Leave it out."
+    spare = (pixels.shape[0] - height, pixels.shape[1] - width)
+    if min(spare) < 0:
+        seen = f"{pixels.shape[1]}x{pixels.shape[0]} pixels"
+        raise InputError(what, seen=seen, needed=f"at least {width}x{height}", remedy=remedy)
+    if pixels.min() == pixels.max():
+        raise InputError(what, seen=f"a single value, {pixels.min()}", needed="a photograph", remedy=remedy)
+    top, left = (int(random.integers(room + 1)) for room in spare)
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])

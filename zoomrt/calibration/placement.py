@@ -1,0 +1,103 @@
+"""Where to quantise, and with what weight scales: a table by backend, and the layers that stay in high precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from zoomrt.calibration.layers import Layer
+from zoomrt.errors import unknown_name
+
+__all__ = ["BACKENDS", "BackendRule", "Placement", "backend_rule", "placement_of"]
+
+
+@dataclass(frozen=True)
+class BackendRule:
+    """How one backend wants weights scaled.
+
+    weight_scales : one scale for a whole weight tensor, or one for each output channel (more accurate).
+    why : the reason.
+    """
+
+    weight_scales: Literal["tensor", "channel"]
+    why: str
+
+
+BACKENDS: dict[str, BackendRule] = {
+    "tensorrt_rtx": BackendRule(
+        "tensor", "per-channel scales cost the fusion of bias and residual: +54 % instead of -17 % traffic in the VAE"
+    ),
+    "tensorrt": BackendRule("channel", "the vendor's recipe; fuses them into the convolution"),
+    "openvino": BackendRule("channel", "its INT8 kernels take a scale for each output channel at no cost"),
+    "onnxruntime": BackendRule("channel", "its INT8 kernels take a scale for each output channel at no cost"),
+}
+"""trt.md section 3; the figures are static traffic of the SD VAE decoder at 512 px."""
+
+_KEPT_NAMES = {
+    "conv_in": "reads pixels or latents, few operations",
+    "conv_out": "writes pixels or latents, few operations",
+    "quant_conv": "writes the latent",
+    "post_quant_conv": "reads the latent",
+    "to_mean": "writes the latent",
+}
+"""Layers that published INT8 models keep (PassionSR, osediff.md section 7), by the last part of their name."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """quantised : names of layers to quantise. kept : why each other layer stays. multiply_adds : of every layer."""
+
+    backend: str
+    quantised: tuple[str, ...]
+    kept: dict[str, str]
+    multiply_adds: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        """Of the multiply-adds of all layers, how many are quantised; 0 to 1."""
+        total = sum(self.multiply_adds.values())
+        return sum(self.multiply_adds[name] for name in self.quantised) / total if total else 0.0
+
+
+def backend_rule(backend: str) -> BackendRule:
+    """The row of that backend; UsageError for an unknown one."""
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    return BACKENDS[backend]
+
+
+def placement_of(network: nn.Module, layers: Sequence[Layer], backend: str, *, everything: bool = False) -> Placement:
+    """Which layers of `layers_of(network, tile)` are quantised by default.
+
+    everything : quantise whatever can be, to show the damage (`int8-all`).
+
+    Products inside attention are not layers and are never quantised. Raises UsageError for an unknown backend.
+    """
+    backend_rule(backend)
+    ends = {layer.name for layer in (*layers[:1], *layers[-1:])}
+    kept = {}
+    for layer in layers:
+        reason = _impossible(network.get_submodule(layer.name))
+        if reason is None and not everything:
+            reason = _unwise(layer, layer.name in ends)
+        if reason is not None:
+            kept[layer.name] = reason
+    quantised = tuple(layer.name for layer in layers if layer.name not in kept)
+    return Placement(backend, quantised, kept, {layer.name: layer.multiply_adds for layer in layers})
+
+
+def _impossible(module: nn.Module) -> str | None:
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return f"padding {module.padding_mode} is a kernel of its own"
+    return None
+
+
+def _unwise(layer: Layer, at_an_end: bool) -> str | None:
+    if layer.input_axes == 2:
+        return "a constant of timestep or prompt, folded before it runs"
+    if at_an_end:
+        return "first or last layer"
+    return _KEPT_NAMES.get(layer.name.rsplit(".", 1)[-1])

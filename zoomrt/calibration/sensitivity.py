@@ -1,0 +1,184 @@
+"""What quantising each block costs in picture quality, and the largest set of blocks that keeps a quality gate.
+
+Each block is quantised alone, everything else exact, and its pictures are compared with the exact network's. Blocks are
+then ranked by squared error for each multiply-add, and the longest run from the harmless end that still passes the gate
+is found by bisection, each trial on the network with that whole set quantised. Damage adds up only roughly, so the
+ranking is a heuristic; the gate is always measured.
+
+All measurements are kept in one file as they are made, so that an interrupted search goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+
+from zoomrt.calibration.calibrate import Ranges, network_digest
+from zoomrt.calibration.data import Tiles
+from zoomrt.calibration.fake_quant import Format
+from zoomrt.calibration.layers import with_layers
+from zoomrt.calibration.placement import Placement
+from zoomrt.calibration.quantise import psnr_db, quantised_layers
+from zoomrt.errors import PrecisionError, StorageError
+
+__all__ = ["Damage", "Search", "blocks_of"]
+
+Progress = Callable[[str, float], None]
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """Quality with these blocks quantised and all else exact, PSNR to the exact network in decibels.
+
+    share : of the network's multiply-adds that these blocks do. mean_db, worst_db : over tiles.
+    """
+
+    blocks: tuple[str, ...]
+    share: float
+    mean_db: float
+    worst_db: float
+
+
+def blocks_of(placement: Placement) -> dict[str, tuple[str, ...]]:
+    """The quantised layers by block: the name up to its second number, as in `down_blocks.0.resnets.1`."""
+    blocks: dict[str, list[str]] = {}
+    for name in placement.quantised:
+        parts = name.split(".")
+        numbers = [index for index, part in enumerate(parts) if part.isdigit()][:2]
+        blocks.setdefault(".".join(parts[: numbers[-1] + 1]) if numbers else name, []).append(name)
+    return {block: tuple(layers) for block, layers in blocks.items()}
+
+
+class Search:
+    """Measures sets of blocks of one network, and remembers.
+
+    network : FP32, eval. ranges, placement, form : as for `quantise`. tiles : at best not those of the calibration.
+    `wanted` is what the network makes of each tile, `measured` every set that was tried.
+    context : as for `observe`. folder : where measurements are kept and found again; None keeps nothing.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        ranges: Ranges,
+        placement: Placement,
+        form: Format,
+        tiles: Tiles,
+        *,
+        context: str = "",
+        folder: Path | None = None,
+    ) -> None:
+        self.network, self.placement, self.tiles = network, placement, tiles
+        self.blocks = blocks_of(placement)
+        self.measured: dict[tuple[str, ...], Damage] = {}
+        self._twins = quantised_layers(network, ranges, placement, form)
+        with torch.no_grad():
+            self.wanted = [network(tile) for tile in tiles]
+        what = (placement.backend, placement.quantised, form.name)
+        facts = (network_digest(network), context, tiles.digest, ranges.amax, *what)
+        key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
+        self._file = None if folder is None else folder / f"{key}.json"
+        self._recall()
+
+    def damage(self, blocks: Iterable[str]) -> Damage:
+        """Of quantising these blocks together. Raises StorageError if it cannot be kept."""
+        chosen = tuple(sorted(blocks))
+        if chosen not in self.measured:
+            names = [name for block in chosen for name in self.blocks[block]]
+            trial = with_layers(self.network, {name: self._twins[name] for name in names})
+            low, high = self.tiles.value_range
+            decibels = psnr_db(trial, self.tiles, self.wanted, high - low)
+            share = replace(self.placement, quantised=tuple(names)).share
+            mean = sum(decibels) / len(decibels)
+            self.measured[chosen] = Damage(chosen, share, mean, min(decibels))
+            self._remember()
+        return self.measured[chosen]
+
+    def rank(self, *, seconds: float = float("inf"), on_progress: Progress | None = None) -> list[Damage]:
+        """Each block alone, the least squared error for each multiply-add first.
+
+        seconds : blocks are measured by falling multiply-adds until these are over; the others are left out.
+        on_progress : called with ("sensitivity", share of blocks done).
+        """
+        end = time.monotonic() + seconds
+        work = {
+            block: sum(self.placement.multiply_adds[name] for name in names) for block, names in self.blocks.items()
+        }
+        found = []
+        for done, block in enumerate(sorted(work, key=lambda block: -work[block]), 1):
+            if (block,) not in self.measured and time.monotonic() >= end:
+                continue
+            found.append(self.damage([block]))
+            if on_progress is not None:
+                on_progress("sensitivity", done / len(work))
+        return sorted(found, key=lambda damage: 10 ** (-damage.mean_db / 10) / damage.share)
+
+    def largest(self, ranking: list[Damage], min_psnr_db: float) -> tuple[Placement, Damage]:
+        """The most of `ranking`, from its start, whose worst tile still has `min_psnr_db`; with what that costs.
+
+        Layers left out get their reason in the placement's `kept`. Raises PrecisionError, with the best that was
+        reached and the block to blame, if not even the first passes.
+        """
+        order = [damage.blocks[0] for damage in ranking]
+        passing, failing = 0, len(order) + 1
+        trial = len(order)  # all of it first: where that passes, nothing needs to be searched
+        while failing - passing > 1:
+            if self.damage(order[:trial]).worst_db >= min_psnr_db:
+                passing = trial
+            else:
+                failing = trial
+            trial = (passing + failing) // 2
+        if not passing:
+            best = self.damage(order[:1]) if order else None
+            raise PrecisionError(
+                "no part of the network can be quantised at this quality",
+                seen=f"{best.worst_db:.1f} dB with {order[0]} alone, the least harmful"
+                if best
+                else "no block measured",
+                needed=f"{min_psnr_db:.1f} dB on every tile",
+                remedy="Lower --min-psnr, calibrate with more pictures, or build with --precision fp16.",
+            )
+        return self._placement(ranking, set(order[:passing]), min_psnr_db), self.damage(order[:passing])
+
+    def _placement(self, ranking: list[Damage], chosen: set[str], min_psnr_db: float) -> Placement:
+        alone = {damage.blocks[0]: damage.worst_db for damage in ranking}
+        kept = dict(self.placement.kept)
+        for block, names in self.blocks.items():
+            why = f"{alone[block]:.1f} dB alone, too much together" if block in alone else "not measured in time"
+            if block not in chosen:
+                kept.update(dict.fromkeys(names, f"{why} (gate {min_psnr_db:.1f} dB)"))
+        quantised = tuple(name for name in self.placement.quantised if name not in kept)
+        return replace(self.placement, quantised=quantised, kept=kept)
+
+    def _recall(self) -> None:
+        if self._file is None:
+            return
+        try:
+            kept = msgspec.json.decode(self._file.read_bytes(), type=list[Damage])
+        except (OSError, msgspec.DecodeError):
+            return  # nothing there, or damaged: measured again
+        self.measured = {damage.blocks: damage for damage in kept}
+
+    def _remember(self) -> None:
+        if self._file is None:
+            return
+        scratch = self._file.with_name(f".{self._file.name}.{secrets.token_hex(4)}.part")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            scratch.write_bytes(msgspec.json.encode(list(self.measured.values())))
+            os.replace(scratch, self._file)
+        except OSError as cause:
+            raise StorageError(
+                f"cannot keep the search in {str(self._file.parent)!r}",
+                seen=cause.strerror or cause,
+                needed="a writable folder with room",
+                remedy="Make room there, or choose another folder.",
+            ) from cause

@@ -1,0 +1,157 @@
+"""The `real-esrgan` family (ICCVW 2021): residual-in-residual dense blocks, no normalisation, no attention.
+
+Facts: baselines.md section 3. Variants differ by shapes alone, so they are read off the weights: x4plus (23 blocks),
+anime 6B (6 blocks), and x2plus, which folds 2 x 2 pixels into channels first and then enlarges by 4 as the others do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoomrt.export.checkpoint import Checkpoint, load_weights
+from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.sources import NO_SOURCES, Sources
+
+__all__ = ["FAMILY", "DenseConfig", "DenseNetwork"]
+
+ENLARGEMENT = 4  # two nearest x2 steps, whatever the variant
+SLOPE = 0.2  # of every leaky ReLU
+RESIDUAL_SHARE = 0.2  # of a dense block in its sum, and of three of them in theirs
+WRAPPERS = ("params_ema", "params")
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """`unshuffle` : side of the pixel blocks folded into channels before the first convolution; 1 for x4."""
+
+    width: int = 64
+    growth: int = 32
+    blocks: int = 23
+    unshuffle: int = 1
+
+    @property
+    def scale(self) -> int:
+        return ENLARGEMENT // self.unshuffle
+
+
+def convolution(width_in: int, width: int) -> nn.Conv2d:
+    return nn.Conv2d(width_in, width, 3, padding=1)
+
+
+def activate(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, SLOPE)
+
+
+def doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which sees the input and what all before it found."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.conv1 = convolution(width, growth)
+        self.conv2 = convolution(width + growth, growth)
+        self.conv3 = convolution(width + 2 * growth, growth)
+        self.conv4 = convolution(width + 3 * growth, growth)
+        self.conv5 = convolution(width + 4 * growth, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            seen = torch.cat([seen, activate(conv(seen))], dim=1)
+        return x + RESIDUAL_SHARE * self.conv5(seen)  # type: ignore[no-any-return]
+
+
+class ResidualOfDenseBlocks(nn.Module):
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1, self.rdb2, self.rdb3 = (DenseBlock(width, growth) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + RESIDUAL_SHARE * self.rdb3(self.rdb2(self.rdb1(x)))  # type: ignore[no-any-return]
+
+
+class DenseNetwork(nn.Module):
+    """(N, 3, h, w) in [0, 1], h and w multiples of `unshuffle` -> (N, 3, scale*h, scale*w), not clamped."""
+
+    def __init__(self, config: DenseConfig) -> None:
+        super().__init__()
+        self.unshuffle = config.unshuffle
+        width = config.width
+        self.conv_first = convolution(3 * config.unshuffle**2, width)
+        self.body = nn.Sequential(*(ResidualOfDenseBlocks(width, config.growth) for _ in range(config.blocks)))
+        self.conv_body = convolution(width, width)
+        self.conv_up1 = convolution(width, width)
+        self.conv_up2 = convolution(width, width)
+        self.conv_hr = convolution(width, width)
+        self.conv_last = convolution(width, 3)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        # written only where it does something: a shuffle by 1 would stay in the graph
+        first = self.conv_first(F.pixel_unshuffle(lr, self.unshuffle) if self.unshuffle > 1 else lr)
+        h = first + self.conv_body(self.body(first))
+        h = activate(self.conv_up1(doubled(h)))
+        h = activate(self.conv_up2(doubled(h)))
+        out: Tensor = self.conv_last(activate(self.conv_hr(h)))
+        return out
+
+
+def config_of(tensors: Mapping[str, Tensor]) -> DenseConfig:
+    """Read widths and counts off a state dict. KeyError or ValueError if it is of no such network."""
+    width, channels = tensors["conv_first.weight"].shape[:2]
+    unshuffle = math.isqrt(channels // 3)
+    if 3 * unshuffle**2 != channels or ENLARGEMENT % unshuffle:
+        raise ValueError(f"{channels} input channels")
+    return DenseConfig(
+        width=width,
+        growth=tensors["body.0.rdb1.conv1.weight"].shape[0],
+        blocks=len({key.split(".")[1] for key in tensors if key.startswith("body.")}),
+        unshuffle=unshuffle,
+    )
+
+
+class RealEsrgan(Family):
+    facts = FamilyFacts(
+        name="real-esrgan",
+        scale=4,
+        size=SizeRule(minimum=16, multiple_of=1),
+        value_range=(0.0, 1.0),
+        steps=1,
+        colour="none",
+        tiling=TilingAdvice(tile=128, overlap=32, context=10),  # the authors' tile_pad is 10
+        weights_licence="Real-ESRGAN BSD-3-Clause",
+    )
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        keys = ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_hr.weight")
+        return set(keys) <= checkpoint.tensors(*WRAPPERS).keys()
+
+    def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:
+        config = self._config(checkpoint)
+        size = replace(self.facts.size, multiple_of=config.unshuffle)
+        return replace(self.facts, scale=config.scale, size=size)
+
+    def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> DenseNetwork:  # noqa: ARG002
+        with torch.device("meta"):
+            network = DenseNetwork(self._config(checkpoint))
+        load_weights(network, checkpoint.tensors(*WRAPPERS), checkpoint.path)
+        return network.eval()
+
+    def _config(self, checkpoint: Checkpoint) -> DenseConfig:
+        with checkpoint.read_as(
+            "real-esrgan",
+            needed="keys like conv_first.weight, body.0.rdb1.conv1.weight, conv_hr.weight",
+            remedy="Use RealESRGAN_x4plus.pth, _x2plus.pth or _x4plus_anime_6B.pth of github.com/xinntao/Real-ESRGAN.",
+        ):
+            return config_of(checkpoint.tensors(*WRAPPERS))
+
+
+FAMILY = RealEsrgan()

@@ -1,0 +1,110 @@
+"""The `sinsr` family (CVPR 2024): ResShift's diffusion distilled to one step, in the latent space of a VQ autoencoder.
+
+Facts: resshift_sinsr.md. LR tile -> bicubic x4 -> encoder -> plus start noise -> one UNet call, which also sees the LR
+tile itself -> nearest codes -> decoder. Two files: SinSR_v1.pth or _v2.pth and autoencoder_vq_f4.pth (--autoencoder).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from zoomrt.bundle import NoiseFacts
+from zoomrt.export.bicubic import TORCH, Enlarge
+from zoomrt.export.checkpoint import Checkpoint, load_checkpoint, load_weights
+from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.half import keep_fp32
+from zoomrt.export.sources import NO_SOURCES, Sources
+from zoomrt.export.swin_unet import REBUILT, SwinUNet, swin_unet_config_of
+from zoomrt.export.vq_autoencoder import VqAutoencoder, vq_config_of
+
+__all__ = ["FAMILY", "SinsrNetwork"]
+
+SCALE = 4
+TIMESTEP = 14  # 0-based, of ResShift's 15
+KAPPA, SQRT_ETA = 2.0, 0.99  # strength of the noise, and how much of it there is at that timestep
+NOISE_GAIN = KAPPA * SQRT_ETA
+INPUT_GAIN = 1 / math.sqrt(NOISE_GAIN**2 + 1)  # makes the deviation of what the UNet sees about 1
+SEED = 12345  # the authors' default
+_PREFIXES = ("module.", "_orig_mod.")  # of wrapped networks
+
+
+class SinsrNetwork(nn.Module):
+    """(N, 6, h, w), h and w multiples of 64 -> (N, 3, 4h, 4w) nominally in [-1, 1], not clamped.
+
+    The input's first three channels are the picture in [-1, 1], the others standard normal noise.
+    unet : with its time folded.
+    """
+
+    def __init__(self, unet: SwinUNet, autoencoder: VqAutoencoder) -> None:
+        super().__init__()
+        self.unet, self.autoencoder = unet, autoencoder
+        self.enlarge = Enlarge(SCALE, TORCH)
+
+    def forward(self, lr_and_noise: Tensor) -> Tensor:
+        lr, noise = lr_and_noise[:, :3], lr_and_noise[:, 3:]
+        latent = self.autoencoder.encode(self.enlarge(lr)) + NOISE_GAIN * noise
+        clean = self.unet(torch.cat([INPUT_GAIN * latent, lr], dim=1))
+        return self.autoencoder.decode(clean)
+
+
+class Sinsr(Family):
+    facts = FamilyFacts(
+        name="sinsr",
+        scale=SCALE,
+        size=SizeRule(minimum=64, multiple_of=64),
+        value_range=(-1.0, 1.0),
+        steps=1,
+        colour="none",
+        tiling=TilingAdvice(tile=128, overlap=32, context=8),
+        weights_licence="SinSR CC BY-NC-SA 4.0, autoencoder of ResShift NTU S-Lab 1.0: non-commercial only",
+        takes=("autoencoder",),
+        noise=NoiseFacts(channels=3, seed=SEED),
+        parity_loss_db=20.0,
+    )
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        keys = ("input_blocks.1.1.patch_embed.proj.weight", "middle_block.1.patch_embed.proj.weight")
+        return set(keys) <= _unwrapped(checkpoint).keys()
+
+    def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> SinsrNetwork:
+        with checkpoint.read_as(
+            "sinsr",
+            needed="keys like input_blocks.1.1.patch_embed.proj.weight, middle_block.1.patch_embed.proj.weight",
+            remedy="Use SinSR_v1.pth or SinSR_v2.pth of github.com/wyf0912/SinSR/releases.",
+        ):
+            unet = SwinUNet(swin_unet_config_of(_unwrapped(checkpoint)))
+        autoencoder = _autoencoder(load_checkpoint(sources.required("autoencoder", "sinsr", "autoencoder_vq_f4.pth")))
+        load_weights(unet, _unwrapped(checkpoint), checkpoint.path)
+        unet.fold_time(TIMESTEP)
+        keep_fp32(autoencoder.quantize)  # which code is nearest hangs on small differences
+        return SinsrNetwork(unet, autoencoder).eval()
+
+
+def _autoencoder(checkpoint: Checkpoint) -> VqAutoencoder:
+    tensors = _unwrapped(checkpoint)
+    with (
+        checkpoint.read_as(
+            "the VQ autoencoder",
+            needed="keys like encoder.down.0.block.0.conv2.weight, quantize.embedding.weight",
+            remedy="Use autoencoder_vq_f4.pth of github.com/zsyOAOA/ResShift/releases.",
+        ),
+        torch.device("meta"),
+    ):
+        autoencoder = VqAutoencoder(vq_config_of(tensors))
+    load_weights(autoencoder, tensors, checkpoint.path)
+    return autoencoder
+
+
+def _unwrapped(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The network's own keys, without the buffers that are rebuilt for the tile."""
+    tensors = checkpoint.tensors("state_dict")
+    for prefix in _PREFIXES:
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    return {key: tensor for key, tensor in tensors.items() if not key.endswith(REBUILT)}
+
+
+FAMILY = Sinsr()

@@ -1,0 +1,270 @@
+"""What a bundle is made of: graphs and engines, one per batch size, with the figures each step earned.
+
+`Parts` for FP32 and FP16, `EightBitParts` for 8-bit layers, `SplitParts` for the three graphs of the split form.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from zoomrt.bundle import SplitFacts, TileFacts
+from zoomrt.errors import ExportError
+from zoomrt.export.calibration_options import Calibration
+from zoomrt.export.engine import EngineReport, build_engine
+from zoomrt.export.family import FamilyFacts
+from zoomrt.export.fp16 import make_fp16_safe, prepare_fp16
+from zoomrt.export.graph import export_graph, fp32_nodes, operator_counts
+from zoomrt.export.half import to_half
+from zoomrt.export.memory import return_freed_memory
+from zoomrt.export.parity import Reference, check_parity, reference
+from zoomrt.export.pipeline import BuildRequest, Progress
+from zoomrt.export.probes import extreme_tiles, with_noise
+from zoomrt.export.qdq import write_without_codes
+from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
+from zoomrt.export.ranges import Ranges
+from zoomrt.export.split import check_split, export_split, with_parts
+from zoomrt.export.targets import EIGHT_BIT, Target, floating_point
+
+__all__ = ["EMULATED_SIDE", "PROBE_SIDE", "EightBitParts", "Parts", "SplitParts"]
+
+PROBE_SIDE = 64
+"""Side of what the split form is tried on, LR pixels, or the build's tile if that is smaller."""
+EMULATED_SIDE = 32
+"""The same for FP16 emulation; the ranges come from a whole tile besides."""
+
+
+class Parts:
+    """Graphs and engines of one bundle, one per batch size, with the figures they earned."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        target: Target,
+        backend: str,
+        facts: FamilyFacts,
+        tile: TileFacts,
+        seed: int,
+        scratch: Path,
+        report: Progress,
+        kept: Path | None,
+    ) -> None:
+        self.request, self.target, self.backend, self.tile = request, target, backend, tile
+        self.facts, self.seed, self.scratch, self.report, self.kept = facts, seed, scratch, report, kept
+        self.half = floating_point(request.precision, backend) == "fp16"
+        self.seeds = {"parity": seed}
+        self.wanted: dict[int, Reference] = {}
+        self.graphs: dict[str, str] = {}
+        self.split: SplitFacts | None = None
+        self.engines: dict[str, str] = {}
+        self.parity: dict[str, Any] = {}
+        self.numerics: dict[str, Any] = {}
+        self.calibration: dict[str, Any] = {}
+        self.engine_reports: dict[str, Any] = {}
+        self.built: list[str] = []
+        self.ran: list[str] = []
+        self.warnings: list[str] = []
+
+    def export(self, network: nn.Module) -> None:
+        """Write the graphs of an FP32 network; for FP16 it becomes FP16 on the way."""
+        self.wanted = self._references(network)
+        for batch in self.tile.batches:
+            self._export(network, batch)
+
+    def finish(self, suspect: nn.Module | None) -> None:
+        """Check the graphs and compile them. Needs the network no more, and needs its memory.
+
+        suspect : the network all the same, to find the node at fault should a graph differ from it.
+        """
+        for batch in self.tile.batches:
+            self._check(batch, self.wanted.pop(batch), suspect)
+            if self.backend != "onnxruntime":
+                self._compile(batch)
+
+    def _references(self, network: nn.Module) -> dict[int, Reference]:
+        ranges = Ranges()
+        wanted = {}
+        for batch in self.tile.batches:
+            self.report("reference", 0.0)
+            visitors = (ranges,) if self.half and batch == 1 else ()
+            wanted[batch] = reference(
+                network,
+                (batch, 3, self.tile.height, self.tile.width),
+                self.tile.value_range,
+                self.seed,
+                half=self.half,
+                visitors=visitors,
+                noise=self.tile.noise,
+            )
+            return_freed_memory()
+        if self.half:
+            self.report("fp16", 0.0)
+            tiles = self._extremes()
+            self.numerics = make_fp16_safe(network, tiles, self.tile.value_range, [ranges]).to_json()
+        return wanted
+
+    def _extremes(self) -> dict[str, NDArray[np.float32]]:
+        """Tiles for FP16 storage emulation."""
+        side = self.facts.size.largest_within(min(EMULATED_SIDE, self.tile.height))
+        self.ran.append(f"network under FP16 storage emulation on tiles of {side} x {side}")
+        pictures = extreme_tiles(side, self.tile.value_range, self.seed)
+        return {name: with_noise(picture, self.tile.noise) for name, picture in pictures.items()}
+
+    def _export(self, network: nn.Module, batch: int) -> None:
+        graph = self._file(batch, "onnx")
+        self.report("export", 0.0)
+        export_graph(
+            network,
+            graph,
+            shape=self._shape(batch),
+            half=self.half,
+            opset=self.target.opset,
+            instance_norm=self.backend == "onnxruntime",
+        )
+        if self.half:
+            self.numerics["fp32_nodes"] = list(fp32_nodes(graph))
+        self.graphs[str(batch)] = graph.name
+        self.built.append(f"graph {graph.name}")
+
+    def _check(self, batch: int, wanted: Reference, suspect: nn.Module | None) -> None:
+        graph = self._file(batch, "onnx")
+        self.report("parity", 0.0)
+        try:
+            result = check_parity(graph, wanted, self._loss_db)
+        except ExportError as failure:
+            if suspect is None:
+                raise
+            self.report("bisect", 0.0)
+            raise self._explained(failure, suspect, graph, wanted) from failure
+        self.parity[str(batch)] = {
+            "seed": self.seed,
+            "reference": "torch float32",
+            "results": [asdict(result)],
+            "operators": operator_counts(graph),
+            "opset": self.target.opset,
+        }
+        self.ran.append(f"graph {graph.name} in onnxruntime on CPU")
+
+    def _explained(self, failure: ExportError, network: nn.Module, graph: Path, wanted: Reference) -> ExportError:
+        """The same failure with the node at fault."""
+        from zoomrt.export.bisect import first_divergence
+
+        found = first_divergence(
+            network,
+            graph,
+            wanted.lr,
+            precision=self.request.precision,
+            instance_norm=self.backend == "onnxruntime",
+        )
+        return ExportError(
+            failure.what,
+            seen=f"{failure.seen}; first node that differs: {found or 'none by itself'}",
+            needed=failure.needed,
+            remedy="Report this model with this message.",
+        )
+
+    def _compile(self, batch: int) -> EngineReport:
+        engine = self._file(batch, "engine")
+        self.report("engine", 0.0)
+        precision = EIGHT_BIT.get(self.request.precision, self.request.precision)
+        summary = self._engine(self._file(batch, "onnx"), engine, precision)
+        self.engines[str(batch)] = engine.name
+        self.engine_reports[str(batch)] = summary.to_json()
+        self.warnings.extend(f"{engine.name}: {warning}" for warning in summary.warnings)
+        self.built.append(f"engine {engine.name}")
+        return summary
+
+    def _engine(self, graph: Path, engine: Path, precision: str) -> EngineReport:
+        return build_engine(
+            graph,
+            engine,
+            backend=self.backend,
+            compute_capabilities=self.target.compute_capabilities,
+            precision=precision,
+            timeout_s=self.request.timeout_s,
+            on_progress=lambda stage, fraction: self.report(f"engine: {stage}", fraction),
+            allow_fp32=tuple(self.numerics.get("fp32_nodes", ())),
+        )
+
+    def _shape(self, batch: int) -> tuple[int, int, int, int]:
+        return batch, self.tile.channels, self.tile.height, self.tile.width
+
+    @property
+    def _loss_db(self) -> float:
+        return 0.0 if self.half else self.facts.parity_loss_db
+
+    def _file(self, batch: int, ending: str) -> Path:
+        return self.scratch / f"{self.request.precision}-b{batch}.{ending}"
+
+
+class EightBitParts(Parts):
+    """Graphs and engines whose convolutions and linear layers compute in 8 bits; on a GPU the rest is FP16."""
+
+    def export(self, network: nn.Module) -> None:
+        extremes = self._prepare_fp16(network) if self.half else {}
+        choice = self.request.calibration or Calibration()
+        precision = self.request.precision
+        quantised = quantise_network(network, precision, self.backend, choice, self.tile, self.kept, self.report)
+        return_freed_memory()
+        if self.half:
+            to_half(network)
+            self.report("fp16", 0.0)
+            results = prove_fp16_storage(network, quantised, extremes)
+            self.numerics["results"] = [asdict(result) for result in results]
+            self.ran.append("network under FP16 storage emulation: held-out tiles")
+        self.calibration = quantised.to_json()
+        self.seeds |= SEEDS
+        self.warnings += quantised.warnings
+        self.wanted = {batch: quantised.reference(batch, half=self.half) for batch in self.tile.batches}
+        for batch in self.tile.batches:
+            self._export(network, batch)
+
+    def _prepare_fp16(self, network: nn.Module) -> dict[str, NDArray[np.float32]]:
+        """Make the FP32 network ready for FP16, and return the tiles that showed what it takes."""
+        self.report("fp16", 0.0)
+        extremes, ranges = self._extremes(), Ranges()
+        reference(network, self._shape(1), self.tile.value_range, self.seed, half=True, visitors=(ranges,))
+        self.numerics = prepare_fp16(network, extremes, [ranges]).report.to_json()
+        return extremes
+
+    def _compile(self, batch: int) -> EngineReport:
+        """Also, for comparison, the same graph in FP16, which is then thrown away."""
+        summary = super()._compile(batch)
+        if summary.kernels is None:  # it could not be read back, nor could the other
+            return summary
+        self.report("engine in FP16, to compare", 0.0)
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            graph = Path(folder) / "fp16.onnx"
+            write_without_codes(self._file(batch, "onnx"), graph)
+            fp16 = self._engine(graph, Path(folder) / "fp16.engine", "fp16")
+        figures, warning = cost_against_fp16(summary, fp16)
+        self.calibration.setdefault("against_fp16", {})[str(batch)] = figures
+        if warning is not None:
+            self.warnings.append(f"{self.engines[str(batch)]}: {warning}")
+        return summary
+
+
+class SplitParts(Parts):
+    """The three graphs of the split form."""
+
+    def export(self, network: nn.Module) -> None:
+        latent_network = with_parts(network)
+        self.report("reference", 0.0)
+        side = self.facts.size.largest_within(min(PROBE_SIDE, self.tile.height))
+        self.wanted = {1: reference(network, (1, 3, side, side), self.tile.value_range, self.seed, half=False)}
+        self.report("export", 0.0)
+        self.graphs, self.split = export_split(latent_network, self.scratch, self.target.opset)
+        self.built += [f"graph {name}" for name in self.graphs.values()]
+
+    def finish(self, suspect: nn.Module | None) -> None:  # noqa: ARG002 - bisecting is for one graph
+        assert self.split is not None
+        self.report("parity", 0.0)
+        result = check_split(self.scratch, self.graphs, self.tile, self.split, self.wanted[1])
+        self.parity["split"] = {"seed": self.seed, "reference": "torch float32", "results": [asdict(result)]}
+        self.ran += [f"graph {name} in onnxruntime on CPU" for name in self.graphs.values()]
