@@ -54,8 +54,7 @@ TARGETS: dict[str, Target] = {
             ("SM75",),
             23,
             ("fp16",),
-            "RTX 20; TensorRT-RTX has no FP32 matrix product for Turing, does INT8 convolutions there in FP16, and a "
-            "Gelu node after a wide linear fails",
+            "RTX 20; TensorRT-RTX has no FP32 matrix product for Turing and does INT8 convolutions there in FP16",
         ),
         Target("sm80", "tensorrt_rtx", ("SM80",), 23, _GPU, "A100"),
         Target("sm86", "tensorrt_rtx", ("SM86",), 23, _GPU, "RTX 30"),
