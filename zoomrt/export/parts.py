@@ -17,6 +17,7 @@ from torch import nn
 from zoomrt.bundle import SplitFacts, TileFacts
 from zoomrt.errors import ExportError
 from zoomrt.export.calibration_options import Calibration
+from zoomrt.export.calibration_report import write_report
 from zoomrt.export.engine import EngineReport, build_engine
 from zoomrt.export.family import FamilyFacts
 from zoomrt.export.fp16 import make_fp16_safe, prepare_fp16
@@ -228,6 +229,7 @@ class EightBitParts(Parts):
             self.numerics["results"] = [asdict(result) for result in results]
             self.ran.append("network under FP16 storage emulation: held-out tiles")
         self.calibration = quantised.to_json()
+        write_report(self.scratch, self.calibration, quantised.multiply_adds)
         self.seeds |= SEEDS
         self.warnings += quantised.warnings
         self.wanted = {batch: quantised.reference(batch, half=self.half) for batch in self.tile.batches}

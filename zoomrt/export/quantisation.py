@@ -54,6 +54,8 @@ WIRING_DB = 3.0
 BALANCED_SIDE = 64
 """LR pixels of the crops that show which channels are strong; ranges are then taken from whole tiles."""
 SMALLEST_RANKING_SIDE = 32
+SECONDS_TO_KNOW = 30.0
+"""For measuring blocks where all of them pass together: nothing depends on it, but people want to see it."""
 MULTIPLY_ADDS_PER_SECOND = 4e10
 """Of torch with rounded layers on two cores, for a guess that is the same on every machine (true_size_osediff_int8_sm89
 .json has 5e10)."""
@@ -61,9 +63,9 @@ MULTIPLY_ADDS_PER_SECOND = 4e10
 
 @dataclass(frozen=True)
 class _Ranking:
-    """Blocks one by one, measured on crops of this side; None and nothing if that was not needed."""
+    """Blocks one by one, measured on crops of this side, the least harmful for its work first."""
 
-    side: int | None
+    side: int
     blocks: list[Damage]
 
 
@@ -82,6 +84,7 @@ class Quantised:
     worst_db: float
     mean_db: float
     facts: dict[str, Any]
+    multiply_adds: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -147,7 +150,8 @@ def quantise_network(
         "measured": [_measured(one) for one in search.measured.values()],
         "ranking": {"side": ranking.side, "blocks": {one.blocks[0]: _measured(one) for one in ranking.blocks}},
     }
-    quantised = Quantised(held_out, search.wanted, floor, damage.worst_db, damage.mean_db, facts)
+    work = placement.multiply_adds
+    quantised = Quantised(held_out, search.wanted, floor, damage.worst_db, damage.mean_db, facts, work)
     if choice.pictures is None:
         quantised.warnings.append("calibrated on one photograph: --calibration takes a folder of your own pictures")
     if everything:
@@ -254,11 +258,16 @@ def _largest(
             remedy="Build with --precision fp16.",
         )
     whole = search.damage(search.blocks)
-    if floor is None or whole.worst_db >= floor + RERUN_DB:
-        return search.placement, whole, _Ranking(None, [])
-    side = _ranking_side(search, seconds, crop)
-    smaller = side < search.tiles.pixels.shape[1]
-    ranked = (search.on(search.tiles.cropped(side)) if smaller else search).rank(seconds=seconds, on_progress=report)
+    height = search.tiles.pixels.shape[1]
+    enough = floor is None or whole.worst_db >= floor + RERUN_DB
+    if enough:
+        side, seconds = crop(min(height, SMALLEST_RANKING_SIDE)), min(seconds, SECONDS_TO_KNOW)
+    else:
+        side = _ranking_side(search, seconds, crop)
+    ranking = search.on(search.tiles.cropped(side)) if side < height else search
+    ranked = ranking.rank(seconds=seconds, on_progress=report)
+    if floor is None or enough:
+        return search.placement, whole, _Ranking(side, ranked)
     report("search", 0.0)
     return *search.largest(ranked, floor + RERUN_DB), _Ranking(side, ranked)
 
