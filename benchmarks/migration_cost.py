@@ -1,6 +1,6 @@
 """What it would cost to move range between channels behind a SiLU, where no norm can take the factor.
 
-That is one multiplication for each channel between SiLU and the rounding of a convolution's input, seen in a built engine.
+That is one multiplication for each channel between SiLU and the rounding of a convolution's input, in a built engine.
 
 python -m benchmarks.migration_cost [--sm SM89]
 
