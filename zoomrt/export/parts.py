@@ -6,31 +6,32 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from zoomrt.bundle import SplitFacts, TileFacts
-from zoomrt.errors import ExportError
+from zoomrt.errors import ExportError, PrecisionError
 from zoomrt.export.calibration_options import Calibration
+from zoomrt.export.cpu_engines import CpuEngine, Graphs, Trials, cpu_engines, fastest
 from zoomrt.export.engine import EngineReport, build_engine
 from zoomrt.export.family import FamilyFacts
 from zoomrt.export.fp16 import make_fp16_safe, prepare_fp16
 from zoomrt.export.graph import export_graph, fp32_nodes, operator_counts
 from zoomrt.export.half import to_half
 from zoomrt.export.memory import return_freed_memory
-from zoomrt.export.parity import Reference, check_parity, reference
+from zoomrt.export.parity import MINIMUM_PSNR_DB, Parity, Reference, Runner, check_parity, reference
 from zoomrt.export.pipeline import BuildRequest, Progress
 from zoomrt.export.probes import extreme_tiles, with_noise
 from zoomrt.export.qdq import write_without_codes
 from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.ranges import Ranges
 from zoomrt.export.split import check_split, export_split, with_parts
-from zoomrt.export.targets import EIGHT_BIT, Target, floating_point
+from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, Target, floating_point
 
 __all__ = ["EMULATED_SIDE", "PROBE_SIDE", "EightBitParts", "Parts", "SplitParts"]
 
@@ -58,6 +59,8 @@ class Parts:
         self.request, self.target, self.backend, self.tile = request, target, backend, tile
         self.facts, self.seed, self.scratch, self.report, self.kept = facts, seed, scratch, report, kept
         self.half = floating_point(request.precision, backend) == "fp16"
+        self.on_cpu = backend in CPU_RUNNERS
+        self.arithmetic: Literal["fp32", "bf16"] = "fp32"
         self.seeds = {"parity": seed}
         self.wanted: dict[int, Reference] = {}
         self.graphs: dict[str, str] = {}
@@ -67,6 +70,7 @@ class Parts:
         self.numerics: dict[str, Any] = {}
         self.calibration: dict[str, Any] = {}
         self.engine_reports: dict[str, Any] = {}
+        self.speed: dict[str, Any] = {}
         self.built: list[str] = []
         self.ran: list[str] = []
         self.warnings: list[str] = []
@@ -78,14 +82,69 @@ class Parts:
             self._export(network, batch)
 
     def finish(self, suspect: nn.Module | None) -> None:
-        """Check the graphs and compile them. Needs the network no more, and needs its memory.
+        """Check the graphs, and compile them or choose what runs them. Needs the network no more, and needs its memory.
 
         suspect : the network all the same, to find the node at fault should a graph differ from it.
         """
+        if self.on_cpu:
+            self._choose_engine(suspect)
+            return
         for batch in self.tile.batches:
-            self._check(batch, self.wanted.pop(batch), suspect)
-            if self.backend != "onnxruntime":
-                self._compile(batch)
+            self._record(batch, [self._check(batch, self.wanted.pop(batch), suspect)])
+            self._compile(batch)
+
+    def _choose_engine(self, suspect: nn.Module | None) -> None:
+        """Of the engines for this CPU that pass parity with every graph, the fastest; `backend` is its runner then."""
+        precision, batches = self.request.precision, self.tile.batches
+        graphs = Graphs(self.scratch, {n: self._file(n, "onnx").name for n in batches}, precision, self.tile)
+
+        def check(engine: CpuEngine) -> list[Parity]:
+            found = []
+            for batch in batches:
+                with graphs.load(engine, batch) as session:
+                    found.append(self._check(batch, self.wanted[batch], suspect, Runner(engine.name, session.run)))
+                return_freed_memory()
+            return found
+
+        trials = Trials.of(cpu_engines(precision, self.request.backend), check)
+        for index, batch in enumerate(batches):
+            self._record(batch, [found[index] for found in trials.passed.values()])
+        self.warnings += [f"{name} was not taken: {why}" for name, why in trials.refused.items()]
+        engines, fewer_bits = tuple(trials.passed), precision in EIGHT_BIT or precision == "bf16"
+        chosen = engines[0]
+        if len(engines) > 1 or fewer_bits:
+            self.report("speed", 0.0)
+            lr = self.wanted[batches[-1]].lr
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                exact = self._exact(graphs, batches[-1], Path(folder)) if fewer_bits else None
+                chosen, self.speed = fastest(engines, graphs, lr, exact)
+        self.backend, self.arithmetic = chosen.backend, chosen.arithmetic
+        self._check_gain()
+
+    def _exact(self, graphs: Graphs, batch: int, folder: Path) -> Graphs:
+        """The graph of that batch in FP32, in `folder` if it is not the very same one."""
+        if self.request.precision not in EIGHT_BIT:
+            return replace(graphs, precision="fp32")
+        write_without_codes(self._file(batch, "onnx"), folder / "fp32.onnx")
+        return Graphs(folder, {batch: "fp32.onnx"}, "fp32", self.tile)
+
+    def _check_gain(self) -> None:
+        """Warn where fewer bits were measured to be slower than FP32; refuse it where they have to be faster."""
+        ratio = self.speed.get("ratio_to_fp32", 0.0)
+        if ratio < 1.0:
+            return
+        precision = self.request.precision
+        best = min(figures["median_ms"] for figures in self.speed["fp32"].values())
+        took = self.speed["engines"][self.speed["chosen"]]["median_ms"]
+        seen = f"{took:.1f} ms in {self.speed['chosen']}, {best:.1f} ms in FP32: {ratio:.2f} times as long"
+        if self.request.require_faster:
+            raise PrecisionError(
+                f"{precision} is not faster than FP32 on this CPU",
+                seen=seen,
+                needed="less time per batch, as --require-faster asks",
+                remedy="Build with --precision fp32, or install another engine: pip install 'zoomrt[openvino]'.",
+            )
+        self.warnings.append(f"{precision} was measured no faster than FP32 here: {seen}")
 
     def _references(self, network: nn.Module) -> dict[int, Reference]:
         ranges = Ranges()
@@ -102,6 +161,8 @@ class Parts:
                 visitors=visitors,
                 noise=self.tile.noise,
             )
+            if self.request.precision == "bf16":
+                wanted[batch] = replace(wanted[batch], needed_psnr_db=MINIMUM_PSNR_DB["bf16"])
             return_freed_memory()
         if self.half:
             self.report("fp16", 0.0)
@@ -125,31 +186,35 @@ class Parts:
             shape=self._shape(batch),
             half=self.half,
             opset=self.target.opset,
-            instance_norm=self.backend == "onnxruntime",
+            instance_norm=self.on_cpu,
         )
         if self.half:
             self.numerics["fp32_nodes"] = list(fp32_nodes(graph))
         self.graphs[str(batch)] = graph.name
         self.built.append(f"graph {graph.name}")
 
-    def _check(self, batch: int, wanted: Reference, suspect: nn.Module | None) -> None:
+    def _check(self, batch: int, wanted: Reference, suspect: nn.Module | None, runner: Runner | None = None) -> Parity:
         graph = self._file(batch, "onnx")
         self.report("parity", 0.0)
         try:
-            result = check_parity(graph, wanted, self._loss_db)
+            return check_parity(graph, wanted, self._loss_db, runner)
         except ExportError as failure:
             if suspect is None:
                 raise
             self.report("bisect", 0.0)
             raise self._explained(failure, suspect, graph, wanted) from failure
+
+    def _record(self, batch: int, results: list[Parity]) -> None:
+        """What the graph of that batch was found to do, in each runner that was tried."""
+        graph = self._file(batch, "onnx")
         self.parity[str(batch)] = {
             "seed": self.seed,
             "reference": "torch float32",
-            "results": [asdict(result)],
+            "results": [asdict(result) for result in results],
             "operators": operator_counts(graph),
             "opset": self.target.opset,
         }
-        self.ran.append(f"graph {graph.name} in onnxruntime on CPU")
+        self.ran += [f"graph {graph.name} in {result.runner} on CPU" for result in results]
 
     def _explained(self, failure: ExportError, network: nn.Module, graph: Path, wanted: Reference) -> ExportError:
         """The same failure with the node at fault."""
@@ -160,7 +225,7 @@ class Parts:
             graph,
             wanted.lr,
             precision=self.request.precision,
-            instance_norm=self.backend == "onnxruntime",
+            instance_norm=self.on_cpu,
         )
         return ExportError(
             failure.what,
@@ -197,7 +262,7 @@ class Parts:
 
     @property
     def _loss_db(self) -> float:
-        return 0.0 if self.half else self.facts.parity_loss_db
+        return self.facts.parity_loss_db if self.request.precision == "fp32" else 0.0
 
     def _file(self, batch: int, ending: str) -> Path:
         return self.scratch / f"{self.request.precision}-b{batch}.{ending}"
