@@ -23,9 +23,9 @@ __all__ = ["MINIMUM_PSNR_DB", "Parity", "Reference", "Runner", "check_parity", "
 
 MINIMUM_PSNR_DB = {"fp32": 80.0, "fp16": 45.0, "bf16": 40.0}
 """PSNR against torch FP32, peak = the value range. FP32 differs by summation order only; 45 dB keeps FP16 below one
-8-bit code value of RMS error (1.4) with room for the eye. BF16 rounds eight times coarser than FP16, 18 dB, for as much
-speed on a CPU: `edge` has 63.5 dB or better on photograph and noise, a Stable Diffusion of random weights 43.6 dB; 40 dB,
-2.6 code values, is what `--min-psnr` asks of 8-bit layers too."""
+8-bit code value of RMS error (1.4) with room for the eye. BF16 rounds eight times coarser than FP16 (18 dB): `edge` has
+63.5 dB or better on photograph and noise, Stable Diffusion with random weights 43.6 dB; 40 dB, 2.6 code values, is what
+`--min-psnr` asks of 8-bit layers too."""
 
 
 @dataclass(frozen=True)
