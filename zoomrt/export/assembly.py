@@ -86,13 +86,6 @@ def _load(request: BuildRequest, backend: str) -> tuple[FamilyFacts, TileFacts, 
     family, checkpoint = _family_and_checkpoint(request)
     facts = family.facts_of(checkpoint)
     request.sources.check(facts.name, facts.takes)
-    if facts.noise is not None and request.precision in EIGHT_BIT:
-        raise UsageError(
-            f"model {facts.name} cannot be built in 8 bits yet",
-            seen=request.precision,
-            needed="a model without start noise, which calibration tiles do not have",
-            remedy="Build with --precision fp16.",
-        )
     tile = _tile_facts(request, facts, backend)
     network = family.network(checkpoint, request.sources)
     return facts, tile, network, _weight_facts(request, facts, checkpoint, network)

@@ -275,7 +275,16 @@ class EightBitParts(Parts):
         extremes = self._prepare_fp16(network) if self.half else {}
         choice = self.request.calibration or Calibration()
         precision = self.request.precision
-        quantised = quantise_network(network, precision, self.backend, choice, self.tile, self.kept, self.report)
+        quantised = quantise_network(
+            network,
+            precision,
+            self.backend,
+            choice,
+            self.tile,
+            self.kept,
+            self.report,
+            self.facts.size.largest_within,
+        )
         return_freed_memory()
         if self.half:
             to_half(network)
@@ -294,7 +303,9 @@ class EightBitParts(Parts):
         """Make the FP32 network ready for FP16, and return the tiles that showed what it takes."""
         self.report("fp16", 0.0)
         extremes, ranges = self._extremes(), Ranges()
-        reference(network, self._shape(1), self.tile.value_range, self.seed, half=True, visitors=(ranges,))
+        shape = (1, 3, self.tile.height, self.tile.width)
+        noise = self.tile.noise
+        reference(network, shape, self.tile.value_range, self.seed, half=True, visitors=(ranges,), noise=noise)
         self.numerics = prepare_fp16(network, extremes, [ranges]).report.to_json()
         return extremes
 
