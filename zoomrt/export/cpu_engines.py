@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts
-from zoomrt.errors import BundleError, ExportError, MissingDependency, RuntimeFault, UsageError, ZoomrtError
-from zoomrt.export.speed import Timing, time_in_turns
+from zoomrt.errors import (
+    BundleError,
+    ExportError,
+    MissingDependency,
+    PrecisionError,
+    RuntimeFault,
+    UsageError,
+    ZoomrtError,
+)
+from zoomrt.export.speed import time_in_turns
 from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT
 from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession, core_count
 from zoomrt.runtime.openvino_session import OpenVinoSession, cpu_capabilities
 from zoomrt.runtime.session import Session
 
-__all__ = ["CpuEngine", "Graphs", "Trials", "cpu_engines", "fastest"]
+__all__ = ["CpuEngine", "Graphs", "Trials", "check_gain", "cpu_engines", "fastest"]
 
 _SESSIONS: dict[str, Callable[[Bundle, int | None], Session]] = {
     "onnxruntime": OnnxRuntimeSession,
@@ -126,36 +135,55 @@ class Trials:
 
 
 def fastest(
-    engines: Sequence[CpuEngine], graphs: Graphs, lr: NDArray[np.float32], exact: Graphs | None
+    engines: Sequence[CpuEngine],
+    graphs: Graphs,
+    lr: NDArray[np.float32],
+    rivals: Sequence[CpuEngine],
+    exact: Graphs,
 ) -> tuple[CpuEngine, dict[str, Any]]:
     """The fastest engine, and the timings for the manifest.
 
     lr : the batch to time, of a size of `graphs`.
-    exact : the same graphs in FP32, to compare with; None where FP32 is what they are. Timed in the same turns, in
-        each runner of `engines` and, unless there is only one, in ONNX Runtime.
+    rivals : engines to compare it with, in FP32 and in the same turns; none where FP32 is what `graphs` are.
+    exact : the graphs in FP32.
 
     Raises what the sessions raise.
     """
     batch = len(lr)
-    runs = {engine.name: lambda engine=engine: graphs.load(engine, batch) for engine in engines}
-    rivals: dict[str, CpuEngine] = {}
-    if exact is not None:
-        rivals = {f"{name} fp32": CpuEngine(name) for name in dict.fromkeys(engine.backend for engine in engines)}
-        runs |= {name: lambda engine=engine: exact.load(engine, batch) for name, engine in rivals.items()}
+    runs: dict[str, Callable[[], Session]] = {one.name: partial(graphs.load, one, batch) for one in engines}
+    runs |= {f"{one.name} fp32": partial(exact.load, one, batch) for one in rivals}
     timings = time_in_turns(runs, lr)
-    chosen = min(engines, key=lambda engine: timings[engine.name].median_ms)
+    chosen = min(engines, key=lambda one: timings[one.name].median_ms)
     figures: dict[str, Any] = {
         "batch": batch,
         "threads": core_count(),
         "chosen": chosen.name,
-        "engines": {engine.name: asdict(timings[engine.name]) for engine in engines},
+        "engines": {one.name: asdict(timings[one.name]) for one in engines},
     }
     if rivals:
-        best = min(rivals, key=lambda name: timings[name].median_ms)
-        figures["fp32"] = {name: asdict(timings[name]) for name in rivals}
-        figures["ratio_to_fp32"] = round(_ratio(timings[chosen.name], timings[best]), 3)
+        others = {one.name: timings[f"{one.name} fp32"] for one in rivals}
+        best = min(timing.median_ms for timing in others.values())
+        figures["fp32"] = {name: asdict(timing) for name, timing in others.items()}
+        figures["ratio_to_fp32"] = round(timings[chosen.name].median_ms / best, 3)
     return chosen, figures
 
 
-def _ratio(one: Timing, other: Timing) -> float:
-    return one.median_ms / other.median_ms
+def check_gain(figures: Mapping[str, Any], precision: str, *, required: bool) -> str | None:
+    """A warning where fewer bits took as long as FP32 or longer; `figures` are those of `fastest`, or none.
+
+    Raises PrecisionError instead if they are `required` to be faster.
+    """
+    ratio = figures.get("ratio_to_fp32", 0.0)
+    if ratio < 1.0:
+        return None
+    name, best = figures["chosen"], min(figures["fp32"].items(), key=lambda other: float(other[1]["median_ms"]))
+    took = f"{figures['engines'][name]['median_ms']:.1f} ms in {name}"
+    seen = f"{took}, {best[1]['median_ms']:.1f} ms for FP32 in {best[0]}: {ratio:.2f} times as long"
+    if required:
+        raise PrecisionError(
+            f"{precision} is not faster than FP32 on this CPU",
+            seen=seen,
+            needed="less time per batch, as --require-faster asks",
+            remedy="Build with --precision fp32, or install another engine: pip install 'zoomrt[openvino]'.",
+        )
+    return f"{precision} was measured no faster than FP32 here: {seen}"

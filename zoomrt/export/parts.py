@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zoomrt.bundle import SplitFacts, TileFacts
-from zoomrt.errors import ExportError, PrecisionError
+from zoomrt.errors import ExportError
 from zoomrt.export.calibration_options import Calibration
-from zoomrt.export.cpu_engines import CpuEngine, Graphs, Trials, cpu_engines, fastest
+from zoomrt.export.cpu_engines import CpuEngine, Graphs, Trials, check_gain, cpu_engines, fastest
 from zoomrt.export.engine import EngineReport, build_engine
 from zoomrt.export.family import FamilyFacts
 from zoomrt.export.fp16 import make_fp16_safe, prepare_fp16
@@ -86,14 +86,20 @@ class Parts:
 
         suspect : the network all the same, to find the node at fault should a graph differ from it.
         """
-        if self.on_cpu:
-            self._choose_engine(suspect)
-            return
-        for batch in self.tile.batches:
-            self._record(batch, [self._check(batch, self.wanted.pop(batch), suspect)])
-            self._compile(batch)
+        try:
+            if self.on_cpu:
+                self._choose_engine()
+                return
+            for batch in self.tile.batches:
+                self._record(batch, [self._check(batch)])
+                self._compile(batch)
+        except ExportError as failure:
+            if suspect is None:
+                raise
+            self.report("bisect", 0.0)
+            raise self._explained(failure, suspect) from failure
 
-    def _choose_engine(self, suspect: nn.Module | None) -> None:
+    def _choose_engine(self) -> None:
         """Of the engines for this CPU that pass parity with every graph, the fastest; `backend` is its runner then."""
         precision, batches = self.request.precision, self.tile.batches
         graphs = Graphs(self.scratch, {n: self._file(n, "onnx").name for n in batches}, precision, self.tile)
@@ -102,7 +108,7 @@ class Parts:
             found = []
             for batch in batches:
                 with graphs.load(engine, batch) as session:
-                    found.append(self._check(batch, self.wanted[batch], suspect, Runner(engine.name, session.run)))
+                    found.append(self._check(batch, Runner(engine.name, session.run)))
                 return_freed_memory()
             return found
 
@@ -115,36 +121,20 @@ class Parts:
         if len(engines) > 1 or fewer_bits:
             self.report("speed", 0.0)
             lr = self.wanted[batches[-1]].lr
+            rivals = cpu_engines("fp32", self.request.backend) if fewer_bits else ()
             with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                exact = self._exact(graphs, batches[-1], Path(folder)) if fewer_bits else None
-                chosen, self.speed = fastest(engines, graphs, lr, exact)
+                exact = self._exact(graphs, batches[-1], Path(folder)) if fewer_bits else graphs
+                chosen, self.speed = fastest(engines, graphs, lr, rivals, exact)
         self.backend, self.arithmetic = chosen.backend, chosen.arithmetic
-        self._check_gain()
+        if (warning := check_gain(self.speed, precision, required=self.request.require_faster)) is not None:
+            self.warnings.append(warning)
 
     def _exact(self, graphs: Graphs, batch: int, folder: Path) -> Graphs:
         """The graph of that batch in FP32, in `folder` if it is not the very same one."""
         if self.request.precision not in EIGHT_BIT:
-            return replace(graphs, precision="fp32")
+            return graphs
         write_without_codes(self._file(batch, "onnx"), folder / "fp32.onnx")
-        return Graphs(folder, {batch: "fp32.onnx"}, "fp32", self.tile)
-
-    def _check_gain(self) -> None:
-        """Warn where fewer bits were measured to be slower than FP32; refuse it where they have to be faster."""
-        ratio = self.speed.get("ratio_to_fp32", 0.0)
-        if ratio < 1.0:
-            return
-        precision = self.request.precision
-        best = min(figures["median_ms"] for figures in self.speed["fp32"].values())
-        took = self.speed["engines"][self.speed["chosen"]]["median_ms"]
-        seen = f"{took:.1f} ms in {self.speed['chosen']}, {best:.1f} ms in FP32: {ratio:.2f} times as long"
-        if self.request.require_faster:
-            raise PrecisionError(
-                f"{precision} is not faster than FP32 on this CPU",
-                seen=seen,
-                needed="less time per batch, as --require-faster asks",
-                remedy="Build with --precision fp32, or install another engine: pip install 'zoomrt[openvino]'.",
-            )
-        self.warnings.append(f"{precision} was measured no faster than FP32 here: {seen}")
+        return replace(graphs, folder=folder, files={batch: "fp32.onnx"}, precision="fp32")
 
     def _references(self, network: nn.Module) -> dict[int, Reference]:
         ranges = Ranges()
@@ -187,22 +177,16 @@ class Parts:
             half=self.half,
             opset=self.target.opset,
             instance_norm=self.on_cpu,
+            winograd=self.request.winograd,
         )
         if self.half:
             self.numerics["fp32_nodes"] = list(fp32_nodes(graph))
         self.graphs[str(batch)] = graph.name
         self.built.append(f"graph {graph.name}")
 
-    def _check(self, batch: int, wanted: Reference, suspect: nn.Module | None, runner: Runner | None = None) -> Parity:
-        graph = self._file(batch, "onnx")
+    def _check(self, batch: int, runner: Runner | None = None) -> Parity:
         self.report("parity", 0.0)
-        try:
-            return check_parity(graph, wanted, self._loss_db, runner)
-        except ExportError as failure:
-            if suspect is None:
-                raise
-            self.report("bisect", 0.0)
-            raise self._explained(failure, suspect, graph, wanted) from failure
+        return check_parity(self._file(batch, "onnx"), self.wanted[batch], self._loss_db, runner)
 
     def _record(self, batch: int, results: list[Parity]) -> None:
         """What the graph of that batch was found to do, in each runner that was tried."""
@@ -216,14 +200,14 @@ class Parts:
         }
         self.ran += [f"graph {graph.name} in {result.runner} on CPU" for result in results]
 
-    def _explained(self, failure: ExportError, network: nn.Module, graph: Path, wanted: Reference) -> ExportError:
-        """The same failure with the node at fault."""
+    def _explained(self, failure: ExportError, network: nn.Module) -> ExportError:
+        """The same failure with the node at fault, by the graph for one tile."""
         from zoomrt.export.bisect import first_divergence
 
         found = first_divergence(
             network,
-            graph,
-            wanted.lr,
+            self._file(1, "onnx"),
+            self.wanted[1].lr,
             precision=self.request.precision,
             instance_norm=self.on_cpu,
         )
