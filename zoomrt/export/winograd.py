@@ -3,9 +3,9 @@
 CPU runners convolve directly, close to what the processor multiplies at best, so only fewer multiplications are faster.
 Matrices of Lavin and Gray, "Fast algorithms for convolutional neural networks" (arXiv 1509.09308). A tile of 6x6 inputs
 becomes 36 values (one convolution with 36 constant filters), each of these is one matrix product over channels, and 36
-values become 4x4 outputs. Costs: 4 times the filters' memory in the runner (they are transformed while it loads, the file
-does not grow), and about 7e-6 of the largest value in FP32, more than a direct convolution's rounding. For FP32 only:
-factors up to 8 would eat the digits of narrower types.
+values become 4x4 outputs. Costs: 4 times the filters' memory in the runner (they are transformed while it loads, the
+file does not grow), and about 7e-6 of the largest value in FP32, more than a direct convolution's rounding. For FP32
+only: factors up to 8 would eat the digits of narrower types.
 """
 
 from __future__ import annotations
