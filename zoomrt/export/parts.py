@@ -246,7 +246,7 @@ class Parts:
 
     @property
     def _loss_db(self) -> float:
-        return self.facts.parity_loss_db if self.request.precision == "fp32" else 0.0
+        return 0.0 if self.half or self.request.precision == "bf16" else self.facts.parity_loss_db
 
     def _file(self, batch: int, ending: str) -> Path:
         return self.scratch / f"{self.request.precision}-b{batch}.{ending}"
