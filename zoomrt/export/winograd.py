@@ -4,8 +4,8 @@ CPU runners convolve directly, close to what the processor multiplies at best, s
 Matrices of Lavin and Gray, "Fast algorithms for convolutional neural networks" (arXiv 1509.09308). A tile of 6x6 inputs
 becomes 36 values (one convolution with 36 constant filters), each of these is one matrix product over channels, and 36
 values become 4x4 outputs. Costs: 4 times the filters' memory in the runner (they are transformed while it loads, the
-file does not grow), and more rounding than a direct convolution has (test_winograd.py allows 5e-5 of the largest value). For
-FP32 only: factors up to 8 would eat the digits of narrower types.
+file does not grow), and more rounding than a direct convolution has: test_winograd.py allows 5e-5 of the largest value.
+For FP32 only: factors up to 8 would eat the digits of narrower types.
 """
 
 from __future__ import annotations
