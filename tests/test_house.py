@@ -159,7 +159,7 @@ def test_print_is_seen() -> None:
     assert prints("def f():\n    print('x')")
 
 
-LAZY = ("PIL", "diffusers", "numpy", "onnx", "onnxruntime", "rich", "tensorrt", "tensorrt_rtx", "torch")
+LAZY = ("PIL", "diffusers", "numpy", "onnx", "onnxruntime", "openvino", "rich", "tensorrt", "tensorrt_rtx", "torch")
 STARTS = {
     "import": "import zoomrt",
     "build": "from zoomrt.cli.build import main; main()",

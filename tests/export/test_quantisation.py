@@ -52,7 +52,7 @@ def int8_weights(graph: Path) -> int:
 
 
 def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
-    result = build(request(tiny_edge_weights, batches=(1, 2)), tmp_path / "b")
+    result = build(request(tiny_edge_weights, batches=(1, 2), backend="onnxruntime"), tmp_path / "b")
     bundle = open_bundle(tmp_path / "b")
     manifest, facts = bundle.manifest, bundle.manifest.calibration
     assert manifest == result.manifest
