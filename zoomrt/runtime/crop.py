@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from zoomrt.errors import InputError
 from zoomrt.runtime.tiles import AxisPlan, TilePlan
 
-__all__ = ["MAX_ZOOM", "Crop", "centre_first", "crop_of", "lr_range", "network_share", "needed_spans"]
+__all__ = ["MAX_ZOOM", "Crop", "centre_first", "crop_of", "lr_range", "needed_spans", "network_share"]
 
 MAX_ZOOM = 64.0
 """Largest zoom: beyond it a 1080p view shows 30 frame pixels."""
