@@ -1,7 +1,7 @@
 """What fits into a frame's budget: pure arithmetic over measured costs, no clock, no threads.
 
-A cost is estimated as TCP estimates round trips (Jacobson 1988, RFC 6298): a running mean plus some
-running deviations, so that one slow run is not taken for the rule, and a jittery engine gets more room than a steady one.
+A cost is estimated as TCP estimates round trips (Jacobson 1988, RFC 6298): a running mean plus some running deviations,
+so that one slow run is not taken for the rule, and a jittery engine gets more room than a steady one.
 A budget's frame is answered in one of three ways: with all its tiles, with those nearest to the centre that fit, or
 without any. The tiles that are missing show as bicubic.
 """

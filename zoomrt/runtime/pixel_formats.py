@@ -67,15 +67,16 @@ class CameraFrame:
         planes = [host_array(plane) for plane in given]
         if planes and planes[0].ndim >= 2:
             height, width = planes[0].shape[:2]
-            shapes = plane_shapes(self.format, height, width)
-            pairs = zip(planes, shapes, strict=False)
-            planes = [_paired(plane, shape) for plane, shape in pairs] + planes[len(shapes) :]
+            fitting = plane_shapes(self.format, height, width)
+            pairs = zip(planes, fitting, strict=False)
+            planes = [_paired(plane, shape) for plane, shape in pairs] + planes[len(fitting) :]
             dtype = _dtype(self.format)
-            if [plane.shape for plane in planes] == shapes and all(plane.dtype == dtype for plane in planes):
+            if [plane.shape for plane in planes] == fitting and all(plane.dtype == dtype for plane in planes):
                 object.__setattr__(self, "planes", tuple(planes))
                 return
         seen = ", ".join(f"{plane.dtype} {plane.shape}" for plane in planes) or "no planes"
-        needed = f"{_dtype(self.format)} {', '.join(map(str, plane_shapes(self.format, 'H', 'W')))}"
+        shapes = [", ".join(map(str, shape)) for shape in plane_shapes(self.format, "H", "W")]
+        needed = f"{_dtype(self.format)} {', '.join(f'({shape})' for shape in shapes)}"
         raise InputError(f"cannot use these planes as {self.format}", seen=seen, needed=needed, remedy=_REMEDY)
 
     @classmethod

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from zoomrt.errors import InputError, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime.deadline import Mode, Planner, mode_of
 from zoomrt.runtime.pixel_formats import FORMATS, CameraFrame, PixelFormat, empty_like, read_window, write_view
+from zoomrt.runtime.temporal import Smoother
 from zoomrt.runtime.tile_cache import TileCache, unchanged
 from zoomrt.runtime.tile_engine import Job, TileEngine
 from zoomrt.runtime.tiles import check_size
@@ -91,6 +92,8 @@ class ZoomSession:
     still_tolerance : in [0, 1], how much a tile's input may change and still count as unchanged. 0 is exact. Sensor
         noise changes every frame: with about three times its standard deviation a still scene is not computed again,
         at the price that a change below it is not seen. The measure is in `tile_cache.largest_change`.
+    noise : standard deviation of the sensor's noise, in [0, 1]: what does not move is averaged over time, so that a
+        still scene does not flicker, see `temporal`. 0 is off, and then a view depends on its frame alone.
     threads, verify : as for `load`.
 
     Any thread may call any method. Frames are answered one at a time. A frame is read until its result is there and not
@@ -110,10 +113,11 @@ class ZoomSession:
         reuse: bool = True,
         cache_bytes: int = 512 << 20,
         still_tolerance: float = 0.0,
+        noise: float = 0.0,
         threads: int | None = None,
         verify: bool = True,
     ) -> None:
-        _check(output_size, budget_ms, output_format, still_tolerance)
+        _check(output_size, budget_ms, output_format, still_tolerance, noise)
         self._owns = not isinstance(bundle, Upscaler)
         self._upscaler = bundle if isinstance(bundle, Upscaler) else load(bundle, threads=threads, verify=verify)
         self._facts = self._upscaler.manifest.tile
@@ -125,6 +129,7 @@ class ZoomSession:
         self._turn = threading.Lock()  # one frame at a time; guards what follows
         self._size: tuple[int, int] | None = None
         self._view: tuple[tuple[object, ...], View] | None = None
+        self._smoother = Smoother(noise) if noise > 0 else None
         self._missing: dict[int, NDArray[np.float32]] = {}
         self._refined: list[Job] = []
         self._waiting = threading.Condition()  # guards what follows
@@ -247,6 +252,8 @@ class ZoomSession:
             view = self._view_of(frame.size, request.zoom, request.center)
             out = self._target(request)
             window = read_window(frame, *view.window)
+            if self._smoother is not None:
+                window = self._smoother.apply(window, view.window, frame.size)
             shown, jobs = self._find(view, window)
             reused = len(shown)
             problem = self._background_problem()
@@ -372,7 +379,9 @@ def _closed_fault() -> RuntimeFault:
     return RuntimeFault("cannot zoom", seen="a closed session", needed="an open one", remedy="Make a new one.")
 
 
-def _check(output_size: tuple[int, int], budget_ms: float | None, output_format: str | None, tolerance: float) -> None:
+def _check(
+    output_size: tuple[int, int], budget_ms: float | None, output_format: str | None, tolerance: float, noise: float
+) -> None:
     if output_format is not None and output_format not in FORMATS:
         raise unknown_name("pixel format", str(output_format), FORMATS)
     width, height = output_size
@@ -380,6 +389,7 @@ def _check(output_size: tuple[int, int], budget_ms: float | None, output_format:
         ("output_size", output_size, "two sides of 1 to 16384 pixels", 1 <= width <= 16384 and 1 <= height <= 16384),
         ("budget_ms", budget_ms, "more than 0, or None", budget_ms is None or budget_ms > 0),
         ("still_tolerance", tolerance, "0 to 1", 0 <= tolerance <= 1),
+        ("noise", noise, "0 to 1", 0 <= noise <= 1),
     )
     for name, seen, needed, holds in rules:
         if not holds:
