@@ -157,7 +157,8 @@ class ZoomSession:
 
         frame : a `CameraFrame`, or (H, W, 3) uint8 RGB in anything that `buffers.host_array` reads.
         zoom, center : see `crop_of`.
-        out : where to write the view: a writable frame of the output size and format; None makes a new one.
+        out : where to write the view: a writable frame of the output size, and of `output_format` unless that is None;
+            None makes a new one.
 
         The ticket raises InputError for a frame, zoom or centre that cannot be used, RuntimeFault or OutOfMemory when
         the engine fails on one of its tiles. The next frame is not affected.
@@ -192,6 +193,21 @@ class ZoomSession:
         """`submit` and `result` in one, in this thread; it waits for its turn and is never dropped."""
         self._check_open()
         return self._answer(_Request(_camera_frame(frame), zoom, center, out, time.perf_counter()))
+
+    def bicubic(
+        self,
+        frame: CameraFrame | NDArray[Any] | object,
+        zoom: float,
+        center: tuple[float, float] = (0.5, 0.5),
+        *,
+        out: CameraFrame | None = None,
+    ) -> CameraFrame:
+        """The same view without the network, for comparison; arguments as for `submit`."""
+        request = _Request(_camera_frame(frame), zoom, center, out, time.perf_counter())
+        view = view_of(request.frame.size, self._output, self._facts, zoom, center)
+        target = self._target(request)
+        write_view(view.compose(read_window(request.frame, *view.window), {}), target)
+        return target
 
     def close(self) -> None:
         """Release everything; may be called again. Frames that wait or are under way end with RuntimeFault."""
@@ -332,16 +348,14 @@ class ZoomSession:
 
     def _target(self, request: _Request) -> CameraFrame:
         """Where the view goes: the caller's frame, if it fits, or a new one."""
-        form = self._format or request.frame.format
-        out = request.out
+        out, form = request.out, self._format
         if out is None:
             return empty_like(request.frame, self._output, form)
-        if out.size != self._output or out.format != form or not all(plane.flags.writeable for plane in out.planes):
-            seen = f"{out.format} {out.size[1]}x{out.size[0]}"
-            needed = f"a writable {form} frame of {self._output[1]}x{self._output[0]}"
-            raise InputError(
-                "cannot write the view", seen=seen, needed=needed, remedy="Make `out` that size and format."
-            )
+        writable = all(plane.flags.writeable for plane in out.planes)
+        if out.size != self._output or (form and out.format != form) or not writable:
+            seen = f"{out.format} {out.size[1]}x{out.size[0]}" + ("" if writable else ", read-only")
+            needed = f"a writable {form or ''} frame of {self._output[1]}x{self._output[0]}"
+            raise InputError("cannot write the view", seen=seen, needed=needed, remedy="Make `out` like that.")
         return out
 
     def _warm_up(self, budget_ms: float | None) -> None:
