@@ -168,8 +168,8 @@ class _Run:
         zoom, center = self._path.at(at_seconds)
         out = canvas
         if self._both:
-            out = _half(canvas, right=True)
-            self._session.bicubic(frame, zoom, center, out=_half(canvas, right=False))
+            out = half(canvas, right=True)
+            self._session.bicubic(frame, zoom, center, out=half(canvas, right=False))
         result = self._session.process(frame, zoom, center, out=out)
         self.counts["frames"] += 1
         for name in ("computed", "reused", "bicubic"):
@@ -180,7 +180,7 @@ class _Run:
         return self._size[0] * (2 if self._both else 1), self._size[1]
 
 
-def _half(canvas: CameraFrame, *, right: bool) -> CameraFrame:
+def half(canvas: CameraFrame, *, right: bool) -> CameraFrame:
     """The left or right half of a frame, in place."""
     from zoomrt.runtime.pixel_formats import CameraFrame
 
