@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts
 
@@ -32,6 +32,7 @@ def test_same_place_and_same_pixels_only(rng: np.random.Generator) -> None:
     assert cache.bytes == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60), st.integers(1, 6))
 def test_memory_is_bounded_and_the_least_used_goes(steps: list[tuple[int, bool]], room: int) -> None:
     """Against a list that does the same by hand."""
