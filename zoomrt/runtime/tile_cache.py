@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ class _Entry:
 
 
 class TileCache:
-    """Tiles by place, for one frame size. Threads may share it.
+    """Tiles by place, which may be anything that tells one tile of a grid from another. Threads may share it.
 
     limit_bytes : of inputs and pixels together; the tile that was put last always stays.
     tolerance : largest change of an input, in [0, 1], that still counts as unchanged; 0 demands the same bits. See
@@ -45,7 +46,7 @@ class TileCache:
 
     def __init__(self, limit_bytes: int, tolerance: float = 0.0) -> None:
         self._limit, self._tolerance = limit_bytes, tolerance
-        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -54,7 +55,7 @@ class TileCache:
         """What is held now."""
         return self._bytes
 
-    def get(self, place: int, source: NDArray[np.float32]) -> NDArray[np.uint16] | None:
+    def get(self, place: Hashable, source: NDArray[np.float32]) -> NDArray[np.uint16] | None:
         """The pixels of the tile at `place` if they were made from `source`, else None."""
         with self._lock:
             entry = self._entries.get(place)
@@ -63,7 +64,7 @@ class TileCache:
             self._entries.move_to_end(place)
         return entry.codes if unchanged(entry.source, source, self._tolerance) else None
 
-    def put(self, place: int, source: NDArray[np.float32], codes: NDArray[np.uint16]) -> None:
+    def put(self, place: Hashable, source: NDArray[np.float32], codes: NDArray[np.uint16]) -> None:
         """Keep a tile; the arrays are kept, not copied, and must not be written to afterwards."""
         entry = _Entry(source, codes)
         with self._lock:
@@ -75,7 +76,7 @@ class TileCache:
                 self._bytes -= oldest.bytes
 
     def clear(self) -> None:
-        """Forget every tile, as for a frame of another size."""
+        """Forget every tile."""
         with self._lock:
             self._entries.clear()
             self._bytes = 0

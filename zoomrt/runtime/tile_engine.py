@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,12 @@ class Job:
     view: View
     codes: NDArray[np.uint16] | None = None
     error: BaseException | None = None
-    done: bool = field(default=False)
+    done: bool = False
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Which tile of which grid: a frame of another size has other tiles."""
+        return self.view.tiles.rows.size, self.view.tiles.columns.size, self.index
 
 
 class TileEngine:

@@ -127,7 +127,6 @@ class ZoomSession:
         self._planner = Planner(None if budget_ms is None else budget_ms / 1e3)
         self._cache = TileCache(cache_bytes, still_tolerance)
         self._turn = threading.Lock()  # one frame at a time; guards what follows
-        self._size: tuple[int, int] | None = None
         self._view: tuple[tuple[object, ...], View] | None = None
         self._smoother = Smoother(noise) if noise > 0 else None
         self._missing: dict[int, NDArray[np.float32]] = {}
@@ -283,9 +282,6 @@ class ZoomSession:
 
     def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float]) -> View:
         """The plan of this view; that of the frame before if nothing moved."""
-        if size != self._size:
-            self._cache.clear()  # tiles are found by their place in a frame of one size
-            self._size = size
         key = (size, zoom, tuple(center))
         if self._view is None or self._view[0] != key:
             self._view = (key, view_of(size, self._output, self._facts, zoom, center))
@@ -296,10 +292,10 @@ class ZoomSession:
         """Tiles that are there, and jobs for those that are not, the centre first."""
         shown, jobs = {}, []
         for index in view.wanted:
-            source = view.tile_input(window, index)
-            codes = self._cache.get(index, source) if self._reuse else None
+            job = Job(index, view.tile_input(window, index), view)
+            codes = self._cache.get(job.place, job.source) if self._reuse else None
             if codes is None:
-                jobs.append(Job(index, source, view))
+                jobs.append(job)
             else:
                 shown[index] = codes
         return shown, jobs
@@ -344,7 +340,7 @@ class ZoomSession:
     def _keep(self, job: Job) -> None:
         assert job.codes is not None
         if self._reuse:
-            self._cache.put(job.index, job.source, job.codes)
+            self._cache.put(job.place, job.source, job.codes)
 
     def _target(self, request: _Request) -> CameraFrame:
         """Where the view goes: the caller's frame, if it fits, or a new one."""
@@ -382,7 +378,7 @@ def _camera_frame(frame: object) -> CameraFrame:
 
 
 def _same(one: Job, other: Job) -> bool:
-    return one.index == other.index and np.array_equal(one.source, other.source)
+    return one.place == other.place and np.array_equal(one.source, other.source)
 
 
 def _ms_since(arrival: float) -> float:
