@@ -1,5 +1,6 @@
 # Each goal makes what it needs: a virtual environment in .venv with the pinned packages of constraints.txt.
 #   make demo    build edge for the CPU, upscale a photograph, write out/demo.png and print figures
+#   make demo-zoom  zoom over a photograph: out/zoom.mp4, and out/zoom.png to look at
 #   make test    the tests that need no GPU, in a few minutes at most
 #   make check   formatting, lint, strict types, tests
 #   make clean   remove everything that make made
@@ -13,10 +14,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # It is a saving, not a need: where it cannot be reached, the next step takes torch from wherever pip finds it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test check clean
+.PHONY: demo demo-zoom test check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m zoomrt.cli.demo
+
+demo-zoom: $(VENV)/.installed
+	$(BIN)/python -m zoomrt.cli.demo_zoom
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -33,7 +33,7 @@ def test_every_command_shown_is_understood(line: str) -> None:
 
 
 def test_commands_are_shown() -> None:
-    assert {line.split()[0] for line in COMMANDS} == {"trt-build", "trt-upscale", "trt-doctor"}
+    assert {line.split()[0] for line in COMMANDS} == {"trt-build", "trt-upscale", "trt-zoom", "trt-doctor"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

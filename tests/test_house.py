@@ -159,11 +159,25 @@ def test_print_is_seen() -> None:
     assert prints("def f():\n    print('x')")
 
 
-LAZY = ("PIL", "diffusers", "numpy", "onnx", "onnxruntime", "openvino", "rich", "tensorrt", "tensorrt_rtx", "torch")
+LAZY = (
+    "PIL",
+    "av",
+    "diffusers",
+    "matplotlib",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "rich",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torch",
+)
 STARTS = {
     "import": "import zoomrt",
     "build": "from zoomrt.cli.build import main; main()",
     "upscale": "from zoomrt.cli.upscale import main; main()",
+    "zoom": "from zoomrt.cli.zoom import main; main()",
     "doctor": "from zoomrt.cli.doctor import main; main()",
 }
 

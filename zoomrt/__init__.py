@@ -11,9 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoomrt.bundle import Manifest, open_bundle
     from zoomrt.errors import ZoomrtError
+    from zoomrt.runtime.pixel_formats import CameraFrame
     from zoomrt.runtime.upscaler import Upscaler, load
+    from zoomrt.runtime.zoom import ZoomResult, ZoomSession
 
-__all__ = ["Manifest", "Upscaler", "ZoomrtError", "__version__", "load", "open_bundle"]
+__all__ = [
+    "CameraFrame",
+    "Manifest",
+    "Upscaler",
+    "ZoomResult",
+    "ZoomSession",
+    "ZoomrtError",
+    "__version__",
+    "load",
+    "open_bundle",
+]
 
 __version__ = "0.1.0"
 
@@ -23,6 +35,9 @@ _HOMES = {
     "ZoomrtError": "zoomrt.errors",
     "Upscaler": "zoomrt.runtime.upscaler",
     "load": "zoomrt.runtime.upscaler",
+    "CameraFrame": "zoomrt.runtime.pixel_formats",
+    "ZoomResult": "zoomrt.runtime.zoom",
+    "ZoomSession": "zoomrt.runtime.zoom",
 }
 
 

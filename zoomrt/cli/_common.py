@@ -30,6 +30,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "cuda": ("cuda.core",),
     "debug": ("polygraphy",),
+    "video": ("av",),
 }
 """Extra of the package -> the modules that it brings."""
 

@@ -7,6 +7,7 @@ in the split form has a session that takes the whole picture and cuts tiles of i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -171,6 +172,19 @@ class Upscaler:
         elif facts.colour == "wavelet":
             match_low_frequencies(out, frame)
         return out
+
+    @contextlib.contextmanager
+    def engine(self) -> Iterator[Session]:
+        """The engine for as long as the block lasts; other threads' frames and tiles wait.
+
+        Raises RuntimeFault when the upscaler is closed, EngineMismatch for the split form, which has no tiles.
+        """
+        with self._lock:
+            self._check_open()
+            if isinstance(self._session, SplitSession):
+                needed, remedy = "an engine that takes tiles", "Build it without --form split."
+                raise EngineMismatch("cannot run single tiles", seen="the split form", needed=needed, remedy=remedy)
+            yield self._session
 
     def close(self) -> None:
         """Release the engine; may be called again. A frame under way in another thread ends with RuntimeFault."""

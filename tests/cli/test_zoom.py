@@ -1,0 +1,135 @@
+"""trt-zoom on small videos: pictures against the session itself, sound untouched, sequences, devices, failures."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_helpers import failure_line, tree
+from PIL import Image
+
+av = pytest.importorskip("av")
+
+from zoomrt.cli._video import camera_frame  # noqa: E402
+from zoomrt.cli._zoom_path import parse_path  # noqa: E402
+from zoomrt.runtime.zoom import ZoomSession  # noqa: E402
+
+WIDTH, HEIGHT, COUNT, RATE = 64, 48, 8, 8
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One second of moving ramps with a tone of PCM."""
+    path = tmp_path_factory.mktemp("video") / "in.mkv"
+    with av.open(str(path), "w") as container:
+        pictures, sound = container.add_stream("ffv1", rate=RATE), container.add_stream("pcm_s16le", rate=8000)
+        pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        y, x = np.mgrid[:HEIGHT, :WIDTH]
+        for count in range(COUNT):
+            pixels = np.stack([(3 * x + 9 * count) % 256, 5 * y, (x * y) % 256], axis=2).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = count, Fraction(1, RATE)
+            container.mux(pictures.encode(frame))
+            tone = (8000 * np.sin(0.3 * np.arange(1000) + count)).astype(np.int16)
+            samples = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+            samples.rate, samples.pts, samples.time_base = 8000, 1000 * count, Fraction(1, 8000)
+            container.mux(sound.encode(samples))
+        container.mux(pictures.encode())
+        container.mux(sound.encode())
+    return path
+
+
+def decoded(path: Path) -> list[Any]:
+    with av.open(str(path)) as container:
+        return list(container.decode(video=0))
+
+
+def sound(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+def test_a_video_is_zoomed_frame_by_frame_and_its_sound_copied(
+    nearest_bundle: Path, video: Path, tmp_path: Path, command: Any
+) -> None:
+    out = tmp_path / "new" / "out.mkv"
+    done = command("zoom", nearest_bundle, video, "-o", out, "--zoom", "1:4", "--center", "0.6,0.4", "--size", "96x72")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{COUNT} frames 96 x 72 px" in done.stdout
+    assert list(tree(tmp_path / "new")) == ["out.mkv"]
+    assert sound(out) == sound(video)
+    path = parse_path("1:4", "0.6,0.4", 1.0)
+    before, after = decoded(video), decoded(out)
+    assert [frame.time for frame in after] == pytest.approx([frame.time for frame in before], abs=2e-3)
+    with ZoomSession(nearest_bundle, (96, 72), output_format="rgb") as session:
+        for frame, result in zip(before, after, strict=True):
+            expected = session.process(camera_frame(frame), *path.at(frame.time)).pixels
+            difference = np.abs(result.to_ndarray(format="rgb24").astype(int) - expected).mean()
+            assert difference <= 8, difference  # the codec, and chroma of half size
+        assert int(after[0].colorspace) == 6  # BT.601, said in the file, as the input is small and does not say
+
+
+def test_side_by_side_pictures(nearest_bundle: Path, video: Path, tmp_path: Path, command: Any) -> None:
+    words = ["--zoom", "3", "--side-by-side", "--seconds", "0.3"]
+    done = command("zoom", nearest_bundle, video, "-o", tmp_path / "p" / "%03d.png", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(tree(tmp_path / "p")) == ["001.png", "002.png", "003.png"]
+    with ZoomSession(nearest_bundle, (WIDTH, HEIGHT), output_format="rgb") as session:
+        for number, frame in enumerate(decoded(video)[:3], 1):
+            picture = np.asarray(Image.open(tmp_path / "p" / f"{number:03d}.png"))
+            source = camera_frame(frame)
+            np.testing.assert_array_equal(picture[:, :WIDTH], session.bicubic(source, 3.0).pixels)
+            np.testing.assert_array_equal(picture[:, WIDTH:], session.process(source, 3.0).pixels)
+            assert not np.array_equal(picture[:, :WIDTH], picture[:, WIDTH:])
+    done = command(
+        "zoom", nearest_bundle, tmp_path / "p" / "%03d.png", "-o", tmp_path / "seq.mkv", "--rate", "5", "--zoom", "2"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(decoded(tmp_path / "seq.mkv")) == 3
+
+
+def test_a_device_needs_an_end_for_a_path(nearest_bundle: Path, tmp_path: Path, command: Any) -> None:
+    words = [nearest_bundle, "testsrc=size=64x48:rate=10", "--device-kind", "lavfi", "-o", tmp_path / "cam.mkv"]
+    failure = failure_line(command("zoom", *words), 2)
+    assert "--seconds" in failure
+    done = command("zoom", *words, "--seconds", "0.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(decoded(tmp_path / "cam.mkv")) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "match"),
+    [
+        (["--zoom", "fast"], 2, "--zoom"),
+        (["--size", "63x48"], 2, "--size"),
+        (["--rate", "often"], 2, "--rate"),
+        (["--zoom", "0.5"], 3, "1 to 64"),
+        (["--budget-ms", "0"], 2, "budget_ms"),
+    ],
+)
+def test_bad_options_leave_nothing(
+    nearest_bundle: Path, video: Path, tmp_path: Path, command: Any, words: list[str], code: int, match: str
+) -> None:
+    assert match in failure_line(command("zoom", nearest_bundle, video, "-o", tmp_path / "o" / "x.mkv", *words), code)
+    assert tree(tmp_path) == {}
+
+
+def test_bad_files(nearest_bundle: Path, video: Path, tmp_path: Path, command: Any) -> None:
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    assert "cannot read video" in failure_line(command("zoom", nearest_bundle, text, "-o", tmp_path / "x.mkv"), 3)
+    assert "cannot read video" in failure_line(command("zoom", nearest_bundle, "none.mp4", "-o", tmp_path / "x.mkv"), 3)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(video.read_bytes()[:400])
+    assert "error" in failure_line(command("zoom", nearest_bundle, cut, "-o", tmp_path / "x.mkv"), 3)
+    assert "cannot write video" in failure_line(
+        command("zoom", nearest_bundle, video, "-o", tmp_path / "x.nothing"), 13
+    )
+    kept = tmp_path / "kept.mkv"
+    kept.write_bytes(b"mine")
+    assert "--overwrite" in failure_line(command("zoom", nearest_bundle, video, "-o", kept), 13)
+    assert kept.read_bytes() == b"mine"
+    assert sorted(tree(tmp_path)) == ["cut.mkv", "kept.mkv", "text.mp4"]

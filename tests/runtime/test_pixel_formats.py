@@ -1,0 +1,242 @@
+"""Camera formats: against swscale (through PyAV) within one code, against the standards' formulas in float64."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from zoomrt.errors import InputError, UsageError
+from zoomrt.runtime.pixel_formats import FORMATS, CameraFrame, empty_like, read_window, write_view
+
+H, W = 48, 64
+MATRICES, RANGES, SITINGS = ("bt601", "bt709", "bt2020"), (False, True), ("left", "center", "top-left")
+YUV = {"nv12": "nv12", "nv21": "nv21", "i420": "yuv420p", "p010": "p010le"}
+CHROMA_POSITION = {"left": (0, 128), "center": (128, 128), "top-left": (0, 0)}  # swscale's, in 1/256 luma pixels
+FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+
+
+def random_planes(format: str, full_range: bool, rng: np.random.Generator) -> list[NDArray[Any]]:
+    """Random codes within the range: beyond it swscale's integers overflow and turn white into black."""
+    unit = 4 if format == "p010" else 1
+    bounds = (
+        ((0, 256 * unit), (0, 256 * unit)) if full_range else ((16 * unit, 235 * unit + 1), (16 * unit, 240 * unit + 1))
+    )
+    shapes = [(H, W), (H // 2, W // 2), (H // 2, W // 2)] if format == "i420" else [(H, W), (H // 2, W // 2, 2)]
+    planes = [rng.integers(*bounds[bool(index)], shape) for index, shape in enumerate(shapes)]
+    return [(plane << 6).astype(np.uint16) if format == "p010" else plane.astype(np.uint8) for plane in planes]
+
+
+def chart_planes(format: str, full_range: bool) -> list[NDArray[Any]]:
+    """Ramps of luma over bars of chroma with hard edges."""
+    unit = 4 if format == "p010" else 1
+    low, high, side = (0, 255, 240) if full_range else (16, 235, 224)
+    luma = np.broadcast_to(np.linspace(low * unit, high * unit, W).round(), (H, W))
+    blue = np.broadcast_to(
+        np.where(np.arange(W // 2) // 5 % 2, 128 - side // 2, 128 + side // 2) * unit, (H // 2, W // 2)
+    )
+    red = np.broadcast_to(
+        (np.where(np.arange(H // 2) // 3 % 2, 128 - side // 2, 128 + side // 2) * unit)[:, None], blue.shape
+    )
+    if format == "i420":
+        planes = [luma, blue, red]
+    else:
+        planes = [luma, np.stack([red, blue] if format == "nv21" else [blue, red], axis=2)]
+    return [
+        (plane.astype(np.uint16) << 6).astype(np.uint16) if format == "p010" else plane.astype(np.uint8)
+        for plane in planes
+    ]
+
+
+def swscale(frame: Any, to: str, options: str) -> Any:
+    import av.filter
+
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 30))
+    chain = [
+        source,
+        graph.add("scale", f"flags={FLAGS}:{options}"),
+        graph.add("format", f"pix_fmts={to}"),
+        graph.add("buffersink"),
+    ]
+    for one, other in itertools.pairwise(chain):
+        one.link_to(other)
+    graph.configure()
+    graph.push(frame)
+    return graph.pull()
+
+
+def av_frame(format: str, planes: list[NDArray[Any]]) -> Any:
+    import av
+
+    frame = av.VideoFrame(W, H, YUV[format])
+    for target, plane in zip(frame.planes, planes, strict=True):
+        rows = np.ascontiguousarray(plane).reshape(len(plane), -1).view(np.uint8)
+        buffer = np.zeros((target.height, target.line_size), np.uint8)
+        buffer[:, : rows.shape[1]] = rows
+        target.update(buffer.tobytes())
+    return frame
+
+
+@pytest.mark.parametrize("siting", SITINGS)
+@pytest.mark.parametrize("full_range", RANGES)
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("format", YUV)
+def test_both_ways_are_swscales(
+    format: Any, matrix: Any, full_range: bool, siting: Any, rng: np.random.Generator
+) -> None:
+    pytest.importorskip("av")
+    import av
+
+    across, down = CHROMA_POSITION[siting]
+    name = "pc" if full_range else "tv"
+    for planes in (random_planes(format, full_range, rng), chart_planes(format, full_range)):
+        frame = CameraFrame(tuple(planes), format, matrix, full_range, siting)
+        ours = np.rint(read_window(frame, slice(0, H), slice(0, W)) * 255).transpose(1, 2, 0)
+        options = f"in_color_matrix={matrix}:in_range={name}:out_range=pc:in_h_chr_pos={across}:in_v_chr_pos={down}"
+        theirs = swscale(av_frame(format, planes), "rgb24", options).to_ndarray(format="rgb24")
+        assert np.abs(ours - theirs).max() <= 1
+
+    ramp = np.linspace(0, 255, W).astype(np.uint8)
+    chart = np.stack([np.tile(ramp, (H, 1)), np.tile(ramp[::-1], (H, 1)), np.full((H, W), 90, np.uint8)], axis=2)
+    for rgb in (rng.integers(0, 256, (H, W, 3), dtype=np.uint8), chart):
+        options = f"out_color_matrix={matrix}:out_range={name}:in_range=pc:out_h_chr_pos={across}:out_v_chr_pos={down}"
+        expected = swscale(av.VideoFrame.from_ndarray(rgb, format="rgb24"), YUV[format], options)
+        written = empty_like(frame, (H, W))
+        write_view(rgb.transpose(2, 0, 1).astype(np.float32) / 255, written)
+        for mine, plane in zip(written.planes, expected.planes, strict=True):
+            rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+            width = int(np.prod(mine.shape[1:])) * mine.itemsize
+            codes = np.ascontiguousarray(rows[:, :width]).view(mine.dtype).reshape(mine.shape).astype(int)
+            step = 64 if format == "p010" else 1
+            assert np.abs(codes - mine.astype(int)).max() <= step
+
+
+@pytest.mark.parametrize(
+    ("matrix", "kr", "kb"), [("bt601", 0.299, 0.114), ("bt709", 0.2126, 0.0722), ("bt2020", 0.2627, 0.0593)]
+)
+@pytest.mark.parametrize("full_range", RANGES)
+def test_flat_colours_are_the_standards_formula(
+    matrix: Any, kr: float, kb: float, full_range: bool, rng: np.random.Generator
+) -> None:
+    """From the definition: Y = Kr R + (1 - Kr - Kb) G + Kb B, Cb = (B - Y) / (2 - 2 Kb), Cr = (R - Y) / (2 - 2 Kr)."""
+    for _ in range(20):
+        red, green, blue = rng.random(3)
+        y = kr * red + (1 - kr - kb) * green + kb * blue
+        cb, cr = (blue - y) / (2 - 2 * kb), (red - y) / (2 - 2 * kr)
+        levels = (
+            (255 * y, 255 * cb + 128, 255 * cr + 128) if full_range else (16 + 219 * y, 224 * cb + 128, 224 * cr + 128)
+        )
+        view = np.broadcast_to(np.array([red, green, blue], np.float32)[:, None, None], (3, 4, 6))
+        frame = empty_like(CameraFrame((np.zeros((2, 2, 3), np.uint8),), "rgb", matrix, full_range), (4, 6), "i420")
+        write_view(np.ascontiguousarray(view), frame)
+        for plane, level in zip(frame.planes, levels, strict=True):
+            assert np.abs(plane - min(level, 255)).max() <= 0.5 + 1e-3
+        back = read_window(frame, slice(0, 4), slice(0, 6))
+        assert np.abs(back - view).max() <= 2 / 219 + 1e-6
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_window_is_the_part_of_the_whole(format: Any, rng: np.random.Generator) -> None:
+    planes = (
+        [rng.integers(0, 256, (H, W, 3), dtype=np.uint8)]
+        if format in ("rgb", "bgr")
+        else random_planes(format, False, rng)
+    )
+    for siting in SITINGS:
+        frame = CameraFrame(tuple(planes), format, siting=siting)  # type: ignore[arg-type]
+        whole = read_window(frame, slice(0, H), slice(0, W))
+        part = read_window(frame, slice(7, 30), slice(11, 12))
+        np.testing.assert_array_equal(part, whole[:, 7:30, 11:12])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_strides_and_padding_do_not_matter_and_nothing_is_copied(format: Any, rng: np.random.Generator) -> None:
+    planes = (
+        [rng.integers(0, 256, (H, W, 3), dtype=np.uint8)]
+        if format in ("rgb", "bgr")
+        else random_planes(format, False, rng)
+    )
+    stride = planes[0].reshape(H, -1).view(np.uint8).shape[1] + 64
+    memory = bytearray(stride * H * 3)
+    offsets, start = [], 32
+    for index, plane in enumerate(planes):
+        pitch = stride // 2 if format == "i420" and index else stride
+        rows = np.ascontiguousarray(plane).reshape(len(plane), -1).view(np.uint8)
+        for number, row in enumerate(rows):
+            memory[start + number * pitch : start + number * pitch + row.size] = row.tobytes()
+        offsets.append(start)
+        start += pitch * len(plane) + 16
+    frame = CameraFrame.from_buffer(memory, W, H, format, stride=stride, offsets=offsets)
+    window = slice(0, H), slice(0, W)
+    np.testing.assert_array_equal(read_window(frame, *window), read_window(CameraFrame(tuple(planes), format), *window))
+    shared = np.frombuffer(memory, np.uint8)
+    assert all(np.shares_memory(shared, plane) for plane in frame.planes)
+    tight = np.concatenate([np.ascontiguousarray(plane).reshape(-1).view(np.uint8) for plane in planes])
+    packed = CameraFrame.from_buffer(tight, W, H, format)
+    assert all(np.array_equal(one, other) for one, other in zip(packed.planes, planes, strict=True))
+    assert all(np.shares_memory(tight, plane) for plane in packed.planes)
+
+
+def test_arrays_are_taken_as_they_are(rng: np.random.Generator) -> None:
+    luma, chroma = rng.integers(0, 256, (H, W), dtype=np.uint8), rng.integers(0, 256, (H // 2, W), dtype=np.uint8)
+    frame = CameraFrame((luma, chroma), "nv12")
+    assert frame.planes[0] is luma
+    assert np.shares_memory(frame.planes[1], chroma)
+    assert np.array_equal(frame.planes[1][:, :, 1], chroma[:, 1::2])
+    flipped = CameraFrame((luma[::-1], chroma[::-1]), "nv12")  # negative strides
+    assert np.array_equal(
+        read_window(flipped, slice(0, H), slice(0, W)),
+        read_window(CameraFrame((luma[::-1].copy(), chroma[::-1].copy()), "nv12"), slice(0, H), slice(0, W)),
+    )
+
+
+def test_nv21_is_nv12_with_the_other_chroma_first_and_bgr_is_rgb_backwards(rng: np.random.Generator) -> None:
+    luma, chroma = random_planes("nv12", False, rng)
+    window = slice(0, H), slice(0, W)
+    one = read_window(CameraFrame((luma, chroma), "nv12"), *window)
+    assert np.array_equal(one, read_window(CameraFrame((luma, chroma[:, :, ::-1]), "nv21"), *window))
+    assert np.array_equal(one, read_window(CameraFrame((luma, chroma[:, :, 0], chroma[:, :, 1]), "i420"), *window))
+    rgb = rng.integers(0, 256, (H, W, 3), dtype=np.uint8)
+    assert np.array_equal(
+        read_window(CameraFrame((rgb,)), *window), read_window(CameraFrame((rgb[:, :, ::-1],), "bgr"), *window)
+    )
+    for format in ("rgb", "bgr"):
+        frame = CameraFrame((rgb,), format)  # type: ignore[arg-type]
+        written = empty_like(frame, (H, W))
+        write_view(read_window(frame, *window), written)
+        assert np.array_equal(written.planes[0], rgb)
+
+
+@pytest.mark.parametrize(
+    ("planes", "format", "match"),
+    [
+        ([np.zeros((4, 4), np.uint8)], "rgb", r"\(H, W, 3\)"),
+        ([np.zeros((4, 4, 3), np.float32)], "rgb", "float32"),
+        ([np.zeros((4, 5), np.uint8), np.zeros((2, 2, 2), np.uint8)], "nv12", "even sides"),
+        ([np.zeros((4, 4), np.uint8)], "nv12", "H/2"),
+        ([np.zeros((4, 4), np.uint8)] * 2, "i420", "i420"),
+        ([np.zeros((4, 4), np.uint8), np.zeros((2, 2, 2), np.uint8)], "p010", "uint16"),
+        ([], "nv12", "no planes"),
+    ],
+)
+def test_planes_that_do_not_fit(planes: Any, format: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        CameraFrame(tuple(planes), format)
+
+
+def test_bad_names_sizes_and_buffers() -> None:
+    rgb = np.zeros((4, 4, 3), np.uint8)
+    for arguments in ({"format": "nv13"}, {"matrix": "bt708"}, {"siting": "right"}):
+        with pytest.raises(UsageError, match="one of"):
+            CameraFrame((rgb,), **arguments)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="inside the buffer"):
+        CameraFrame.from_buffer(bytes(100), 16, 16, "nv12")
+    with pytest.raises(InputError, match="inside the buffer"):
+        CameraFrame.from_buffer(bytes(1000), 16, 16, "nv12", stride=8)
+    with pytest.raises(InputError, match="even"):
+        empty_like(CameraFrame((rgb,)), (4, 5), "nv12")

@@ -1,0 +1,126 @@
+"""The engine at work: a thread that runs tiles one batch after another, for the newest list of wishes.
+
+Whoever wants tiles hands in jobs and waits for them as long as it can. A new list replaces what has not been started;
+what runs is finished, and its pixels are kept. A tile that fails carries its error and harms no other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.errors import RuntimeFault
+from zoomrt.runtime.tile_cache import codes_of
+from zoomrt.runtime.upscaler import Upscaler
+from zoomrt.runtime.view import View
+
+__all__ = ["Job", "TileEngine"]
+
+
+@dataclass(eq=False)
+class Job:
+    """One tile to compute; `codes` or `error` is there when it is done."""
+
+    index: int
+    source: NDArray[np.float32]
+    view: View
+    codes: NDArray[np.uint16] | None = None
+    error: BaseException | None = None
+    done: bool = False
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Which tile of which grid: a frame of another size has other tiles."""
+        return self.view.tiles.rows.size, self.view.tiles.columns.size, self.index
+
+
+class TileEngine:
+    """Runs jobs on an upscaler's engine in a thread of its own.
+
+    on_done : called in that thread with each job that has pixels, before anyone who waits is woken.
+    on_cost : called in that thread with the seconds that each tile took.
+    """
+
+    def __init__(self, upscaler: Upscaler, on_done: Callable[[Job], None], on_cost: Callable[[float], None]) -> None:
+        self._upscaler = upscaler
+        self._on_done, self._on_cost = on_done, on_cost
+        facts = upscaler.manifest.tile
+        self._batches = facts.batches
+        shape = (facts.batches[-1], facts.channels, facts.height, facts.width)
+        self._inputs = np.empty(shape, np.float32)
+        self._changed = threading.Condition()
+        self._queue: list[Job] = []
+        self._running: list[Job] = []
+        self._since = 0.0
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="zoomrt tiles", daemon=True)
+        self._thread.start()
+
+    def replace(self, jobs: Sequence[Job]) -> None:
+        """Run these jobs next, in order, instead of those that wait. Raises RuntimeFault when closed."""
+        with self._changed:
+            if self._closing:
+                raise RuntimeFault(
+                    "cannot run tiles", seen="a closed session", needed="an open one", remedy="Load again."
+                )
+            self._queue = list(jobs)
+            self._changed.notify_all()
+
+    def wait(self, jobs: Sequence[Job], seconds: float | None) -> None:
+        """Return when all these jobs are done, `seconds` have passed (None: no limit) or the engine closes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or all(job.done for job in jobs), seconds)
+
+    def running(self) -> tuple[list[Job], float]:
+        """The jobs in the engine now, and for how many seconds they have been there."""
+        with self._changed:
+            return list(self._running), time.perf_counter() - self._since if self._running else 0.0
+
+    def close(self) -> None:
+        """End after the batch that runs now. May be called again."""
+        with self._changed:
+            self._closing = True
+            self._queue = []
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or bool(self._queue))
+                if self._closing:
+                    return
+                size = max(size for size in self._batches if size <= len(self._queue))
+                jobs, self._queue = self._queue[:size], self._queue[size:]
+                self._running, self._since = jobs, time.perf_counter()
+            try:
+                self._run(jobs)
+            except BaseException as problem:  # whoever waits for the tile raises it; this thread goes on
+                for job in jobs:
+                    job.error = problem
+            with self._changed:
+                self._running = []
+                for job in jobs:
+                    job.done = True
+                self._changed.notify_all()
+
+    def _run(self, jobs: list[Job]) -> None:
+        started = time.perf_counter()
+        inputs = self._inputs[: len(jobs)]
+        for job, tile in zip(jobs, inputs, strict=True):
+            job.view.network_input(job.source, job.index, tile)
+        pixels: list[Any] = []
+        with self._upscaler.engine() as session:
+            facts = session.tile
+            outputs = session.run(inputs, [job.view.tiles.name(job.index) for job in jobs])
+            pixels = [codes_of(output, facts) for output in outputs]
+        for job, codes in zip(jobs, pixels, strict=True):
+            job.codes = codes
+            self._on_done(job)
+        self._on_cost((time.perf_counter() - started) / len(jobs))

@@ -1,0 +1,171 @@
+"""A view: the visible crop of one frame as pixels, from the tiles that are there and the frame itself.
+
+    view = share * tiles + (1 - share * cover) * plain
+
+`tiles` is the blend of the tiles at hand, resampled to the output in one step each; `cover` is the blend weight that
+they reach at each output pixel, 1 where none is missing; `plain` is the frame, resampled bicubically; `share` is the
+network's weight at this magnification. A missing tile therefore shows as bicubic, with the blend's own soft seams, and
+nothing else in the view changes when it arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.bundle import TileFacts
+from zoomrt.runtime import noise
+from zoomrt.runtime.colour import apply_affine, matching_affine, moments_of_frame
+from zoomrt.runtime.crop import Crop, centre_first, crop_of, lr_range, needed_spans, network_share
+from zoomrt.runtime.resample import BICUBIC, LANCZOS, Axis, Band, add_resampled, axis_sum, cut, plan_axis
+from zoomrt.runtime.tile_cache import CODE_PEAK
+from zoomrt.runtime.tiles import AxisPlan, TilePlan, plan
+from zoomrt.runtime.wavelet import match_low_frequencies
+
+__all__ = ["View", "view_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one crop needs, and how its pixels are made. Holds no pixels, so one may serve many frames."""
+
+    crop: Crop
+    output: tuple[int, int]
+    """(height, width) in pixels."""
+    share: float
+    facts: TileFacts
+    tiles: TilePlan
+    """Of the whole frame."""
+    wanted: tuple[int, ...]
+    """Indices of the tiles that are shown, the middle one first; none where `share` is 0."""
+    window: tuple[slice, slice]
+    """Rows and columns of the frame that the tiles and the plain resample read."""
+    axes: tuple[Axis, Axis]
+    """Rows and columns from the network's picture of the whole frame to the output."""
+    plain_axes: tuple[Axis, Axis]
+    """The same from the frame."""
+
+    def tile_input(self, window: NDArray[np.float32], index: int) -> NDArray[np.float32]:
+        """What tile `index` reads, (3, tile height, tile width) in [0, 1], mirrored beyond the frame; a copy.
+
+        window : (3, rows, columns) float32 in [0, 1], the part of the frame that `self.window` names.
+        """
+        row, column = self.tiles.position(index)
+        rows = _indices(self.tiles.rows, row, self.window[0].start)
+        columns = _indices(self.tiles.columns, column, self.window[1].start)
+        return window[:, rows][:, :, columns].copy()
+
+    def network_input(self, source: NDArray[np.float32], index: int, out: NDArray[np.float32]) -> None:
+        """Fill `out`, (facts.channels, tile height, tile width), from a tile's input, in the network's values."""
+        low, high = self.facts.value_range
+        np.multiply(source, np.float32(high - low), out=out[:3])
+        out[:3] += np.float32(low)
+        if self.facts.noise is not None:
+            noise.gather(self.facts.noise, self.tiles, index, out[3:])
+
+    def compose(self, window: NDArray[np.float32], tiles: Mapping[int, NDArray[np.uint16]]) -> NDArray[np.float32]:
+        """The view, (3, height, width) float32 in [0, 1].
+
+        window : as for `tile_input`. tiles : index -> (3, tile height * scale, tile width * scale) codes, any part of
+            `wanted`; none gives the plain bicubic view.
+        """
+        if not tiles:
+            return _clip(self._plain(window))
+        network, cover = self._blend(tiles)
+        alone = self.share == 1 and len(tiles) == len(self.wanted)
+        if alone and self.facts.colour == "none":
+            return _clip(network)
+        plain = self._plain(window)
+        if self.facts.colour != "none":
+            network += (1 - cover) * plain
+            cover.fill(1)
+            _match_colours(network, plain, self.facts)
+        if alone:
+            return network
+        plain *= 1 - np.float32(self.share) * cover
+        network *= np.float32(self.share)
+        network += plain
+        return _clip(network)
+
+    def _plain(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
+        bands = [
+            cut(axis, part.start, np.ones(part.stop - part.start, np.float32))
+            for axis, part in zip(self.plain_axes, self.window, strict=True)
+        ]
+        out = np.zeros((3, *self.output), np.float32)
+        add_resampled(window, bands[0], bands[1], out)
+        return out
+
+    def _blend(self, tiles: Mapping[int, NDArray[np.uint16]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The tiles' part of the view and its cover; raster order, so that the same tiles give the same bits."""
+        out, cover = np.zeros((3, *self.output), np.float32), np.zeros(self.output, np.float32)
+        for index in sorted(tiles):
+            bands: list[list[Band]] = []
+            corner = []
+            parts = zip(self.axes, (self.tiles.rows, self.tiles.columns), self.tiles.position(index), strict=True)
+            for axis, part, chosen in parts:
+                span = part.spans[chosen]
+                bands.append(cut(axis, span.start, part.weights(chosen)[span.start : span.stop]))
+                corner.append(slice(span.offset, span.offset + span.stop - span.start))
+            add_resampled(tiles[index][:, corner[0], corner[1]], bands[0], bands[1], out, 1 / CODE_PEAK)
+            cover += np.outer(axis_sum(bands[0], self.output[0]), axis_sum(bands[1], self.output[1]))
+        return out, cover
+
+
+def view_of(
+    frame: tuple[int, int], output: tuple[int, int], facts: TileFacts, zoom: float, center: tuple[float, float]
+) -> View:
+    """Plan a view; arguments as for `crop_of`, whose errors it raises."""
+    crop = crop_of(frame, output, zoom, center)
+    tiles = plan(*frame, facts)
+    share = network_share(output[0] / crop.height)
+    parts = ((crop.top, crop.height, output[0], tiles.rows), (crop.left, crop.width, output[1], tiles.columns))
+    plain_axes, axes, windows, spans = [], [], [], []
+    for start, length, count, axis in parts:
+        plain = plan_axis(start, start + length, count, axis.size, BICUBIC)
+        first, stop, scale = plain.first, plain.stop, facts.scale
+        network = plan_axis(start * scale, (start + length) * scale, count, axis.size * scale, LANCZOS)
+        chosen = needed_spans(axis, network.first, network.stop)
+        if share > 0:
+            low, high = lr_range(axis, chosen)
+            first, stop = min(first, low), max(stop, high)
+        plain_axes.append(plain)
+        axes.append(network)
+        windows.append(slice(first, stop))
+        spans.append(chosen)
+    wanted = centre_first(tiles, spans[0], spans[1], crop) if share > 0 else []
+    return View(
+        crop=crop,
+        output=output,
+        share=share,
+        facts=facts,
+        tiles=tiles,
+        wanted=tuple(wanted),
+        window=(windows[0], windows[1]),
+        axes=(axes[0], axes[1]),
+        plain_axes=(plain_axes[0], plain_axes[1]),
+    )
+
+
+def _indices(axis: AxisPlan, index: int, first: int) -> slice | NDArray[np.intp]:
+    """Where a tile's pixels are in a window that begins at `first`."""
+    found = axis.indices(index)
+    return slice(found.start - first, found.stop - first) if isinstance(found, slice) else found - first
+
+
+def _match_colours(network: NDArray[np.float32], plain: NDArray[np.float32], facts: TileFacts) -> None:
+    """Bring the view to the colours of the plain view, in place: the bundle's colour step, over what is visible."""
+    pixels = np.ascontiguousarray(_clip(network).transpose(1, 2, 0))
+    reference = np.ascontiguousarray(_clip(plain).transpose(1, 2, 0))
+    if facts.colour == "mean_std":
+        apply_affine(pixels, *matching_affine(moments_of_frame(reference), moments_of_frame(pixels)))
+    else:
+        match_low_frequencies(pixels, reference)
+    network[...] = pixels.transpose(2, 0, 1)
+
+
+def _clip(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.clip(picture, 0, 1, out=picture)

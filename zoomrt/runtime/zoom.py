@@ -1,0 +1,406 @@
+"""The zoom session, which a camera app holds in its frame loop: frames go in, sharp views of a crop come out, in time.
+
+A frame asks for the tiles that its crop needs. Those whose input did not change are there already; the planner says how
+many of the others fit into the budget, the engine's thread computes them, and the view is made from what is there when
+time is up. While the view stands still the engine goes on, and the next frames are sharper. At most one frame waits:
+a newer one takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.errors import InputError, RuntimeFault, UsageError, unknown_name
+from zoomrt.runtime.deadline import Mode, Planner, mode_of
+from zoomrt.runtime.pixel_formats import FORMATS, CameraFrame, PixelFormat, empty_like, read_window, write_view
+from zoomrt.runtime.temporal import Smoother
+from zoomrt.runtime.tile_cache import TileCache, unchanged
+from zoomrt.runtime.tile_engine import Job, TileEngine
+from zoomrt.runtime.tiles import check_size
+from zoomrt.runtime.upscaler import Upscaler, load
+from zoomrt.runtime.view import View, view_of
+
+__all__ = ["Ticket", "ZoomResult", "ZoomSession"]
+
+
+@dataclass(frozen=True, eq=False)
+class ZoomResult:
+    """One view and how it came about."""
+
+    frame: CameraFrame | None
+    """The picture; None where a newer frame took this one's place before its turn."""
+    mode: Mode
+    """`full`: all that the zoom asks for; `centre_first`: some tiles are bicubic; `bicubic`: all are; `dropped`."""
+    tiles: int = 0
+    """Tiles that the crop needs; 0 up to one output pixel per frame pixel, where the network is not needed."""
+    computed: int = 0
+    reused: int = 0
+    latency_ms: float = 0.0
+    """From `submit` or `process` to the finished picture."""
+    problem: BaseException | None = None
+    """What a tile that was refined in the background failed with since the frame before."""
+
+    @property
+    def bicubic(self) -> int:
+        """Tiles that are missing and show as bicubic."""
+        return self.tiles - self.computed - self.reused
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """The picture's first plane: all of it where the output is rgb or bgr. RuntimeFault for a dropped frame."""
+        if self.frame is None:
+            remedy = "Look at `mode` first, or submit fewer frames."
+            raise RuntimeFault("no picture", seen="a dropped frame", needed="an answered one", remedy=remedy)
+        return self.frame.pixels
+
+
+Ticket = Future[ZoomResult]
+"""A promise of a result; `asyncio.wrap_future` makes it awaitable."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    frame: CameraFrame
+    zoom: float
+    center: tuple[float, float]
+    out: CameraFrame | None
+    arrival: float
+
+
+class ZoomSession:
+    """Views of a crop, frame after frame.
+
+        with zoomrt.ZoomSession("edge-fp32-cpu", (1280, 720), budget_ms=33) as session:
+            ticket = session.submit(frame, zoom=3.0, center=(0.6, 0.4))
+            view = session.result(ticket).pixels
+
+    bundle : the folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions.
+    output_size : (width, height) of every view, in pixels.
+    budget_ms : from a frame's arrival to its view; None computes every tile, however long it takes.
+    output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting.
+    reuse : False computes every tile anew, for measurements.
+    cache_bytes : memory for tiles that may be wanted again; one tile of 192 at scale 4 takes 4 MB.
+    still_tolerance : in [0, 1], how much a tile's input may change and still count as unchanged. 0 is exact. Sensor
+        noise changes every frame: with about three times its standard deviation a still scene is not computed again,
+        at the price that a change below it is not seen. The measure is in `tile_cache.largest_change`.
+    noise : standard deviation of the sensor's noise, in [0, 1]: what does not move is averaged over time, so that a
+        still scene does not flicker, see `temporal`. 0 is off, and then a view depends on its frame alone.
+    threads, verify : as for `load`.
+
+    Any thread may call any method. Frames are answered one at a time. A frame is read until its result is there and not
+    after, so its buffer may be used again then; it is never written to.
+
+    Raises what `load` raises; UsageError for a size, budget, format or tolerance that makes no sense; EngineMismatch
+    for a bundle in the split form.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Upscaler,
+        output_size: tuple[int, int],
+        *,
+        budget_ms: float | None = None,
+        output_format: PixelFormat | None = None,
+        reuse: bool = True,
+        cache_bytes: int = 512 << 20,
+        still_tolerance: float = 0.0,
+        noise: float = 0.0,
+        threads: int | None = None,
+        verify: bool = True,
+    ) -> None:
+        _check(output_size, budget_ms, output_format, still_tolerance, noise)
+        self._owns = not isinstance(bundle, Upscaler)
+        self._upscaler = bundle if isinstance(bundle, Upscaler) else load(bundle, threads=threads, verify=verify)
+        self._facts = self._upscaler.manifest.tile
+        self._output = (output_size[1], output_size[0])
+        self._format = output_format
+        self._reuse, self._tolerance = reuse, still_tolerance
+        self._planner = Planner(None if budget_ms is None else budget_ms / 1e3)
+        self._cache = TileCache(cache_bytes, still_tolerance)
+        self._turn = threading.Lock()  # one frame at a time; guards what follows
+        self._view: tuple[tuple[object, ...], View] | None = None
+        self._smoother = Smoother(noise) if noise > 0 else None
+        self._missing: dict[int, NDArray[np.float32]] = {}
+        self._refined: list[Job] = []
+        self._waiting = threading.Condition()  # guards what follows
+        self._next: tuple[_Request, Ticket] | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._engine: TileEngine | None = None
+        try:
+            self._warm_up(budget_ms)
+            self._engine = TileEngine(self._upscaler, self._keep, self._planner.tile.observe)
+        except BaseException:
+            if self._owns:
+                self._upscaler.close()
+            raise
+
+    def submit(
+        self,
+        frame: CameraFrame | NDArray[Any] | object,
+        zoom: float,
+        center: tuple[float, float] = (0.5, 0.5),
+        *,
+        out: CameraFrame | None = None,
+    ) -> Ticket:
+        """Hand in a frame and return at once. A frame that still waits for its turn is dropped for this one.
+
+        frame : a `CameraFrame`, or (H, W, 3) uint8 RGB in anything that `buffers.host_array` reads.
+        zoom, center : see `crop_of`.
+        out : where to write the view: a writable frame of the output size, and of `output_format` unless that is None;
+            None makes a new one.
+
+        The ticket raises InputError for a frame, zoom or centre that cannot be used, RuntimeFault or OutOfMemory when
+        the engine fails on one of its tiles. The next frame is not affected.
+        Raises RuntimeFault when the session is closed.
+        """
+        arrival = time.perf_counter()
+        ticket: Ticket = Future()
+        with self._waiting:
+            self._check_open()
+            request = _Request(_camera_frame(frame), zoom, center, out, arrival)
+            dropped, self._next = self._next, (request, ticket)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="zoomrt frames", daemon=True)
+                self._thread.start()
+            self._waiting.notify_all()
+        if dropped is not None and dropped[1].set_running_or_notify_cancel():
+            dropped[1].set_result(ZoomResult(None, "dropped", latency_ms=_ms_since(dropped[0].arrival)))
+        return ticket
+
+    def result(self, ticket: Ticket, timeout_s: float | None = None) -> ZoomResult:
+        """Wait for a ticket's view; raises what became of it, or TimeoutError."""
+        return ticket.result(timeout_s)
+
+    def process(
+        self,
+        frame: CameraFrame | NDArray[Any] | object,
+        zoom: float,
+        center: tuple[float, float] = (0.5, 0.5),
+        *,
+        out: CameraFrame | None = None,
+    ) -> ZoomResult:
+        """`submit` and `result` in one, in this thread; it waits for its turn and is never dropped."""
+        self._check_open()
+        return self._answer(_Request(_camera_frame(frame), zoom, center, out, time.perf_counter()))
+
+    def bicubic(
+        self,
+        frame: CameraFrame | NDArray[Any] | object,
+        zoom: float,
+        center: tuple[float, float] = (0.5, 0.5),
+        *,
+        out: CameraFrame | None = None,
+    ) -> CameraFrame:
+        """The same view without the network, for comparison; arguments as for `submit`."""
+        request = _Request(_camera_frame(frame), zoom, center, out, time.perf_counter())
+        view = view_of(request.frame.size, self._output, self._facts, zoom, center)
+        target = self._target(request)
+        write_view(view.compose(read_window(request.frame, *view.window), {}), target)
+        return target
+
+    def close(self) -> None:
+        """Release everything; may be called again. Frames that wait or are under way end with RuntimeFault."""
+        with self._waiting:
+            self._closed = True
+            left, self._next = self._next, None
+            self._waiting.notify_all()
+        if left is not None and left[1].set_running_or_notify_cancel():
+            left[1].set_exception(_closed_fault())
+        if self._engine is not None:
+            self._engine.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._turn:
+            self._cache.clear()
+        if self._owns:
+            self._upscaler.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def tile_ms(self) -> float | None:
+        """What the session counts on for one tile, in milliseconds; None before the first."""
+        seconds = self._planner.tile.seconds
+        return None if seconds is None else seconds * 1e3
+
+    def __enter__(self) -> ZoomSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _work(self) -> None:
+        """The thread of submitted frames: the newest one, again and again."""
+        while True:
+            with self._waiting:
+                self._waiting.wait_for(lambda: self._closed or self._next is not None)
+                if self._next is None:
+                    return
+                (request, ticket), self._next = self._next, None
+            if not ticket.set_running_or_notify_cancel():
+                continue
+            try:
+                result = self._answer(request)
+            except BaseException as problem:  # belongs to this frame's ticket; the next frame starts anew
+                ticket.set_exception(problem)
+            else:
+                ticket.set_result(result)
+            del request, ticket  # or the frame's buffer would be held until the next one comes
+
+    def _answer(self, request: _Request) -> ZoomResult:
+        with self._turn:
+            frame = request.frame
+            view = self._view_of(frame.size, request.zoom, request.center)
+            out = self._target(request)
+            window = read_window(frame, *view.window)
+            if self._smoother is not None:
+                window = self._smoother.apply(window, view.window, frame.size)
+            shown, jobs = self._find(view, window)
+            reused = len(shown)
+            problem = self._background_problem()
+            computed = self._compute(jobs, shown, request.arrival)
+            started = time.perf_counter()
+            write_view(view.compose(window, shown), out)
+            self._planner.finish.observe(time.perf_counter() - started)
+            mode = mode_of(len(shown), len(view.wanted))
+            latency = _ms_since(request.arrival)
+            return ZoomResult(out, mode, len(view.wanted), computed, reused, latency, problem)
+
+    def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float]) -> View:
+        """The plan of this view; that of the frame before if nothing moved."""
+        key = (size, zoom, tuple(center))
+        if self._view is None or self._view[0] != key:
+            self._view = (key, view_of(size, self._output, self._facts, zoom, center))
+            self._missing = {}
+        return self._view[1]
+
+    def _find(self, view: View, window: NDArray[np.float32]) -> tuple[dict[int, NDArray[np.uint16]], list[Job]]:
+        """Tiles that are there, and jobs for those that are not, the centre first."""
+        shown, jobs = {}, []
+        for index in view.wanted:
+            job = Job(index, view.tile_input(window, index), view)
+            codes = self._cache.get(job.place, job.source) if self._reuse else None
+            if codes is None:
+                jobs.append(job)
+            else:
+                shown[index] = codes
+        return shown, jobs
+
+    def _compute(self, jobs: list[Job], shown: dict[int, NDArray[np.uint16]], arrival: float) -> int:
+        """Have the engine compute the tiles that fit, add them to `shown`; returns how many there were."""
+        engine, planner = self._engine, self._planner
+        assert engine is not None
+        running, since = engine.running()
+        busy_s = max((planner.tile.mean or 0.0) * len(running) - since, 0.0)
+        jobs = [next((other for other in running if _same(other, job)), job) for job in jobs]
+        under_way = [job for job in jobs if job in running]
+        fresh = [job for job in jobs if job not in running]
+        now = planner.tiles_now(time.perf_counter() - arrival, len(fresh), busy_s)
+        engine.replace(fresh if self._is_still(jobs) else fresh[:now])
+        left = planner.time_left(time.perf_counter() - arrival)
+        soon = under_way if left is None or busy_s <= left else []
+        engine.wait([*soon, *fresh[:now]], left)
+        self._check_open()
+        self._missing = {job.index: job.source for job in jobs}
+        finished = [job for job in jobs if job.done]
+        self._refined = [job for job in jobs if job not in finished]
+        for job in finished:
+            if job.error is not None:
+                engine.replace([])
+                raise job.error
+            assert job.codes is not None
+            shown[job.index] = job.codes
+        return len(finished)
+
+    def _is_still(self, jobs: list[Job]) -> bool:
+        """Whether the frame before lacked the same tiles in the same view: the engine then goes on after the answer."""
+        return bool(jobs) and all(
+            job.index in self._missing and unchanged(self._missing[job.index], job.source, self._tolerance)
+            for job in jobs
+        )
+
+    def _background_problem(self) -> BaseException | None:
+        """What became of tiles that were left to the engine after the frame before."""
+        return next((job.error for job in self._refined if job.error is not None), None)
+
+    def _keep(self, job: Job) -> None:
+        assert job.codes is not None
+        if self._reuse:
+            self._cache.put(job.place, job.source, job.codes)
+
+    def _target(self, request: _Request) -> CameraFrame:
+        """Where the view goes: the caller's frame, if it fits, or a new one."""
+        out, form = request.out, self._format
+        if out is None:
+            return empty_like(request.frame, self._output, form)
+        writable = all(plane.flags.writeable for plane in out.planes)
+        if out.size != self._output or (form and out.format != form) or not writable:
+            seen = f"{out.format} {out.size[1]}x{out.size[0]}" + ("" if writable else ", read-only")
+            needed = f"a writable {form or ''} frame of {self._output[1]}x{self._output[0]}"
+            raise InputError("cannot write the view", seen=seen, needed=needed, remedy="Make `out` like that.")
+        return out
+
+    def _warm_up(self, budget_ms: float | None) -> None:
+        """Refuse a bundle without tiles; with a budget, learn what a tile costs before the first frame needs it."""
+        with self._upscaler.engine() as session:
+            if budget_ms is None:
+                return
+            tile = np.zeros((1, session.tile.channels, session.tile.height, session.tile.width), np.float32)
+            session.run(tile)  # the first run allocates and is not typical
+            started = time.perf_counter()
+            session.run(tile)
+            self._planner.tile.observe(time.perf_counter() - started)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed_fault()
+
+
+def _camera_frame(frame: object) -> CameraFrame:
+    if not isinstance(frame, CameraFrame):
+        frame = CameraFrame((frame,))
+    check_size(*frame.size, "cannot zoom into this frame")
+    return frame
+
+
+def _same(one: Job, other: Job) -> bool:
+    return one.place == other.place and np.array_equal(one.source, other.source)
+
+
+def _ms_since(arrival: float) -> float:
+    return (time.perf_counter() - arrival) * 1e3
+
+
+def _closed_fault() -> RuntimeFault:
+    return RuntimeFault("cannot zoom", seen="a closed session", needed="an open one", remedy="Make a new one.")
+
+
+def _check(
+    output_size: tuple[int, int], budget_ms: float | None, output_format: str | None, tolerance: float, noise: float
+) -> None:
+    if output_format is not None and output_format not in FORMATS:
+        raise unknown_name("pixel format", str(output_format), FORMATS)
+    width, height = output_size
+    rules = (
+        ("output_size", output_size, "two sides of 1 to 16384 pixels", 1 <= width <= 16384 and 1 <= height <= 16384),
+        ("budget_ms", budget_ms, "more than 0, or None", budget_ms is None or budget_ms > 0),
+        ("still_tolerance", tolerance, "0 to 1", 0 <= tolerance <= 1),
+        ("noise", noise, "0 to 1", 0 <= noise <= 1),
+    )
+    for name, seen, needed, holds in rules:
+        if not holds:
+            raise UsageError(f"cannot zoom with this {name}", seen=seen, needed=needed, remedy="Change it.")
