@@ -63,15 +63,16 @@ def assert_engine_at_true_size(
     sources: Sources = NO_SOURCES,
     attentions: int = 0,
     fused: int | None = None,
+    model: str | None = None,
 ) -> None:
     """Slow: the FP32 bundle for the CPU and the FP16 TensorRT-RTX engine for SM89, both of the whole network.
 
     attentions : Attention nodes in the graph. fused : how many of them are one kernel; None for all.
     """
     pytest.importorskip("tensorrt_rtx")
-    manifest = bundle_of(folder / "cpu", weights, sources, tile=tile)
+    manifest = bundle_of(folder / "cpu", weights, sources, tile=tile, model=model)
     assert manifest.weights["parameters"] == parameters
-    request = BuildRequest(weights=weights, sources=sources, tile=tile, precision="fp16", target="sm89")
+    request = BuildRequest(model=model, weights=weights, sources=sources, tile=tile, precision="fp16", target="sm89")
     build(request, folder / "sm89", use_cache=False)
     manifest = open_bundle(folder / "sm89").manifest
     report = manifest.engine_report["1"]

@@ -39,6 +39,10 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 )
 @click.option("--wdn-weights", type=click.Path(path_type=Path), help="Second checkpoint, which keeps noise, to mix in.")
 @click.option("--denoise-strength", type=float, help="Share of the first one in that mixture, 0 to 1; 0.5 if left out.")
+@click.option("--steps", type=int, help="Steps of a multi-step model; see its page in docs/models.")
+@click.option("--sampler", help="jit-sr: heun or euler; heun if left out.")
+@click.option("--conditioning", help="jit-sr: token or concat, as the checkpoint was trained; token if left out.")
+@click.option("--guidance", type=float, help="jit-sr: guidance scale; 1, which is none, if left out.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
 @click.option("--tile", type=int, help="Tile side in input pixels; the family's advice if left out.")
@@ -72,6 +76,10 @@ def cli(
     autoencoder: Path | None,
     wdn_weights: Path | None,
     denoise_strength: float | None,
+    steps: int | None,
+    sampler: str | None,
+    conditioning: str | None,
+    guidance: float | None,
     precision: str,
     target: str,
     tile: int | None,
@@ -133,7 +141,20 @@ def cli(
         backend=backend,
         timeout_s=minutes * 60,
         max_memory=memory,
-        sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t, autoencoder, wdn_weights, denoise_strength),
+        sources=Sources(
+            base=base,
+            decoder=decoder,
+            prompt=prompt,
+            prompt_embedding=prompt_embedding,
+            coeff_t=coeff_t,
+            autoencoder=autoencoder,
+            wdn_weights=wdn_weights,
+            denoise_strength=denoise_strength,
+            steps=steps,
+            sampler=sampler,
+            conditioning=conditioning,
+            guidance=guidance,
+        ),
         colour=colour,
         form=form,
         bisect=bisect,
