@@ -29,3 +29,19 @@ def resshift(latent: Array, draws: list[Array], steps: int, denoise: Denoise) ->
             variance = 4 * eta[t - 1] * step / eta[t]
             x = (eta[t - 1] * x + step * clean) / eta[t] + math.sqrt(variance) * draws[i + 1]
         yield x
+
+
+def flow(noise: Array, steps: int, denoise: Denoise, heun: bool) -> Iterator[Array]:
+    """x after each step from t = 0 to 1; denoise : (x, t) -> clean picture (jit_sr.md section 2)."""
+
+    def velocity(x: Array, t: float) -> Array:
+        return (denoise(x, t) - x) / max(1 - t, 0.05)
+
+    x = noise
+    for i in range(steps):
+        t, after = i / steps, (i + 1) / steps
+        v = velocity(x, t)
+        if heun and i < steps - 1:
+            v = (v + velocity(x + v / steps, after)) / 2
+        x = x + v / steps
+        yield x

@@ -24,15 +24,20 @@ __all__ = ["Family", "FamilyFacts", "SizeRule", "TilingAdvice"]
 
 @dataclass(frozen=True)
 class SizeRule:
-    """Which LR tile sides the network takes: at least `minimum`, a multiple of `multiple_of`."""
+    """Which LR tile sides the network takes: at least `minimum` and a multiple of `multiple_of`; where `fixed`, `minimum`
+    only."""
 
     minimum: int
     multiple_of: int
+    fixed: bool = False
 
     def check(self, tile: int) -> None:
         """UsageError with the nearest legal sides if `tile` is not one."""
-        if tile >= self.minimum and tile % self.multiple_of == 0:
+        if tile == self.minimum or (not self.fixed and tile >= self.minimum and tile % self.multiple_of == 0):
             return
+        if self.fixed:
+            needed, remedy = f"{self.minimum}, as it was trained", "Leave --tile out."
+            raise UsageError("the tile does not fit the network", seen=f"{tile} LR pixels", needed=needed, remedy=remedy)
         below = max(self.minimum, tile // self.multiple_of * self.multiple_of)
         below += -below % self.multiple_of
         raise UsageError(

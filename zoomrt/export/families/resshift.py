@@ -125,7 +125,7 @@ def sampling_of(steps: int) -> tuple[SamplingFacts, tuple[Level, ...]]:
         kept = before / eta[t]
         spread = KAPPA * math.sqrt(before * (eta[t] - before) / eta[t])
         gain = 1 / math.sqrt(KAPPA**2 * eta[t] + 1)  # makes the deviation of what the UNet sees about 1
-        return Evaluation(timestep=t, gain=gain, state=(kept, 0.0, 1 - kept, spread))
+        return Evaluation(timestep=float(t), gain=gain, state=(kept, 0.0, 1 - kept, spread))
 
     sampling = SamplingFacts(
         channels=3,
