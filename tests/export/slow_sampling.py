@@ -45,3 +45,36 @@ def flow(noise: Array, steps: int, denoise: Denoise, heun: bool) -> Iterator[Arr
             v = (v + velocity(x + v / steps, after)) / 2
         x = x + v / steps
         yield x
+
+
+def signal_shares() -> list[float]:
+    """Variance of the picture after t of SR3's 2000 steps."""
+    share, out = 1.0, [1.0]
+    for t in range(2000):
+        share *= 1 - (1e-6 + (1e-2 - 1e-6) * t / 1999)
+        out.append(share)
+    return out
+
+
+def two_stages(steps: int) -> list[tuple[int, int, bool]]:
+    """(t, next t, whether it may be skipped): a fifth of the steps from 2000 down to 800, the others down to 0."""
+    coarse = max(1, steps // 5)
+    first = [round(2000 - 1200 * i / coarse) for i in range(coarse)]
+    second = [round(800 - 800 * i / (steps - coarse)) for i in range(steps - coarse + 1)]
+    times = first + second
+    return [(a, b, i >= coarse) for i, (a, b) in enumerate(zip(times[:-1], times[1:], strict=True))]
+
+
+def skipdiff(noise: Array, steps: int, noise_in: Denoise, accepts: Callable[[int, Array, Array], bool]) -> Iterator[Array]:
+    """x after each step (skipdiff.md section 1), literally: compute the step, then keep or drop it.
+
+    noise_in : (x, noise level) -> noise. accepts : (t, x, what would follow) -> kept or not; asked in the fine stage.
+    """
+    share, x = signal_shares(), noise
+    for t, following, fine in two_stages(steps):
+        guess = noise_in(x, math.sqrt(share[t]))
+        clean = (x - math.sqrt(1 - share[t]) * guess) / math.sqrt(share[t])
+        y = math.sqrt(share[following]) * clean + math.sqrt(1 - share[following]) * guess
+        if not fine or accepts(t, x, y):
+            x = y
+        yield x

@@ -52,7 +52,7 @@ class RmsNorm(nn.Module):
         keep_fp32(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + EPSILON) * self.weight
+        return x / torch.sqrt(x.square().mean(dim=-1, keepdim=True) + EPSILON) * self.weight
 
 
 class PatchEmbedding(nn.Module):

@@ -47,7 +47,8 @@ class MultiStepNetwork(nn.Module):
     encode : `lr` (N, 3, h, w) -> what `step` asks for besides `state` and `told`, and `base` if the start needs it.
     step : at least `state` (N, C, H, W) and `told` (N, features) -> `answer`, shaped as the state.
     decode : `state` -> `sr`; None where the state is the picture.
-    policy : `state`, `told`, `memory` (1, M) and perhaps `following` -> `accept` (1, 1), above 0 for yes, and `memory`.
+    policy : `state`, `told`, `memory` (1, M) and perhaps `following` -> `accept` (1, 1), above 0 for yes, and
+        `remembered`, the next `memory`.
     features : numbers that tell the timestep. levels : one for each evaluation. seed : of the noise.
     """
 

@@ -124,7 +124,8 @@ class MultiStepParts(Parts):
             tile = denoising.pack(lr, state, network.told(index))
             key = f"{name} at evaluation {index + 1}"
             packed[key] = tile.numpy()
-            states[key] = denoising(tile)[:, : network.sampling.channels].contiguous().numpy()
+            # rounded here already, or a codebook would see another latent than under emulation
+            states[key] = self._rounded(denoising(tile)[:, : network.sampling.channels].contiguous()).numpy()
         return packed, states
 
     @torch.no_grad()

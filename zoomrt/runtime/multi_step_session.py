@@ -2,7 +2,7 @@
 
 The graphs are named `encode`, `step`, `decode` and `policy`, and wired by the names of their inputs and outputs:
 `lr` is the tile, `state` the sampler's x, `told` the timestep's features, `following` the state that would come next,
-`memory` what a policy remembers of the tile; anything else a graph asks for is an output of `encode`.
+`memory` what a policy `remembered` when it was last asked about the tile; anything else a graph asks for is an output of `encode`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class MultiStepSession(Session):
         def decide(state: NDArray[np.float32], following: NDArray[np.float32] | None, one: Evaluation) -> bool:
             more = {} if following is None else {"following": following}
             decision = graphs["policy"]({**known(state, one), **more})
-            values["memory"] = decision["memory"]
+            values["memory"] = decision["remembered"]
             return float(decision["accept"].item()) > 0
 
         base = values["base"].astype(np.float32) if facts.base else None
