@@ -10,7 +10,7 @@ import pytest
 import slow_jit as slow
 import slow_sampling
 import torch
-from family_checks import assert_close, bundle_of
+from family_checks import assert_close, assert_multi_step_at_true_size, bundle_of
 from published_files import Shapes, State, parameters_of, random_state
 from slow_reference import Weights
 from torch.utils.flop_counter import FlopCounterMode
@@ -218,3 +218,17 @@ def test_fp16(tmp_path: Path, small: tuple[Path, State]) -> None:
     ]
     with zoomrt.load(tmp_path / "b") as upscaler:
         assert np.ptp(upscaler(np.random.default_rng().integers(0, 256, (16, 16, 3), np.uint8))) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "concat"])
+@pytest.mark.parametrize("name", ["B/16", "B/16 v2", "L/16"])
+def test_engines_at_true_size(tmp_path: Path, name: str, mode: str) -> None:
+    """Sampled in two steps on the CPU. What is built is without the embedder of the other conditioning."""
+    config, parameters, *_ = TRUE[name]
+    write(tmp_path / "w.pth", config)
+    other = "x_embedder." if mode == "concat" else "x_embedder_concat."
+    unused = parameters_of({key: shape for key, shape in layout(config).items() if key.startswith(other)})
+    attentions = {"step": (config.depth, config.depth)}
+    sources = Sources(steps=2, conditioning=mode)
+    assert_multi_step_at_true_size(tmp_path, tmp_path / "w.pth", parameters - unused, attentions, sources)

@@ -9,7 +9,7 @@ import pytest
 import slow_sampling
 import slow_sinsr as slow
 import torch
-from family_checks import assert_close, bundle_of
+from family_checks import assert_close, assert_multi_step_at_true_size, bundle_of
 from published_files import parameters_of
 from published_resshift import SHALLOW, TRUE, Files, unet_layout, vae_layout
 from slow_reference import Weights, bicubic_x4
@@ -171,3 +171,20 @@ def test_what_multi_step_models_cannot_do(tmp_path: Path, change: dict[str, obje
     with pytest.raises(UsageError, match=f"several steps.*{option}"):
         build(request, tmp_path / "b", use_cache=False)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [15, 4])
+def test_engines_at_true_size(tmp_path: Path, steps: int) -> None:
+    """The VAE's attentions have heads of 512 and are never fused (trt.md section 2)."""
+    files = Files(tmp_path, TRUE)
+    sources = Sources(autoencoder=files.autoencoder, steps=steps)
+    assert_multi_step_at_true_size(
+        tmp_path,
+        files.weights,
+        118_593_583 + 55_322_782,
+        {"encode": (1, 0), "step": (18, 18), "decode": (1, 0)},
+        sources,
+        model="resshift",
+        tile=64,
+    )

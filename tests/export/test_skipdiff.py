@@ -9,7 +9,7 @@ import pytest
 import slow_sampling
 import slow_skipdiff as slow
 import torch
-from family_checks import assert_close, bundle_of
+from family_checks import assert_close, assert_multi_step_at_true_size, bundle_of
 from published_files import State
 from slow_reference import Weights, bicubic_x4
 from torch.utils.flop_counter import FlopCounterMode
@@ -29,13 +29,13 @@ SMALL = Sr3Config((32, 32), 1)
 MEMORY = 6
 
 
-def write(path: Path, decide: str | None, lean: float = 0.0) -> tuple[State, State]:
+def write(path: Path, decide: str | None, lean: float = 0.0, config: Sr3Config = SMALL) -> tuple[State, State]:
     """lean : added to what the policy says; far above 0 it accepts everything."""
-    unet = Sr3UNet(SMALL)
+    unet = Sr3UNet(config)
     denoiser = {k: torch.randn_like(t) / max(1, t[0].numel()) ** 0.5 for k, t in unet.state_dict().items()}
     policy: State = {}
     if decide is not None:
-        module = Policy(5, MEMORY, SMALL.widths[0], after=decide == "after")
+        module = Policy(5, MEMORY, config.widths[0], after=decide == "after")
         policy = {k: torch.randn_like(t) * 0.5 for k, t in module.state_dict().items()}
         policy["accept.weight"] *= 6
         policy["accept.bias"] += lean
@@ -141,3 +141,11 @@ def test_wrong_requests(tmp_path: Path) -> None:
     torch.save({"denoiser": denoiser, "policy": policy}, tmp_path / "v.pth")
     with pytest.raises(CheckpointError, match="not a checkpoint of skipdiff"):
         FAMILY.network(load_checkpoint(tmp_path / "v.pth"))
+
+
+@pytest.mark.slow
+def test_engines_at_true_size(tmp_path: Path) -> None:
+    _, policy = write(tmp_path / "w.pth", "before", 1e4, Sr3Config())
+    parameters = 94_217_539 + sum(tensor.numel() for tensor in policy.values())
+    sources = Sources(steps=4)
+    assert_multi_step_at_true_size(tmp_path, tmp_path / "w.pth", parameters, {"step": (1, 1)}, sources, tile=64)
