@@ -163,6 +163,7 @@ LAZY = ("PIL", "diffusers", "numpy", "onnx", "onnxruntime", "rich", "tensorrt", 
 STARTS = {
     "import": "import zoomrt",
     "build": "from zoomrt.cli.build import main; main()",
+    "list": "sys.argv[1:] = ['--list']; from zoomrt.cli.build import main; main()",
     "upscale": "from zoomrt.cli.upscale import main; main()",
     "doctor": "from zoomrt.cli.doctor import main; main()",
 }

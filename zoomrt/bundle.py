@@ -94,8 +94,8 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One network evaluation of a sampler. All samplers here are linear in what they know: the state x, a value h that is
-    held beside it, the network's answer p, and fresh standard normal noise n."""
+    """One network evaluation of a sampler. All samplers here are linear in what they know: the state x, a value h that
+    is held beside it, the network's answer p, and fresh standard normal noise n."""
 
     timestep: float
     """What the network is told, as `runtime/sampling.py` writes it."""
@@ -110,8 +110,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class SamplingFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the graphs of a multi-step model are joined: `encode` once per tile, `step` for each evaluation, `decode` once,
-    `policy` for each evaluation that may be skipped. The last two may be absent. See `runtime/multi_step_session.py`.
+    """How the graphs of a multi-step model are joined: `encode` once per tile, `step` for each evaluation, `decode`
+    once, `policy` for each evaluation that may be skipped. The last two may be absent. See
+    `runtime/multi_step_session.py`.
     """
 
     channels: int

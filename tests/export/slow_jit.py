@@ -75,7 +75,9 @@ def denoise(w: Weights, z: Array, t: float, lr: Array, mode: str) -> Array:
         sa, ca, ga, sm, cm, gm = np.split(w.linear(f"{name}.adaLN_modulation.1", c), 6)
         normed = rms_norm(w, f"{name}.norm1", x) * (1 + ca) + sa
         x = x + ga * attention(w, f"{name}.attn", normed, x.shape[1] // head, joined)
-        first, second = np.split(w.linear(f"{name}.mlp.w12", rms_norm(w, f"{name}.norm2", x) * (1 + cm) + sm), 2, axis=1)
+        first, second = np.split(
+            w.linear(f"{name}.mlp.w12", rms_norm(w, f"{name}.norm2", x) * (1 + cm) + sm), 2, axis=1
+        )
         x = x + gm * w.linear(f"{name}.mlp.w3", silu(first) * second)
     shift, scale = np.split(w.linear("final_layer.adaLN_modulation.1", c), 2)
     x = w.linear("final_layer.linear", rms_norm(w, "final_layer.norm_final", x[-own:]) * (1 + scale) + shift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -17,7 +18,8 @@ def resshift_schedule(steps: int) -> list[float]:
 
 
 def resshift(latent: Array, draws: list[Array], steps: int, denoise: Denoise) -> Iterator[Array]:
-    """x after each step; denoise : (scaled x, t) -> clean latent. draws : of the start, then of each step but the last."""
+    """x after each step; denoise : (scaled x, t) -> clean latent. draws : of the start, then of each step but the
+    last."""
     eta = [value**2 for value in resshift_schedule(steps)]
     x = latent + 2 * math.sqrt(eta[-1]) * draws[0]
     for i, t in enumerate(reversed(range(steps))):
@@ -62,10 +64,12 @@ def two_stages(steps: int) -> list[tuple[int, int, bool]]:
     first = [round(2000 - 1200 * i / coarse) for i in range(coarse)]
     second = [round(800 - 800 * i / (steps - coarse)) for i in range(steps - coarse + 1)]
     times = first + second
-    return [(a, b, i >= coarse) for i, (a, b) in enumerate(zip(times[:-1], times[1:], strict=True))]
+    return [(a, b, i >= coarse) for i, (a, b) in enumerate(itertools.pairwise(times))]
 
 
-def skipdiff(noise: Array, steps: int, noise_in: Denoise, accepts: Callable[[int, Array, Array], bool]) -> Iterator[Array]:
+def skipdiff(
+    noise: Array, steps: int, noise_in: Denoise, accepts: Callable[[int, Array, Array], bool]
+) -> Iterator[Array]:
     """x after each step (skipdiff.md section 1), literally: compute the step, then keep or drop it.
 
     noise_in : (x, noise level) -> noise. accepts : (t, x, what would follow) -> kept or not; asked in the fine stage.

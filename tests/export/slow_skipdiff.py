@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy.special import expit
 from slow_reference import Array, Weights, convolve, doubled, group_norm, silu
 
 
@@ -54,9 +55,6 @@ def noise_in(w: Weights, noisy: Array, enlarged: Array, level: float) -> Array:
 def decision(w: Weights, pictures: list[Array], level: float, told: int, memory: Array) -> tuple[float, Array]:
     """pictures : state, enlarged and, for decisions after the call, what would follow."""
 
-    def sigmoid(x: Array) -> Array:
-        return 1 / (1 + np.exp(-x))
-
     x = np.concatenate(pictures)
     for i in (0, 2):
         bias = w.array(f"look.{i}.bias")[:, None, None]
@@ -64,6 +62,6 @@ def decision(w: Weights, pictures: list[Array], level: float, told: int, memory:
     seen = x.mean(axis=(1, 2)) + w.linear("told", features(level, told))
     r, z, n = np.split(w.linear("incoming", seen), 3)
     rh, zh, nh = np.split(w.linear("remembered", memory), 3)
-    z = sigmoid(z + zh)
-    memory = (1 - z) * np.tanh(n + sigmoid(r + rh) * nh) + z * memory
+    z = expit(z + zh)
+    memory = (1 - z) * np.tanh(n + expit(r + rh) * nh) + z * memory
     return float(w.linear("accept", memory)[0]), memory

@@ -1,4 +1,5 @@
-"""JiT-SR: both conditionings against the slow reference, samplers in every step, guidance, one evaluation, true sizes."""
+"""JiT-SR: both conditionings against the slow reference, samplers in every step, guidance, one evaluation, true
+sizes."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def layout(c: JitConfig) -> Shapes:
     def linear(name: str, out: int, wide: int) -> None:
         s.update({f"{name}.weight": (out, wide), f"{name}.bias": (out,)})
 
-    for name, channels, side in (("x_embedder", 3, c.patch), ("x_embedder_concat", 6, c.patch), ("lr_embedder", 3, c.lr_patch)):
+    for name, channels, side in (
+        ("x_embedder", 3, c.patch),
+        ("x_embedder_concat", 6, c.patch),
+        ("lr_embedder", 3, c.lr_patch),
+    ):
         s[f"{name}.proj1.weight"] = (c.bottleneck, channels, side, side)
         s |= {f"{name}.proj2.weight": (d, c.bottleneck, 1, 1), f"{name}.proj2.bias": (d,)}
     linear("t_embedder.mlp.0", d, 256)

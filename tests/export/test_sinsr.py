@@ -24,7 +24,6 @@ from zoomrt.export.swin_unet import ResidualBlock, SwinUNet, SwinUNetConfig, swi
 from zoomrt.export.vq_autoencoder import Codebook, VqAutoencoder, VqConfig, vq_config_of
 from zoomrt.runtime.noise import noise_at
 
-
 OUTPUT_TABLE = [(0, 640, 1280), (1, 640, 1280), (2, 640, 960), (3, 320, 960), (4, 320, 640), (5, 320, 640)]
 OUTPUT_TABLE += [(6, 320, 640), (7, 320, 640), (8, 320, 480), (9, 160, 480), (10, 160, 320), (11, 160, 320)]
 

@@ -36,7 +36,7 @@ def write(path: Path, decide: str | None, lean: float = 0.0, config: Sr3Config =
     policy: State = {}
     if decide is not None:
         module = Policy(5, MEMORY, config.widths[0], after=decide == "after")
-        policy = {k: torch.randn_like(t) * 0.5 for k, t in module.state_dict().items()}
+        policy = {k: torch.randn_like(t) / max(1, t[0].numel()) ** 0.5 for k, t in module.state_dict().items()}
         policy["accept.weight"] *= 6
         policy["accept.bias"] += lean
     torch.save({"denoiser": denoiser, **({"policy": policy} if policy else {})}, path)
@@ -112,7 +112,10 @@ def test_bundle(tmp_path: Path, decide: str | None, lean: float) -> None:
         return accept > 0
 
     *_, wanted = slow_sampling.skipdiff(
-        noise[0].astype(np.float64), steps, lambda x, level: slow.noise_in(Weights(denoiser), x, enlarged, level), accepts
+        noise[0].astype(np.float64),
+        steps,
+        lambda x, level: slow.noise_in(Weights(denoiser), x, enlarged, level),
+        accepts,
     )
     with zoomrt.load(tmp_path / "b") as upscaler:
         got = upscaler(frame)

@@ -18,10 +18,14 @@ COARSE, FINE = 3, 6
 def facts(decide: str | None, spread: float = 0.0) -> SamplingFacts:
     rng = np.random.default_rng()
     evaluations = tuple(
-        Evaluation(timestep=float(i), state=(*rng.uniform(-1, 1, 3), spread), held=(0.5, 0.25, 0.125), skippable=i >= COARSE)
+        Evaluation(
+            timestep=float(i), state=(*rng.uniform(-1, 1, 3), spread), held=(0.5, 0.25, 0.125), skippable=i >= COARSE
+        )
         for i in range(COARSE + FINE)
     )
-    return SamplingFacts(channels=2, pixels=1, base=0.5, noise=2.0, evaluations=evaluations, decide=decide)  # type: ignore[arg-type]
+    return SamplingFacts(channels=2, pixels=1, base=0.5, noise=2.0, evaluations=evaluations, decide=decide)  # type:
+    ignore[arg - type]
+    return None
 
 
 class Run:
@@ -39,7 +43,7 @@ class Run:
             self.called.append(one.timestep)
             return np.sin(x + np.float32(one.timestep))
 
-        def policy(x, following, one):
+        def policy(_x, following, one):
             self.asked.append((one.timestep, following is not None))
             return next(decisions)
 
@@ -57,7 +61,11 @@ def slow_chain(run: Run, sampling: SamplingFacts, script: list[bool]) -> np.ndar
     return x
 
 
-@given(st.lists(st.booleans(), min_size=FINE, max_size=FINE), st.sampled_from(["before", "after"]), st.sampled_from([0.0, 0.3]))
+@given(
+    st.lists(st.booleans(), min_size=FINE, max_size=FINE),
+    st.sampled_from(["before", "after"]),
+    st.sampled_from([0.0, 0.3]),
+)
 def test_any_script(script: list[bool], decide: str, spread: float) -> None:
     """Skipping before the call saves it, after it does not; the state is the same, and so is others' noise."""
     sampling = facts(decide, spread)
@@ -91,13 +99,17 @@ def test_time_features(timestep: float, half: int) -> None:
 
 
 def test_draws_are_squares_of_channels() -> None:
-    """State pixel (y, x) of a draw comes from LR pixel (y // 2, x // 2) and one channel: tiles agree where they overlap."""
+    """State pixel (y, x) of a draw comes from LR pixel (y // 2, x // 2) and one channel: tiles agree where they
+    overlap."""
     sampling = SamplingFacts(
         channels=3,
         pixels=2,
         base=0.0,
         noise=1.0,
-        evaluations=(Evaluation(timestep=0.0, state=(1.0, 0.0, 0.0, 1.0)), Evaluation(timestep=1.0, state=(1.0, 0.0, 0.0, 0.0))),
+        evaluations=(
+            Evaluation(timestep=0.0, state=(1.0, 0.0, 0.0, 1.0)),
+            Evaluation(timestep=1.0, state=(1.0, 0.0, 0.0, 0.0)),
+        ),
     )
     assert (sampling.draws, sampling.noise_channels) == (2, 24)
     channels = np.random.default_rng().standard_normal((1, 24, 4, 5)).astype(np.float32)

@@ -25,7 +25,8 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 
 
 @click.command("trt-build")
-@click.option("--model", help="Model family; if left out, what the weights' keys say, or edge.")
+@click.option("--model", help="Model family; auto: what the weights' keys say, as if left out; without weights, edge.")
+@click.option("--list", "listing", is_flag=True, help="Print the model families and leave.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint; if left out, those inside the package.")
 @click.option(
     "--base", type=click.Path(path_type=Path), help="Stable Diffusion 2.1-base: diffusers folder or one file."
@@ -67,6 +68,7 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 @shared_options
 def cli(
     model: str | None,
+    listing: bool,
     weights: Path | None,
     base: Path | None,
     decoder: Path | None,
@@ -104,6 +106,13 @@ def cli(
     """Build a bundle that trt-upscale and zoomrt.load can run."""
     from zoomrt.export.families import family_names
 
+    if listing:
+        from zoomrt.export.catalogue import table
+
+        for line in table():
+            say(line)
+        return
+    model = _chosen(model, weights)
     if model is not None and model not in family_names():
         raise unknown_name("model", model, family_names())
     precision_named(precision, target_named(target))
@@ -269,6 +278,17 @@ def _engine_lines(reports: dict[str, Any]) -> list[str]:
             facts.append(f"{report['static_bytes'] / 1e6:.0f} MB read and written per run")
         lines.append(f"batch {batch}: {', '.join(fact for fact in facts if fact)}")
     return lines
+
+
+def _chosen(model: str | None, weights: Path | None) -> str | None:
+    """The model as typed; None where its weights are to tell."""
+    if model != "auto":
+        return model
+    if weights is None:
+        raise UsageError(
+            "cannot tell the model", seen="--model auto alone", needed="--weights too", remedy="Pass --weights FILE."
+        )
+    return None
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:

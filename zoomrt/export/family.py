@@ -24,8 +24,8 @@ __all__ = ["Family", "FamilyFacts", "SizeRule", "TilingAdvice"]
 
 @dataclass(frozen=True)
 class SizeRule:
-    """Which LR tile sides the network takes: at least `minimum` and a multiple of `multiple_of`; where `fixed`, `minimum`
-    only."""
+    """Which LR tile sides the network takes: at least `minimum` and a multiple of `multiple_of`; where `fixed`,
+    `minimum` only."""
 
     minimum: int
     multiple_of: int
@@ -37,7 +37,9 @@ class SizeRule:
             return
         if self.fixed:
             needed, remedy = f"{self.minimum}, as it was trained", "Leave --tile out."
-            raise UsageError("the tile does not fit the network", seen=f"{tile} LR pixels", needed=needed, remedy=remedy)
+            raise UsageError(
+                "the tile does not fit the network", seen=f"{tile} LR pixels", needed=needed, remedy=remedy
+            )
         below = max(self.minimum, tile // self.multiple_of * self.multiple_of)
         below += -below % self.multiple_of
         raise UsageError(

@@ -27,7 +27,8 @@ ROTARY_BASE = 10000.0
 
 @dataclass(frozen=True)
 class JitConfig:
-    """`grid` : tokens per side. `patch`, `lr_patch` : pixels per token and side. `hidden` : of the feed-forward part."""
+    """`grid` : tokens per side. `patch`, `lr_patch` : pixels per token and side. `hidden` : of the feed-forward
+    part."""
 
     width: int = 768
     depth: int = 12

@@ -1,7 +1,7 @@
 """A multi-step model as a network: encoder, one step, decoder and maybe a policy, with the sampler that joins them.
 
-What looks into networks elsewhere (ranges, FP16, memory) wants one tensor in and one out. `Denoising` gives it that: the
-encoder and one evaluation, each item of a batch at its own timestep.
+What looks into networks elsewhere (ranges, FP16, memory) wants one tensor in and one out. `Denoising` gives it that:
+the encoder and one evaluation, each item of a batch at its own timestep.
 """
 
 from __future__ import annotations
@@ -81,16 +81,16 @@ class MultiStepNetwork(nn.Module):
         return torch.from_numpy(time_features(self.sampling.evaluations[index].timestep, self.features))
 
     def state_at(self, index: int, lr: Tensor, encoded: Mapping[str, Tensor], random: np.random.Generator) -> Tensor:
-        """What the network sees at one evaluation, gain included, without running those before it: the enlarged tile, or
-        its latent, under the noise of that level."""
+        """What the network sees at one evaluation, gain included, without running those before it: the enlarged tile,
+        or its latent, under the noise of that level."""
         level, facts = self.levels[index], self.sampling
         clean = encoded["base"] if facts.base else F.interpolate(lr, scale_factor=facts.pixels, mode="bicubic")
         noise = torch.from_numpy(random.standard_normal(clean.shape).astype(np.float32))
         return facts.evaluations[index].gain * (level.signal * clean + level.noise * noise)
 
     def forward(self, lr_and_noise: Tensor) -> Tensor:
-        """(N, 3 + noise channels, h, w) -> (N, 3, scale*h, scale*w) after one evaluation; the others take as much memory,
-        which is what this is for."""
+        """(N, 3 + noise channels, h, w) -> (N, 3, scale*h, scale*w) after one evaluation; the others take as much
+        memory, which is what this is for."""
         lr, facts = lr_and_noise[:, :3], self.sampling
         start = F.pixel_shuffle(lr_and_noise[:, 3 : 3 + facts.channels * facts.pixels**2], facts.pixels)
         told = lr_and_noise.new_zeros(len(lr), self.features)
@@ -102,8 +102,8 @@ class MultiStepNetwork(nn.Module):
 class Denoising(nn.Module):
     """Encoder and one evaluation as a function of one tensor: (N, 3 + C * pixels^2 + 1, h, w) -> (N, C or 2 C, H, W).
 
-    Channels: the tile, the state with each LR pixel's square of state pixels as channels, and the timestep's features in
-    the first numbers of the last one. Result: the network's answer, and the encoder's `base` if there is one.
+    Channels: the tile, the state with each LR pixel's square of state pixels as channels, and the timestep's features
+    in the first numbers of the last one. Result: the network's answer, and the encoder's `base` if there is one.
     """
 
     def __init__(self, network: MultiStepNetwork) -> None:

@@ -1,8 +1,8 @@
 """The graphs and engines of a multi-step bundle: one for each part, each proved by itself on what torch fed it.
 
-Parts are compared one by one, with torch's own values as their input: a sampler would blow up what rounding changes, and
-a codebook would turn it into other codes, neither of which says anything about a graph. The policy is compared, too, but
-stays FP32 and runs on the CPU everywhere: it is tiny, and its result is a yes or no.
+Parts are compared one by one, with torch's own values as their input: a sampler would blow up what rounding changes,
+and a codebook would turn it into other codes, neither of which says anything about a graph. The policy is compared,
+too, but stays FP32 and runs on the CPU everywhere: it is tiny, and its result is a yes or no.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class MultiStepParts(Parts):
             given = {key: self._rounded(values[key]) if name != "policy" else values[key] for key in part.inputs}
             results = part.named(given)
             kept = found.setdefault(name, _Wanted({k: tuple(v.shape) for k, v in given.items()}, part.outputs))
-            kept.runs.append((probe, *({k: v.numpy() for k, v in side.items()} for side in (given, results))))
+            before, after = ({key: tensor.numpy() for key, tensor in side.items()} for side in (given, results))
+            kept.runs.append((probe, before, after))
             return results
 
         encoded = run("encode", network.encode, {"lr": lr}, "photograph and noise")
@@ -97,8 +98,8 @@ class MultiStepParts(Parts):
         return values.half().float() if self.half else values
 
     def _make_safe(self, network: MultiStepNetwork) -> None:
-        """FP16 for the encoder and the step together, and for the decoder, each from values of its own: after a codebook
-        an error of the step is another code, which emulation would count as an error of the decoder."""
+        """FP16 for the encoder and the step together, and for the decoder, each from values of its own: after a
+        codebook an error of the step is another code, which emulation would count as an error of the decoder."""
         denoising = Denoising(network)
         side = self.facts.size.largest_within(min(EMULATED_SIDE, self.tile.height))
         tiles, states = self._packed(network, denoising, side)
@@ -170,7 +171,9 @@ class MultiStepParts(Parts):
         needed = MINIMUM_PSNR_DB["fp16" if self.half and name != "policy" else "fp32"]
         for probe, given, outputs in wanted.runs:
             got = graph(given)
-            results += [self._compared(f"{output}, {probe}", outputs[output], got[output], needed) for output in outputs]
+            results += [
+                self._compared(f"{output}, {probe}", outputs[output], got[output], needed) for output in outputs
+            ]
         graph.close()
         self.parity[name] = {
             "seed": self.seed,

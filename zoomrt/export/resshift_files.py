@@ -38,7 +38,8 @@ def unet_from(checkpoint: Checkpoint, model: str, remedy: str) -> SwinUNet:
 
 
 def autoencoder_from(sources: Sources, model: str) -> VqAutoencoder:
-    """The autoencoder in FP32, its search for codes to stay so. Raises CheckpointError, or UsageError without a file."""
+    """The autoencoder in FP32, its search for codes to stay so. Raises CheckpointError, or UsageError without a
+    file."""
     checkpoint = load_checkpoint(sources.required("autoencoder", model, "autoencoder_vq_f4.pth"))
     tensors = _unwrapped(checkpoint)
     with (

@@ -1,4 +1,5 @@
-"""A conditional UNet in the manner of SR3: the noisy picture beside the enlarged one, told the noise level; predicts noise.
+"""A conditional UNet in the manner of SR3: the noisy picture beside the enlarged one, told the noise level; predicts
+noise.
 
 SkipDiff's own network was never published (skipdiff.md section 0). This is the plain reading: residual blocks with the
 noise level added between their convolutions, attention where the picture is smallest. Names of keys are ours.
@@ -47,7 +48,11 @@ class Attention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = max(1, width // HEAD)
-        self.norm, self.qkv, self.proj = nn.GroupNorm(GROUPS, width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm, self.qkv, self.proj = (
+            nn.GroupNorm(GROUPS, width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         n, width = x.shape[:2]

@@ -2,7 +2,8 @@
 
 The graphs are named `encode`, `step`, `decode` and `policy`, and wired by the names of their inputs and outputs:
 `lr` is the tile, `state` the sampler's x, `told` the timestep's features, `following` the state that would come next,
-`memory` what a policy `remembered` when it was last asked about the tile; anything else a graph asks for is an output of `encode`.
+`memory` what a policy `remembered` when it was last asked about the tile; anything else a graph asks for is an output
+of `encode`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ __all__ = ["Graph", "MultiStepSession"]
 class Graph(Protocol):
     """One loaded graph of a backend; the dtypes of arrays that go in do not matter."""
 
-    inputs: Mapping[str, tuple[int, ...]]
-    """Name -> shape."""
+    @property
+    def inputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Name -> shape."""
 
     def __call__(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name. `values` may hold more than the inputs. Raises RuntimeFault or OutOfMemory."""

@@ -1,7 +1,8 @@
 """The loop of a multi-step model: from start noise to the clean state, one network evaluation after another.
 
-Generic: what a sampler does is a table of coefficients in the bundle (`bundle.SamplingFacts`), so that Euler, Heun, DDIM
-and ResShift's chain are the same loop. The algebra is FP32 whatever the network computes in. Knows nothing of engines.
+Generic: what a sampler does is a table of coefficients in the bundle (`bundle.SamplingFacts`), so that Euler, Heun,
+DDIM and ResShift's chain are the same loop. The algebra is FP32 whatever the network computes in. Knows nothing of
+engines.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def trajectory(
     base : what the encoder calls so, shaped as the state; None where `facts.base` is 0.
     draws : see `split_draws`. policy : for evaluations that may be skipped; without one none is.
 
-    A skipped evaluation leaves x and h as they are; its draw of noise is gone all the same, so that what others draw does
-    not hang on decisions.
+    A skipped evaluation leaves x and h as they are; its draw of noise is gone all the same, so that what others
+    draw does not hang on decisions.
     """
     fresh = iter(draws)
     x = np.float32(facts.noise) * next(fresh)

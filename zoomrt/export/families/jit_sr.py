@@ -146,7 +146,8 @@ class JitSr(Family):
 
 
 def sampling_of(steps: int, sampler: str, scale: int) -> tuple[SamplingFacts, tuple[Level, ...]]:
-    """From noise at t = 0 to the picture at t = 1 (jit_sr.md section 2): x moves by v = (answer - x) / max(1 - t, 0.05).
+    """From noise at t = 0 to the picture at t = 1 (jit_sr.md section 2): x moves by v = (answer - x) / max(1 - t,
+    0.05).
 
     Heun's steps evaluate twice, but for the last, which is Euler's. UsageError for less than one step.
     """

@@ -6,8 +6,10 @@ silent (docs/models/skipdiff.md lists them): an SR3-like network, SR3's noise sc
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +79,9 @@ class Policy(Part):
         self.incoming, self.remembered = nn.Linear(width, 3 * memory), nn.Linear(memory, 3 * memory)
         self.accept = nn.Linear(memory, 1)
 
-    def forward(self, state: Tensor, enlarged: Tensor, told: Tensor, memory: Tensor, *following: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, state: Tensor, enlarged: Tensor, told: Tensor, memory: Tensor, *following: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """-> accept (1, 1), above 0 for yes, and the next memory (1, memory): a gated recurrent unit (Cho 2014)."""
         seen = self.look(torch.cat([state, enlarged, *following], dim=1)).mean(dim=(2, 3)) + self.told(told)
         reset, update, new = self.incoming(seen).chunk(3, dim=1)
@@ -117,7 +121,7 @@ class Skipdiff(Family):
         if decider is not None:
             load_weights(decider, policy, checkpoint.path)
         after = decider is not None and "following" in decider.inputs
-        decide = None if decider is None else "after" if after else "before"
+        decide: Literal["before", "after"] | None = None if decider is None else "after" if after else "before"
         sampling, levels = sampling_of(STEPS if sources.steps is None else sources.steps, decide)
         return MultiStepNetwork(
             encode=Encode(),
@@ -132,20 +136,22 @@ class Skipdiff(Family):
         ).eval()
 
 
-def sampling_of(steps: int, decide: str | None) -> tuple[SamplingFacts, tuple[Level, ...]]:
+def sampling_of(steps: int, decide: Literal["before", "after"] | None) -> tuple[SamplingFacts, tuple[Level, ...]]:
     """Coarse steps with large strides, then fine ones, of which those may be skipped; all of them DDIM without noise.
 
     decide : `before` or `after`; None where nothing is skipped. UsageError for less than two steps.
     """
     if steps < 2:
-        raise UsageError("cannot sample in two stages", seen=f"--steps {steps}", needed="2 or more", remedy="Use --steps 20.")
+        raise UsageError(
+            "cannot sample in two stages", seen=f"--steps {steps}", needed="2 or more", remedy="Use --steps 20."
+        )
     coarse = max(1, steps // COARSE_PART)
     middle = round(TRAINED_STEPS * FINE_SHARE)
     times = [round(TRAINED_STEPS + (middle - TRAINED_STEPS) * i / coarse) for i in range(coarse)]
     times += [round(middle * (1 - i / (steps - coarse))) for i in range(steps - coarse + 1)]
     kept = _signal_shares()
     evaluations, levels = [], []
-    for i, (t, following) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, following) in enumerate(itertools.pairwise(times)):
         signal, noise = math.sqrt(kept[t]), math.sqrt(1 - kept[t])
         next_signal, next_noise = math.sqrt(kept[following]), math.sqrt(1 - kept[following])
         ratio = next_signal / signal
