@@ -23,9 +23,7 @@ def facts(decide: str | None, spread: float = 0.0) -> SamplingFacts:
         )
         for i in range(COARSE + FINE)
     )
-    return SamplingFacts(channels=2, pixels=1, base=0.5, noise=2.0, evaluations=evaluations, decide=decide)  # type:
-    ignore[arg - type]
-    return None
+    return SamplingFacts(channels=2, pixels=1, base=0.5, noise=2.0, evaluations=evaluations, decide=decide)
 
 
 class Run:

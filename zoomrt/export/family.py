@@ -77,8 +77,8 @@ class FamilyFacts:
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
     takes : the fields of `sources.Sources` that the family reads; any other is refused.
     noise : start noise, further channels of the network's input; None for a network without.
-    parity_loss_db : by how much FP32 parity may fall below the common minimum, where a network chooses among discrete
-        codes: rounding then changes a choice here and there, and with it a whole patch.
+    parity_loss_db : by how much a graph's parity may fall below the common minimum, where a network chooses among
+        discrete codes: rounding then changes a choice here and there, and with it a whole patch (`choices.py`).
     warnings : what a user must know about every bundle of this family; they travel in the manifest.
     """
 

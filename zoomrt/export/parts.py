@@ -136,7 +136,7 @@ class Parts:
         graph = self._file(batch, "onnx")
         self.report("parity", 0.0)
         try:
-            result = check_parity(graph, wanted, self._loss_db)
+            result = check_parity(graph, wanted, self.facts.parity_loss_db)
         except ExportError as failure:
             if suspect is None:
                 raise
@@ -194,10 +194,6 @@ class Parts:
 
     def _shape(self, batch: int) -> tuple[int, int, int, int]:
         return batch, self.tile.channels, self.tile.height, self.tile.width
-
-    @property
-    def _loss_db(self) -> float:
-        return 0.0 if self.half else self.facts.parity_loss_db
 
     def _file(self, batch: int, ending: str) -> Path:
         return self.scratch / f"{self.request.precision}-b{batch}.{ending}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint, load_weights
+from zoomrt.export.choices import chooses
 from zoomrt.export.half import keep_fp32
 from zoomrt.export.sources import Sources
 from zoomrt.export.swin_unet import REBUILT, SwinUNet, swin_unet_config_of
@@ -53,6 +54,7 @@ def autoencoder_from(sources: Sources, model: str) -> VqAutoencoder:
         autoencoder = VqAutoencoder(vq_config_of(tensors))
     load_weights(autoencoder, tensors, checkpoint.path)
     keep_fp32(autoencoder.quantize)  # which code is nearest hangs on small differences
+    chooses(autoencoder.quantize)
     return autoencoder
 
 
