@@ -19,6 +19,8 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.sinsr import FAMILY
+from zoomrt.export.fp16 import make_fp16_safe
+from zoomrt.export.probes import extreme_tiles, with_noise
 from zoomrt.export.sources import Sources
 from zoomrt.export.swin_unet import ResidualBlock, SwinUNet, SwinUNetConfig, swin_unet_config_of
 from zoomrt.export.vq_autoencoder import Codebook, VqAutoencoder, VqConfig, vq_config_of
@@ -148,6 +150,16 @@ def test_bundle_with_start_noise(tmp_path: Path) -> None:
     wanted = (run(network, lr).transpose(1, 2, 0) + 1) / 2
     agree = np.abs(got - wanted.clip(0, 1)).max(axis=2) < 1e-3
     assert agree.mean() > 0.97  # the rest lies around pixels where two codes were nearly as near
+
+
+def test_fp16_is_proved_with_the_codes_of_fp32(tmp_path: Path) -> None:
+    """Before the codebook and, with the same codes, after it; no allowance."""
+    network = network_of(Files(tmp_path, SHALLOW))
+    pictures = extreme_tiles(64, (-1.0, 1.0), 7)
+    tiles = {name: with_noise(pictures[name], FAMILY.facts.noise) for name in ("photograph", "black")}
+    results = make_fp16_safe(network, tiles, (-1.0, 1.0)).results
+    assert [result.probe for result in results] == ["photograph, black, before a choice", "photograph", "black"]
+    assert all(result.psnr_db >= 45 for result in results)
 
 
 def test_not_told_from_resshift_by_keys(files: Files) -> None:
