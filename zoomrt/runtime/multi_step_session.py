@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Evaluation, SamplingFacts, TileFacts
-from zoomrt.errors import RuntimeFault
+from zoomrt.errors import BundleError, RuntimeFault
 from zoomrt.runtime.sampling import split_draws, time_features, trajectory
 from zoomrt.runtime.session import Session
 
@@ -40,10 +40,13 @@ class MultiStepSession(Session):
     """The graphs of a multi-step bundle, one tile at a time.
 
     graphs : part -> graph, see above. Unlike one-step sessions it allocates a few states per evaluation.
+
+    Raises BundleError where they do not fit what the manifest says.
     """
 
     def __init__(self, tile: TileFacts, sampling: SamplingFacts, graphs: Mapping[str, Graph]) -> None:
         super().__init__(tile)
+        _check(tile, sampling, graphs)
         self._sampling, self._graphs = sampling, dict(graphs)
         self._features = graphs["step"].inputs["told"][1]
 
@@ -83,3 +86,21 @@ class MultiStepSession(Session):
     def _release(self) -> None:
         for graph in self._graphs.values():
             graph.close()
+
+
+def _check(tile: TileFacts, sampling: SamplingFacts, graphs: Mapping[str, Graph]) -> None:
+    channels = tile.noise.channels if tile.noise else 0
+    rules = (
+        (
+            "tile.noise",
+            f"{channels} channels",
+            f"{sampling.noise_channels} channels",
+            channels == sampling.noise_channels,
+        ),
+        ("graphs", sorted(graphs), "encode and step", {"encode", "step"} <= graphs.keys()),
+        ("sampling.decide", sampling.decide, "a graph policy", (sampling.decide is None) == ("policy" not in graphs)),
+    )
+    for field, seen, needed, holds in rules:
+        if not holds:
+            what = f"manifest field {field} does not fit the sampler"
+            raise BundleError(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
