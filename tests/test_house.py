@@ -176,6 +176,7 @@ LAZY = (
 STARTS = {
     "import": "import zoomrt",
     "build": "from zoomrt.cli.build import main; main()",
+    "list": "sys.argv[1:] = ['--list']; from zoomrt.cli.build import main; main()",
     "upscale": "from zoomrt.cli.upscale import main; main()",
     "zoom": "from zoomrt.cli.zoom import main; main()",
     "doctor": "from zoomrt.cli.doctor import main; main()",

@@ -24,9 +24,11 @@ __all__ = [
     "MANIFEST",
     "SCHEMA",
     "Bundle",
+    "Evaluation",
     "FileEntry",
     "Manifest",
     "NoiseFacts",
+    "SamplingFacts",
     "SplitFacts",
     "TileFacts",
     "open_bundle",
@@ -91,6 +93,51 @@ class SplitFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     noise_gain: float
 
 
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One network evaluation of a sampler. All samplers here are linear in what they know: the state x, a value h that
+    is held beside it, the network's answer p, and fresh standard normal noise n."""
+
+    timestep: float
+    """What the network is told, as `runtime/sampling.py` writes it."""
+    gain: float = 1.0
+    """The network sees gain * x."""
+    state: tuple[float, float, float, float]
+    """The next x, in shares of x, h, p and n; noise is drawn where its share is not 0."""
+    held: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """The next h, in shares of x, h and p."""
+    skippable: bool = False
+    """Whether the policy decides if this evaluation counts."""
+
+
+class SamplingFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the graphs of a multi-step model are joined: `encode` once per tile, `step` for each evaluation, `decode`
+    once, `policy` for each evaluation that may be skipped. The last two may be absent. See
+    `runtime/multi_step_session.py`.
+    """
+
+    channels: int
+    """Of the state."""
+    pixels: int
+    """State pixels per LR pixel, each axis."""
+    base: float
+    """The first x is base * what the encoder calls `base`, plus noise * n; 0 where the encoder gives none."""
+    noise: float
+    evaluations: tuple[Evaluation, ...]
+    """In the order in which they run."""
+    decide: Literal["before", "after"] | None = None
+    """When the policy decides: before the call, from x, which saves it; or after it, from x and its successor."""
+
+    @property
+    def draws(self) -> int:
+        """How often noise is drawn: at the start, and in evaluations that want it."""
+        return 1 + sum(one.state[3] != 0 for one in self.evaluations)
+
+    @property
+    def noise_channels(self) -> int:
+        """Channels of `NoiseFacts` that hold all draws, a state pixel of one LR pixel per channel."""
+        return self.draws * self.channels * self.pixels**2
+
+
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of the bundle."""
 
@@ -112,12 +159,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tile: TileFacts
     graphs: dict[str, str]
     """Batch size (a string, as JSON has it) -> ONNX file. Kept beside an engine too: the engine was built from it.
-    In the split form, part -> ONNX file."""
+    In the split form and for multi-step models, part -> ONNX file."""
+    sampling: SamplingFacts | None = None
+    """Present for multi-step models only."""
     split: SplitFacts | None = None
     """Present in the split form only, see `runtime/split_session.py`."""
     engines: dict[str, str] = {}
-    """Batch size -> compiled engine file; empty where the backend runs ONNX."""
+    """Batch size, or part -> compiled engine file; empty where the backend runs ONNX."""
     steps: int = 1
+    """Network evaluations per tile; fewer where a policy skips some."""
     seeds: dict[str, int] = {}
     weights: dict[str, Any] = {}
     """Where the weights came from: source, sha256, parameter count, licence."""

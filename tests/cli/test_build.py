@@ -30,6 +30,7 @@ pytest.importorskip("torch")
     ("words", "code", "texts"),
     [
         (["--model", "egde"], 2, ["unknown model", "'egde'", "Did you mean edge"]),
+        (["--model", "auto"], 2, ["--model auto", "--weights"]),
         (["--target", "sm98"], 2, ["unknown target", "Did you mean sm89"]),
         (["--precision", "fp61"], 2, ["unknown precision", "Did you mean fp16"]),
         (["--precision", "fp8", "--target", "sm86"], 2, ["cannot run fp8", "SM86", "89 or newer"]),
@@ -80,6 +81,25 @@ def test_names_are_checked_without_torch(tmp_path: Path, capfd, monkeypatch) -> 
     assert run(build.cli, ["--target", "sm89"]) == 14
     assert "pip install 'zoomrt[rtx]'" in capfd.readouterr().err
     assert tree(tmp_path) == {}
+
+
+def test_list_without_torch(capfd, monkeypatch) -> None:
+    monkeypatch.setitem(_common.EXTRAS, "export", ("no_torch_here",))
+    assert run(build.cli, ["--list"]) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert " ".join(out.split("\n")[0].split()) == "model variant scale parameters GMAC at 512 steps licence status"
+    assert {line.split()[0] for line in out.splitlines()[1:]} == set(families.family_names())
+
+
+def test_auto_recognises_by_keys(tmp_path: Path, tiny_edge_weights: Path, capfd) -> None:
+    words = ["--model", "auto", "--weights", str(tiny_edge_weights), "--tile", "32", "-o", str(tmp_path / "b")]
+    assert run(build.cli, words) == 0
+    assert open_bundle(tmp_path / "b").manifest.family == "edge"
+    _save({"conv.weight": [2, 2]}, tmp_path / "w.safetensors")
+    capfd.readouterr()
+    assert run(build.cli, ["--model", "auto", "--weights", str(tmp_path / "w.safetensors")]) != 0
+    assert "cannot tell the model" in capfd.readouterr().err
 
 
 class Malice:

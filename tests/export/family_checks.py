@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -63,19 +64,62 @@ def assert_engine_at_true_size(
     sources: Sources = NO_SOURCES,
     attentions: int = 0,
     fused: int | None = None,
+    model: str | None = None,
 ) -> None:
     """Slow: the FP32 bundle for the CPU and the FP16 TensorRT-RTX engine for SM89, both of the whole network.
 
     attentions : Attention nodes in the graph. fused : how many of them are one kernel; None for all.
     """
     pytest.importorskip("tensorrt_rtx")
-    manifest = bundle_of(folder / "cpu", weights, sources, tile=tile)
+    manifest = bundle_of(folder / "cpu", weights, sources, tile=tile, model=model)
+    say_peak(f"{manifest.family} fp32 cpu")
     assert manifest.weights["parameters"] == parameters
-    request = BuildRequest(weights=weights, sources=sources, tile=tile, precision="fp16", target="sm89")
+    request = BuildRequest(model=model, weights=weights, sources=sources, tile=tile, precision="fp16", target="sm89")
     build(request, folder / "sm89", use_cache=False)
     manifest = open_bundle(folder / "sm89").manifest
+    say_peak(f"{manifest.family} fp16 sm89")
     report = manifest.engine_report["1"]
     assert report["sms"] == ["SM89"]
     assert report["attentions_expected"] == attentions
     assert report["attentions_fused"] == (attentions if fused is None else fused)
     assert manifest.parity["1"]["operators"].get("Attention", 0) == attentions
+
+
+def assert_multi_step_at_true_size(
+    folder: Path,
+    weights: Path,
+    parameters: int,
+    attentions: dict[str, tuple[int, int]],
+    sources: Sources = NO_SOURCES,
+    **request: object,
+) -> None:
+    """Slow: as `assert_engine_at_true_size`, for the parts of a multi-step model, and one tile through the CPU bundle.
+
+    attentions : part -> Attention nodes, and how many of them are one kernel.
+    """
+    pytest.importorskip("tensorrt_rtx")
+    manifest = bundle_of(folder / "cpu", weights, sources, **request)
+    say_peak(f"{manifest.family} fp32 cpu")
+    assert manifest.weights["parameters"] == parameters
+    tile = manifest.tile
+    frame = np.random.default_rng().integers(0, 256, (tile.height, tile.width, 3), np.uint8)
+    with zoomrt.load(folder / "cpu") as upscaler:
+        assert np.ptp(upscaler(frame)) > 0
+        assert upscaler.evaluations == (manifest.steps,)
+    build(
+        BuildRequest(weights=weights, sources=sources, precision="fp16", target="sm89", **request),  # type: ignore[arg-type]
+        folder / "sm89",
+        use_cache=False,
+    )
+    manifest = open_bundle(folder / "sm89").manifest
+    say_peak(f"{manifest.family} fp16 sm89")
+    assert set(manifest.engines) == set(manifest.graphs) - {"policy"}
+    for part, report in manifest.engine_report.items():
+        assert report["sms"] == ["SM89"]
+        assert (report["attentions_expected"], report["attentions_fused"]) == attentions.get(part, (0, 0))
+
+
+def say_peak(what: str) -> None:
+    """Print what this process and its largest child took at most so far; `pytest -s` shows it."""
+    own, child = (resource.getrusage(who).ru_maxrss / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(f"\n{what}: peak {own:.2f} GB, compiler {child:.2f} GB")

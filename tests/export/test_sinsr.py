@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 import slow_sinsr as slow
 import torch
 from family_checks import assert_close, assert_engine_at_true_size, bundle_of, run
-from published_files import Shapes, parameters_of, random_state
+from published_files import Shapes, parameters_of
+from published_resshift import SHALLOW, SMALL, TRUE, Files, unet_layout, vae_layout
 from slow_reference import Weights
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,166 +19,24 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.sinsr import FAMILY
+from zoomrt.export.fp16 import make_fp16_safe
+from zoomrt.export.probes import extreme_tiles, with_noise
 from zoomrt.export.sources import Sources
 from zoomrt.export.swin_unet import ResidualBlock, SwinUNet, SwinUNetConfig, swin_unet_config_of
 from zoomrt.export.vq_autoencoder import Codebook, VqAutoencoder, VqConfig, vq_config_of
 from zoomrt.runtime.noise import noise_at
 
-
-@dataclass(frozen=True)
-class Scale:
-    """Widths of both networks; TRUE is what is published."""
-
-    widths: tuple[int, ...] = (160, 320, 320, 640)
-    embed: int = 192
-    heads: int = 6
-    vae: tuple[int, ...] = (128, 256, 512)
-    codes: int = 8192
-
-
-TRUE, SMALL = Scale(), Scale((32, 32, 32, 64), 32, 2, (32, 32, 64), 700)
-SHALLOW = Scale((32, 64), 32, 2, (32, 32, 32), 700)
 OUTPUT_TABLE = [(0, 640, 1280), (1, 640, 1280), (2, 640, 960), (3, 320, 960), (4, 320, 640), (5, 320, 640)]
 OUTPUT_TABLE += [(6, 320, 640), (7, 320, 640), (8, 320, 480), (9, 160, 480), (10, 160, 320), (11, 160, 320)]
 
 
-class Shaper(Shapes):
-    """Key -> shape, filled layer by layer."""
-
-    def convolution(self, name: str, out: int, wide: int, side: int = 3) -> None:
-        self.update({f"{name}.weight": (out, wide, side, side), f"{name}.bias": (out,)})
-
-    def linear(self, name: str, out: int, wide: int) -> None:
-        self.update({f"{name}.weight": (out, wide), f"{name}.bias": (out,)})
-
-    def norm(self, name: str, wide: int) -> None:
-        self.update({f"{name}.weight": (wide,), f"{name}.bias": (wide,)})
-
-
-def unet_layout(scale: Scale) -> Shapes:
-    """resshift_sinsr.md section 1, written by hand; buffers included. Lines of its table are tested below."""
-    s = Shaper()
-    time = 4 * scale.widths[0]
-
-    def res(name: str, wide: int, out: int) -> None:
-        s.norm(f"{name}.in_layers.0", wide)
-        s.convolution(f"{name}.in_layers.2", out, wide)
-        s.linear(f"{name}.emb_layers.1", 2 * out, time)
-        s.norm(f"{name}.out_layers.0", out)
-        s.convolution(f"{name}.out_layers.3", out, out)
-        if wide != out:
-            s.convolution(f"{name}.skip_connection", out, wide, 1)
-
-    def swin(name: str, wide: int, level: int) -> None:
-        e, windows = scale.embed, (64 >> level) // 8
-        s.convolution(f"{name}.patch_embed.proj", e, wide, 1)
-        s.convolution(f"{name}.patch_unembed.proj", wide, e, 1)
-        for i in (0, 1):
-            block = f"{name}.blocks.{i}"
-            s.norm(f"{block}.norm1", e)
-            s.norm(f"{block}.norm2", e)
-            s.linear(f"{block}.attn.qkv", 3 * e, e)
-            s.linear(f"{block}.attn.proj", e, e)
-            s[f"{block}.attn.relative_position_bias_table"] = (225, scale.heads)
-            s[f"{block}.attn.relative_position_index"] = (64, 64)
-            s.convolution(f"{block}.mlp.fc1", 4 * e, e, 1)
-            s.convolution(f"{block}.mlp.fc2", e, 4 * e, 1)
-            if i and windows > 1:
-                s[f"{block}.attn_mask"] = (windows**2, 64, 64)
-
-    a, last = scale.widths[0], len(scale.widths) - 1
-    s.linear("time_embed.0", time, a)
-    s.linear("time_embed.2", time, time)
-    s.convolution("input_blocks.0.0", a, 6)
-    before, skips, n = a, [a], 1
-    for level, wide in enumerate(scale.widths):
-        res(f"input_blocks.{n}.0", before, wide)
-        swin(f"input_blocks.{n}.1", wide, level)
-        res(f"input_blocks.{n + 1}.0", wide, wide)
-        skips += [wide, wide]
-        if level < last:
-            s.convolution(f"input_blocks.{n + 2}.0.op", wide, wide)
-            skips.append(wide)
-        before, n = wide, n + 3
-    res("middle_block.0", before, before)
-    swin("middle_block.1", before, last)
-    res("middle_block.2", before, before)
-    for level, wide in reversed([*enumerate(scale.widths)]):
-        n = 3 * (last - level)
-        for j in range(3):
-            res(f"output_blocks.{n + j}.0", before + skips.pop(), wide)
-            before = wide
-        swin(f"output_blocks.{n}.1", wide, level)
-        if level:
-            s.convolution(f"output_blocks.{n + 2}.1.conv", wide, wide)
-    s.norm("out.0", a)
-    s.convolution("out.2", 3, a)
-    return s
-
-
-def vae_layout(scale: Scale) -> Shapes:
-    """resshift_sinsr.md section 2, written by hand."""
-    s = Shaper()
-    a, b, c = scale.vae
-
-    def res(name: str, wide: int, out: int) -> None:
-        s.norm(f"{name}.norm1", wide)
-        s.convolution(f"{name}.conv1", out, wide)
-        s.norm(f"{name}.norm2", out)
-        s.convolution(f"{name}.conv2", out, out)
-        if wide != out:
-            s.convolution(f"{name}.nin_shortcut", out, wide, 1)
-
-    for part, first, last in (("encoder", (a, 3), (3, c)), ("decoder", (c, 3), (3, a))):
-        s.convolution(f"{part}.conv_in", *first)
-        res(f"{part}.mid.block_1", c, c)
-        res(f"{part}.mid.block_2", c, c)
-        s.norm(f"{part}.mid.attn_1.norm", c)
-        for name in ("q", "k", "v", "proj_out"):
-            s.convolution(f"{part}.mid.attn_1.{name}", c, c, 1)
-        s.norm(f"{part}.norm_out", last[1])
-        s.convolution(f"{part}.conv_out", *last)
-    for i, (wide, out) in enumerate(((a, a), (a, b), (b, c))):
-        res(f"encoder.down.{i}.block.0", wide, out)
-        res(f"encoder.down.{i}.block.1", out, out)
-        if i < 2:
-            s.convolution(f"encoder.down.{i}.downsample.conv", out, out)
-    for i, (wide, out) in enumerate(((b, a), (c, b), (c, c))):
-        res(f"decoder.up.{i}.block.0", wide, out)
-        res(f"decoder.up.{i}.block.1", out, out)
-        res(f"decoder.up.{i}.block.2", out, out)
-        if i:
-            s.convolution(f"decoder.up.{i}.upsample.conv", out, out)
-    s.convolution("quant_conv", 3, 3, 1)
-    s.convolution("post_quant_conv", 3, 3, 1)
-    s["quantize.embedding.weight"] = (scale.codes, 3)
-    return s
-
-
-class Files:
-    """SinSR_v2.pth, wrapped and prefixed as a training run saves it, and autoencoder_vq_f4.pth."""
-
-    def __init__(self, root: Path, scale: Scale = SMALL) -> None:
-        self.scale = scale
-        self.unet, self.vae = random_state(unet_layout(scale)), random_state(vae_layout(scale))
-        for key, tensor in self.unet.items():
-            if key.endswith("bias_table"):
-                self.unet[key] = torch.randn_like(tensor)
-            elif key.endswith(("attn_mask", "position_index")):
-                self.unet[key] = tensor * float("nan")  # poison: must be passed over
-        self.vae["quantize.embedding.weight"] = torch.randn(scale.codes, 3)
-        self.weights, self.autoencoder = root / "SinSR_v2.pth", root / "autoencoder_vq_f4.pth"
-        torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in self.unet.items()}}, self.weights)
-        torch.save(self.vae, self.autoencoder)
-        self.sources = Sources(autoencoder=self.autoencoder)
-
-    def network(self) -> torch.nn.Module:
-        return FAMILY.network(load_checkpoint(self.weights), self.sources)
+def network_of(files: Files) -> torch.nn.Module:
+    return FAMILY.network(load_checkpoint(files.weights), files.sources)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(tmp_path_factory.mktemp("sinsr"))
+    return Files(tmp_path_factory.mktemp("sinsr"), SMALL)
 
 
 def shapes_of(network: torch.nn.Module) -> Shapes:
@@ -234,12 +92,12 @@ def test_unet_against_the_slow_reference(files: Files) -> None:
     """Wider than in training: two windows side by side in the coarsest level, which are not shifted even so."""
     x = torch.randn(6, 64, 128)
     wanted = slow.unet(Weights(files.unet), x.double().numpy(), files.scale.heads)
-    assert_close(run(files.network().unet, x), wanted, 3e-5)
+    assert_close(run(network_of(files).unet, x), wanted, 3e-5)
 
 
 def test_whole_network_against_the_slow_reference(files: Files) -> None:
     """In two parts, cut at the quantised latent: where two codes are nearly as near, rounding may choose either."""
-    network, vae = files.network(), Weights(files.vae)
+    network, vae = network_of(files), Weights(files.vae)
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     network.autoencoder.quantize.register_forward_hook(
         lambda _module, args, result: seen.append((args[0][0].double().numpy(), result[0].double().numpy()))
@@ -274,14 +132,14 @@ def test_nearest_code_is_exact(codes: int) -> None:
 def test_bundle_with_start_noise(tmp_path: Path) -> None:
     """Two levels only: exporting four takes a minute."""
     files = Files(tmp_path, SHALLOW)
-    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=64, overlap=16)
+    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, model="sinsr", tile=64, overlap=16)
     assert (manifest.family, manifest.tile.scale, manifest.tile.channels) == ("sinsr", 4, 6)
     assert manifest.tile.noise is not None
     assert manifest.tile.noise.seed == 12345
     operators = manifest.parity["1"]["operators"]
     assert operators["Attention"] == 5 * 2 + 2
     assert not {"Sin", "Cos"} & operators.keys()  # the timestep is folded
-    network = files.network()
+    network = network_of(files)
     frame = np.random.default_rng().uniform(0, 1, (64, 64, 3)).astype(np.float32)
     with zoomrt.load(tmp_path / "b") as upscaler:
         got = upscaler(frame)
@@ -294,8 +152,22 @@ def test_bundle_with_start_noise(tmp_path: Path) -> None:
     assert agree.mean() > 0.97  # the rest lies around pixels where two codes were nearly as near
 
 
-def test_recognised_by_keys(files: Files) -> None:
-    assert family_of(load_checkpoint(files.weights)) is FAMILY
+def test_fp16_is_proved_with_the_codes_of_fp32(tmp_path: Path) -> None:
+    """Before the codebook and, with the same codes, after it; no allowance."""
+    network = network_of(Files(tmp_path, SHALLOW))
+    pictures = extreme_tiles(64, (-1.0, 1.0), 7)
+    tiles = {name: with_noise(pictures[name], FAMILY.facts.noise) for name in ("photograph", "black")}
+    results = make_fp16_safe(network, tiles, (-1.0, 1.0)).results
+    assert [result.probe for result in results] == ["photograph, black, before a choice", "photograph", "black"]
+    assert all(result.psnr_db >= 45 for result in results)
+
+
+def test_not_told_from_resshift_by_keys(files: Files) -> None:
+    checkpoint = load_checkpoint(files.weights)
+    assert FAMILY.recognises(checkpoint)
+    assert not FAMILY.recognises(load_checkpoint(files.autoencoder))
+    with pytest.raises(CheckpointError, match=r"keys of several models.*one of resshift, sinsr.*--model"):
+        family_of(checkpoint)
 
 
 def test_without_the_autoencoder_or_with_a_wrong_one(tmp_path: Path, files: Files) -> None:
@@ -318,5 +190,5 @@ def test_engine_at_true_size(tmp_path: Path) -> None:
     time = parameters_of({k: s for k, s in unet_layout(TRUE).items() if "time_embed" in k or "emb_layers" in k})
     parameters = 118_593_583 - time + 55_322_782
     assert_engine_at_true_size(
-        tmp_path, files.weights, parameters, tile=64, sources=files.sources, attentions=20, fused=18
+        tmp_path, files.weights, parameters, tile=64, sources=files.sources, attentions=20, fused=18, model="sinsr"
     )

@@ -25,7 +25,8 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 
 
 @click.command("trt-build")
-@click.option("--model", help="Model family; if left out, what the weights' keys say, or edge.")
+@click.option("--model", help="Model family; auto: what the weights' keys say, as if left out; without weights, edge.")
+@click.option("--list", "listing", is_flag=True, help="Print the model families and leave.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint; if left out, those inside the package.")
 @click.option(
     "--base", type=click.Path(path_type=Path), help="Stable Diffusion 2.1-base: diffusers folder or one file."
@@ -39,6 +40,10 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 )
 @click.option("--wdn-weights", type=click.Path(path_type=Path), help="Second checkpoint, which keeps noise, to mix in.")
 @click.option("--denoise-strength", type=float, help="Share of the first one in that mixture, 0 to 1; 0.5 if left out.")
+@click.option("--steps", type=int, help="Steps of a multi-step model; see its page in docs/models.")
+@click.option("--sampler", help="jit-sr: heun or euler; heun if left out.")
+@click.option("--conditioning", help="jit-sr: token or concat, as the checkpoint was trained; token if left out.")
+@click.option("--guidance", type=float, help="jit-sr: guidance scale; 1, which is none, if left out.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
 @click.option("--tile", type=int, help="Tile side in input pixels; the family's advice if left out.")
@@ -65,6 +70,7 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 @shared_options
 def cli(
     model: str | None,
+    listing: bool,
     weights: Path | None,
     base: Path | None,
     decoder: Path | None,
@@ -74,6 +80,10 @@ def cli(
     autoencoder: Path | None,
     wdn_weights: Path | None,
     denoise_strength: float | None,
+    steps: int | None,
+    sampler: str | None,
+    conditioning: str | None,
+    guidance: float | None,
     precision: str,
     target: str,
     tile: int | None,
@@ -100,6 +110,13 @@ def cli(
     """Build a bundle that trt-upscale and zoomrt.load can run."""
     from zoomrt.export.families import family_names
 
+    if listing:
+        from zoomrt.export.catalogue import table
+
+        for line in table():
+            say(line)
+        return
+    model = _chosen(model, weights)
     if model is not None and model not in family_names():
         raise unknown_name("model", model, family_names())
     precision_named(precision, target_named(target))
@@ -139,7 +156,20 @@ def cli(
         require_faster=require_faster,
         timeout_s=minutes * 60,
         max_memory=memory,
-        sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t, autoencoder, wdn_weights, denoise_strength),
+        sources=Sources(
+            base=base,
+            decoder=decoder,
+            prompt=prompt,
+            prompt_embedding=prompt_embedding,
+            coeff_t=coeff_t,
+            autoencoder=autoencoder,
+            wdn_weights=wdn_weights,
+            denoise_strength=denoise_strength,
+            steps=steps,
+            sampler=sampler,
+            conditioning=conditioning,
+            guidance=guidance,
+        ),
         colour=colour,
         form=form,
         bisect=bisect,
@@ -267,6 +297,17 @@ def _engine_lines(reports: dict[str, Any]) -> list[str]:
             facts.append(f"{report['static_bytes'] / 1e6:.0f} MB read and written per run")
         lines.append(f"batch {batch}: {', '.join(fact for fact in facts if fact)}")
     return lines
+
+
+def _chosen(model: str | None, weights: Path | None) -> str | None:
+    """The model as typed; None where its weights are to tell."""
+    if model != "auto":
+        return model
+    if weights is None:
+        raise UsageError(
+            "cannot tell the model", seen="--model auto alone", needed="--weights too", remedy="Pass --weights FILE."
+        )
+    return None
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+import msgspec
 from torch import nn
 
 from zoomrt.bundle import ColourPolicy, Manifest, TileFacts, writing_bundle
@@ -13,6 +14,8 @@ from zoomrt.export.checkpoint import Checkpoint, load_checkpoint
 from zoomrt.export.families import family_named, family_of
 from zoomrt.export.family import Family, FamilyFacts
 from zoomrt.export.memory import check_budget, check_files, plan_memory, return_freed_memory, stored_bytes
+from zoomrt.export.multi_step import MultiStepNetwork
+from zoomrt.export.multi_step_parts import MultiStepParts
 from zoomrt.export.parts import EMULATED_SIDE, EightBitParts, Parts, SplitParts
 from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.split import TILING
@@ -44,8 +47,9 @@ def assemble(
     report("\n".join(plan.lines()), 0.0)
     check_budget(plan, request.max_memory)
     with writing_bundle(output) as (scratch, manifests):
-        kind = SplitParts if request.form == "split" else EightBitParts if request.precision in EIGHT_BIT else Parts
+        kind = _kind_of_parts(request, network)
         parts = kind(request, target, backend, facts, tile, int(key[:8], 16), scratch, report, kept)
+        sampling = network.sampling if isinstance(network, MultiStepNetwork) else None
         parts.export(network)
         suspect = network if request.bisect else None
         del network
@@ -60,9 +64,10 @@ def assemble(
                 arithmetic=parts.arithmetic,
                 tile=tile,
                 graphs=parts.graphs,
+                sampling=sampling,
                 split=parts.split,
                 engines=parts.engines,
-                steps=facts.steps,
+                steps=len(sampling.evaluations) if sampling else facts.steps,
                 seeds=parts.seeds,
                 weights=weights,
                 parity=parts.parity,
@@ -81,14 +86,46 @@ def assemble(
         report("write", 0.0)
 
 
+def _kind_of_parts(request: BuildRequest, network: nn.Module) -> type[Parts]:
+    if isinstance(network, MultiStepNetwork):
+        return MultiStepParts
+    if request.form == "split":
+        return SplitParts
+    return EightBitParts if request.precision in EIGHT_BIT else Parts
+
+
 def _load(request: BuildRequest, backend: str) -> tuple[FamilyFacts, TileFacts, nn.Module, dict[str, object]]:
     """Everything checked, and the network in FP32; the checkpoint itself is let go."""
     family, checkpoint = _family_and_checkpoint(request)
     facts = family.facts_of(checkpoint)
     request.sources.check(facts.name, facts.takes)
+    if facts.steps > 1:
+        _check_multi_step(request, facts)
     tile = _tile_facts(request, facts, backend)
     network = family.network(checkpoint, request.sources)
+    if isinstance(network, MultiStepNetwork):
+        tile = msgspec.structs.replace(tile, noise=network.noise)
     return facts, tile, network, _weight_facts(request, facts, checkpoint, network)
+
+
+def _check_multi_step(request: BuildRequest, facts: FamilyFacts) -> None:
+    """UsageError for what only models of one graph have."""
+    refused = {
+        f"--precision {request.precision}": request.precision in EIGHT_BIT or request.precision == "bf16",
+        "--backend openvino": request.backend == "openvino",
+        "--winograd": request.winograd,
+        "--form split": request.form == "split",
+        "--bisect": request.bisect,
+        f"--batch {','.join(map(str, request.batches))}": request.batches != (1,),
+    }
+    for option, given in refused.items():
+        if given:
+            raise UsageError(
+                f"model {facts.name} takes several steps and cannot be built like that",
+                seen=option,
+                needed="--precision fp32 or fp16, one tile at a time, in the only form it has",
+                remedy=f"Leave {option.split()[0]} out.",
+            )
 
 
 def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:

@@ -5,6 +5,7 @@ safetensors files, or torch files through the restricted unpickler (`weights_onl
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import pickle
 import warnings
@@ -124,7 +125,8 @@ def _read(path: Path, head: bytes) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # training options: names and plain values
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as cause:
         # torch wraps its reason in paragraphs of advice
         reason = " ".join(p for p in str(cause).splitlines() if p.strip() and not p.startswith(_ADVICE)) or str(cause)

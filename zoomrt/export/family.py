@@ -24,15 +24,22 @@ __all__ = ["Family", "FamilyFacts", "SizeRule", "TilingAdvice"]
 
 @dataclass(frozen=True)
 class SizeRule:
-    """Which LR tile sides the network takes: at least `minimum`, a multiple of `multiple_of`."""
+    """Which LR tile sides the network takes: at least `minimum` and a multiple of `multiple_of`; where `fixed`,
+    `minimum` only."""
 
     minimum: int
     multiple_of: int
+    fixed: bool = False
 
     def check(self, tile: int) -> None:
         """UsageError with the nearest legal sides if `tile` is not one."""
-        if tile >= self.minimum and tile % self.multiple_of == 0:
+        if tile == self.minimum or (not self.fixed and tile >= self.minimum and tile % self.multiple_of == 0):
             return
+        if self.fixed:
+            needed, remedy = f"{self.minimum}, as it was trained", "Leave --tile out."
+            raise UsageError(
+                "the tile does not fit the network", seen=f"{tile} LR pixels", needed=needed, remedy=remedy
+            )
         below = max(self.minimum, tile // self.multiple_of * self.multiple_of)
         below += -below % self.multiple_of
         raise UsageError(
@@ -70,8 +77,8 @@ class FamilyFacts:
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
     takes : the fields of `sources.Sources` that the family reads; any other is refused.
     noise : start noise, further channels of the network's input; None for a network without.
-    parity_loss_db : by how much FP32 parity may fall below the common minimum, where a network chooses among discrete
-        codes: rounding then changes a choice here and there, and with it a whole patch.
+    parity_loss_db : by how much a graph's parity may fall below the common minimum, where a network chooses among
+        discrete codes: rounding then changes a choice here and there, and with it a whole patch (`choices.py`).
     warnings : what a user must know about every bundle of this family; they travel in the manifest.
     """
 

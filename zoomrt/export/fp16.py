@@ -3,7 +3,8 @@
 1. One FP32 pass per tile notes the largest magnitude of every value.
 2. Streams of values that come near the limit are made smaller by a power of two: exact, and free at run time.
 3. Modules with values that cannot be (they feed a SiLU, say) stay in FP32.
-4. The network becomes FP16, and FP16 storage emulation on the same tiles must come close to FP32.
+4. The network becomes FP16, and FP16 storage emulation on the same tiles must come close to FP32; where a network
+   chooses among codes, with FP32's choices.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoomrt.errors import PrecisionError
+from zoomrt.export.choices import Choice, recorded, replayed
 from zoomrt.export.emulation import run_with_fp16_storage
 from zoomrt.export.half import keep_fp32, to_half
 from zoomrt.export.memory import return_freed_memory
@@ -61,6 +63,7 @@ class _Batch:
     lr: Tensor
     ranges: Ranges
     wanted: Tensor
+    choices: list[Choice]
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,12 @@ def make_fp16_safe(
     low, high = value_range
     for batch in plan.batches:
         closeness = _Closeness(batch.ranges.values, plan.factors)
-        got = run_with_fp16_storage(network, batch.lr, closeness)
+        with replayed(network, batch.choices) as given:
+            got = run_with_fp16_storage(network, batch.lr, closeness)
+        for choice, other in zip(batch.choices, given, strict=True):
+            result = _compared_choices(choice, other, ", ".join(batch.names))
+            _demand(result, closeness)
+            results.append(result)
         for name, one, other in zip(batch.names, batch.wanted.numpy(), got.numpy(), strict=True):
             result = compare(one, other, name, "fp16 storage emulation", high - low, MINIMUM_PSNR_DB["fp16"])
             _demand(result, closeness)
@@ -109,7 +117,8 @@ def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], s
     batches = _batches(tiles)
     for batch in batches:
         visitors = [batch.ranges, streams] if batch is batches[0] else [batch.ranges]
-        batch.wanted = watched(network, batch.lr, *visitors)
+        with recorded(network) as batch.choices:
+            batch.wanted = watched(network, batch.lr, *visitors)
     streams.finish(batches[0].wanted)
     values = batches[0].ranges.values
     largest = _largest([*(batch.ranges for batch in batches), *seen])
@@ -129,12 +138,19 @@ def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], s
     return Fp16Plan(batches, factors, Fp16Report(_top(values, left, kept), rescaled, kept))
 
 
+def _compared_choices(choice: Choice, other: Tensor, names: str) -> Parity:
+    """What a choice was made from; relative to the values' own range."""
+    wanted, got = choice.given.numpy(), other.numpy()
+    peak, needed = float(np.ptp(wanted)), MINIMUM_PSNR_DB["fp16"]
+    return compare(wanted, got, f"{names}, before a choice", "fp16 storage emulation", peak, needed)
+
+
 def _batches(tiles: Mapping[str, NDArray[np.float32]]) -> list[_Batch]:
     by_shape: dict[tuple[int, ...], list[str]] = {}
     for name, tile in tiles.items():
         by_shape.setdefault(tile.shape, []).append(name)
     return [
-        _Batch(names, torch.cat([torch.from_numpy(tiles[name]) for name in names]), Ranges(), torch.empty(0))
+        _Batch(names, torch.cat([torch.from_numpy(tiles[name]) for name in names]), Ranges(), torch.empty(0), [])
         for names in by_shape.values()
     ]
 

@@ -7,7 +7,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -27,6 +27,7 @@ __all__ = [
     "INPUT",
     "OUTPUT",
     "export_graph",
+    "export_named",
     "fp32_nodes",
     "group_norms_as_instance_norms",
     "operator_counts",
@@ -62,6 +63,35 @@ def export_graph(
     The file depends on the network and the arguments only: no paths, times or stack traces are stored.
     Raises ExportError with the exporter's or checker's own message.
     """
+    export_named(
+        network,
+        path,
+        {INPUT: shape},
+        (OUTPUT,),
+        half=half,
+        opset=opset,
+        instance_norm=instance_norm,
+        winograd=winograd,
+        free=free,
+    )
+
+
+def export_named(
+    network: nn.Module,
+    path: Path,
+    inputs: Mapping[str, tuple[int, ...]],
+    outputs: Sequence[str],
+    *,
+    half: bool,
+    opset: int,
+    instance_norm: bool = False,
+    winograd: bool = False,
+    free: bool = False,
+) -> None:
+    """`export_graph` for a network of several inputs and outputs, all of them floats, in the order of its arguments.
+
+    inputs : name -> shape. outputs : names.
+    """
     dtype = torch.float16 if half else torch.float32
     if half and not is_half(network):
         network = copy.deepcopy(network)
@@ -77,11 +107,11 @@ def export_graph(
         ):
             program = torch.onnx.export(
                 network.eval(),
-                (torch.zeros(shape, dtype=dtype),),
+                tuple(torch.zeros(shape, dtype=dtype) for shape in inputs.values()),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                input_names=list(inputs),
+                output_names=list(outputs),
                 dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},) if free else None,
                 optimize=True,
                 verbose=False,

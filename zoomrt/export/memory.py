@@ -132,7 +132,7 @@ def _stage(name: str, weights: int, activations: float, workspace: float) -> Sta
 
 def stored_bytes(weights: Path | None, sources: Sources) -> int:
     """Size of the weights files that a build reads; a missing one counts nothing here, loading will say so."""
-    paths = [weights, sources.decoder]
+    paths = [weights, sources.decoder, sources.autoencoder]
     if sources.base is not None and sources.base.is_dir():
         paths += [component_weights(sources.base / name) for name in ("unet", "vae")]
     else:

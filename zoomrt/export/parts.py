@@ -247,7 +247,7 @@ class Parts:
 
     @property
     def _loss_db(self) -> float:
-        return 0.0 if self.half or self.request.precision == "bf16" else self.facts.parity_loss_db
+        return 0.0 if self.request.precision == "bf16" else self.facts.parity_loss_db
 
     def _file(self, batch: int, ending: str) -> Path:
         return self.scratch / f"{self.request.precision}-b{batch}.{ending}"

@@ -34,6 +34,9 @@ class Sources:
     autoencoder : the file that holds encoder and decoder, where a family publishes them apart.
     wdn_weights : a second checkpoint that keeps noise, to mix with one that removes it.
     denoise_strength : share of the checkpoint that removes noise in that mixture, 0 to 1.
+    steps : how many steps a multi-step model takes.
+    sampler : euler or heun. conditioning : token or concat, how the network is shown the LR picture.
+    guidance : how far the conditional answer is driven away from the unconditional one; 1 is not at all.
     """
 
     base: Path | None = None
@@ -44,6 +47,10 @@ class Sources:
     autoencoder: Path | None = None
     wdn_weights: Path | None = None
     denoise_strength: float | None = None
+    steps: int | None = None
+    sampler: str | None = None
+    conditioning: str | None = None
+    guidance: float | None = None
 
     def given(self) -> dict[str, Path | str | float]:
         """The fields that are set."""

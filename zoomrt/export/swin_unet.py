@@ -47,7 +47,7 @@ def last_row_masks() -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """`fold_time` has to come before `forward`."""
+    """Told the timestep by scale and shift, or folded for one."""
 
     def __init__(self, width_in: int, width: int, time: int) -> None:
         super().__init__()
@@ -69,9 +69,13 @@ class ResidualBlock(nn.Module):
         norm.weight, norm.bias = (nn.Parameter(t) for t in (norm.weight * (1 + scale), norm.bias * (1 + scale) + shift))
         self.emb_layers = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        assert self.emb_layers is None
-        return self.skip_connection(x) + self.out_layers(self.in_layers(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """time : (N, time), the embedded timestep; None once it is folded."""
+        h = self.out_layers[0](self.in_layers(x))
+        if self.emb_layers is not None:
+            scale, shift = self.emb_layers(time)[:, :, None, None].chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        return self.skip_connection(x) + self.out_layers[1:](h)  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -151,7 +155,7 @@ class Up(nn.Module):
 class SwinUNet(nn.Module):
     """(N, 6, h, w) -> (N, 3, h, w), h and w multiples of 64: scaled noisy latent and LR picture in, clean latent out.
 
-    Keys are the published ones. `fold_time` has to come before `forward`.
+    Keys are the published ones. `fold_time` makes it a network of one timestep.
     """
 
     def __init__(self, config: SwinUNetConfig) -> None:
@@ -198,16 +202,24 @@ class SwinUNet(nn.Module):
             if isinstance(module, ResidualBlock):
                 module.fold_time(embedding)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
+        """told : (N, width of the finest level), the timestep's cosines and sines; None once it is folded."""
+        time = None if self.time_embed is None else self.time_embed(told)
         skips = []
         for block in self.input_blocks:
-            x = block(x)
+            x = _through(block, x, time)
             skips.append(x)
-        x = self.middle_block(x)
+        x = _through(self.middle_block, x, time)
         for block in self.output_blocks:
-            x = block(torch.cat([x, skips.pop()], dim=1))
+            x = _through(block, torch.cat([x, skips.pop()], dim=1), time)
         out: Tensor = self.out(x)
         return out
+
+
+def _through(block: nn.Module, x: Tensor, time: Tensor | None) -> Tensor:
+    for part in block.children():
+        x = part(x, time) if isinstance(part, ResidualBlock) else part(x)
+    return x
 
 
 def swin_unet_config_of(tensors: Mapping[str, Tensor]) -> SwinUNetConfig:

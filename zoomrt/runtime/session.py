@@ -30,6 +30,8 @@ class Session(ABC):
 
     def __init__(self, tile: TileFacts) -> None:
         self.tile = tile
+        self.evaluations = 1
+        """Network evaluations that the last run took for each tile."""
         self._closed = False
 
     @property

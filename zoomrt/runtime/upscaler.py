@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
+from zoomrt.bundle import Bundle, Manifest, SamplingFacts, TileFacts, open_bundle
 from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.blend import Blender
@@ -39,6 +39,8 @@ def _onnxruntime(bundle: Bundle, threads: int | None) -> Session | SplitSession:
     from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
 
     manifest = bundle.manifest
+    if manifest.sampling is not None:
+        return _multi_step(bundle, manifest.sampling, threads)
     if manifest.split is not None:
         return SplitSession(bundle.path, manifest.graphs, manifest.tile, manifest.split, threads)
     return OnnxRuntimeSession(bundle, threads)
@@ -48,6 +50,15 @@ def _openvino(bundle: Bundle, threads: int | None) -> Session:
     from zoomrt.runtime.openvino_session import OpenVinoSession
 
     return OpenVinoSession(bundle, threads)
+
+
+def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) -> Session:
+    from zoomrt.runtime.multi_step_session import MultiStepSession
+    from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
+
+    files = bundle.manifest.graphs.items()
+    graphs = {part: OnnxRuntimeGraph(bundle.file(name), threads, keep=part == "step") for part, name in files}
+    return MultiStepSession(bundle.manifest.tile, sampling, graphs)
 
 
 # manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
@@ -79,9 +90,9 @@ def load(
     manifest = opened.manifest
     check_facts(manifest.tile)
     what = f"cannot run bundle {str(opened.path)!r} here"
-    if manifest.steps != 1:
-        remedy = "Use a newer zoomrt."
-        raise EngineMismatch(what, seen=f"{manifest.steps} steps", needed="a one-step model", remedy=remedy)
+    if manifest.steps != 1 and manifest.sampling is None:
+        seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
+        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
     if manifest.backend not in _SESSIONS:
         seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join(_SESSIONS)}"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
@@ -93,9 +104,10 @@ def _in_other_runner(bundle: Bundle, backend: str) -> Bundle:
     manifest = bundle.manifest
     if backend not in _SESSIONS:
         raise unknown_name("backend", backend, _SESSIONS)
-    exact = manifest.backend in _SESSIONS and manifest.precision == "fp32" and manifest.split is None
+    several = manifest.split is not None or manifest.sampling is not None
+    exact = manifest.backend in _SESSIONS and manifest.precision == "fp32" and not several
     if backend != manifest.backend and not exact:
-        form = ", split form" if manifest.split is not None else ""
+        form = ", several graphs" if several else ""
         raise UsageError(
             f"cannot run bundle {str(bundle.path)!r} in {backend}",
             seen=f"{manifest.precision} for {manifest.backend}{form}",
@@ -116,6 +128,8 @@ class Upscaler:
 
     def __init__(self, manifest: Manifest, session: Session | SplitSession) -> None:
         self.manifest = manifest
+        self.evaluations: tuple[int, ...] = ()
+        """Network evaluations of each tile of the last frame; a model with a skip policy takes more or fewer."""
         self._session = session
         self._lock = threading.RLock()
         self._closed = False
@@ -151,6 +165,7 @@ class Upscaler:
     def _upscale(self, frame: NDArray[Any], on_tile: Progress | None) -> NDArray[Any]:
         facts = self.manifest.tile
         out = pixels.empty_frame(frame, facts.scale)
+        evaluations: list[int] = []
         source = moments_of_frame(frame) if facts.colour == "mean_std" else None
         result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if source else None
 
@@ -163,9 +178,10 @@ class Upscaler:
         if isinstance(self._session, SplitSession):
             blocks = _whole(self._session, frame, facts, on_part)
         else:
-            blocks = _tile_by_tile(self._session, frame, facts, on_part)
+            blocks = _tile_by_tile(self._session, frame, facts, on_part, evaluations)
         for rows, columns, block in blocks:
             pixels.store(block, facts, out[rows, columns], result)
+        self.evaluations = tuple(evaluations)
 
         if source is not None and result is not None:
             apply_affine(out, *matching_affine(source, result))
@@ -210,7 +226,9 @@ class Upscaler:
         self.close()
 
 
-def _tile_by_tile(session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress) -> Iterator[Block]:
+def _tile_by_tile(
+    session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress, evaluations: list[int]
+) -> Iterator[Block]:
     tiles = plan(frame.shape[0], frame.shape[1], facts)
     blender = Blender(tiles)
     batch = np.empty((min(facts.batches[-1], len(tiles)), facts.channels, facts.height, facts.width), np.float32)
@@ -221,6 +239,7 @@ def _tile_by_tile(session: Session, frame: NDArray[Any], facts: TileFacts, on_pa
             if facts.noise is not None:
                 noise.gather(facts.noise, tiles, index, tile[3:])
         outputs = session.run(inputs, [tiles.name(index) for index in chosen])
+        evaluations += [session.evaluations] * len(chosen)
         for index, tile in zip(chosen, outputs, strict=True):
             yield blender.add(index, tile)
         for index in chosen:  # after the batch, so that a callback may use the session again

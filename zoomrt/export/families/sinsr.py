@@ -7,19 +7,18 @@ tile itself -> nearest codes -> decoder. Two files: SinSR_v1.pth or _v2.pth and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from zoomrt.bundle import NoiseFacts
 from zoomrt.export.bicubic import TORCH, Enlarge
-from zoomrt.export.checkpoint import Checkpoint, load_checkpoint, load_weights
+from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
-from zoomrt.export.half import keep_fp32
+from zoomrt.export.resshift_files import autoencoder_from, has_unet, unet_from
 from zoomrt.export.sources import NO_SOURCES, Sources
-from zoomrt.export.swin_unet import REBUILT, SwinUNet, swin_unet_config_of
-from zoomrt.export.vq_autoencoder import VqAutoencoder, vq_config_of
+from zoomrt.export.swin_unet import SwinUNet
+from zoomrt.export.vq_autoencoder import VqAutoencoder
 
 __all__ = ["FAMILY", "SinsrNetwork"]
 
@@ -29,7 +28,6 @@ KAPPA, SQRT_ETA = 2.0, 0.99  # strength of the noise, and how much of it there i
 NOISE_GAIN = KAPPA * SQRT_ETA
 INPUT_GAIN = 1 / math.sqrt(NOISE_GAIN**2 + 1)  # makes the deviation of what the UNet sees about 1
 SEED = 12345  # the authors' default
-_PREFIXES = ("module.", "_orig_mod.")  # of wrapped networks
 
 
 class SinsrNetwork(nn.Module):
@@ -67,44 +65,13 @@ class Sinsr(Family):
     )
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        keys = ("input_blocks.1.1.patch_embed.proj.weight", "middle_block.1.patch_embed.proj.weight")
-        return set(keys) <= _unwrapped(checkpoint).keys()
+        return has_unet(checkpoint)
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> SinsrNetwork:
-        with checkpoint.read_as(
-            "sinsr",
-            needed="keys like input_blocks.1.1.patch_embed.proj.weight, middle_block.1.patch_embed.proj.weight",
-            remedy="Use SinSR_v1.pth or SinSR_v2.pth of github.com/wyf0912/SinSR/releases.",
-        ):
-            unet = SwinUNet(swin_unet_config_of(_unwrapped(checkpoint)))
-        autoencoder = _autoencoder(load_checkpoint(sources.required("autoencoder", "sinsr", "autoencoder_vq_f4.pth")))
-        load_weights(unet, _unwrapped(checkpoint), checkpoint.path)
+        unet = unet_from(checkpoint, "sinsr", "Use SinSR_v1.pth or SinSR_v2.pth of github.com/wyf0912/SinSR/releases.")
+        autoencoder = autoencoder_from(sources, "sinsr")
         unet.fold_time(TIMESTEP)
-        keep_fp32(autoencoder.quantize)  # which code is nearest hangs on small differences
         return SinsrNetwork(unet, autoencoder).eval()
-
-
-def _autoencoder(checkpoint: Checkpoint) -> VqAutoencoder:
-    tensors = _unwrapped(checkpoint)
-    with (
-        checkpoint.read_as(
-            "the VQ autoencoder",
-            needed="keys like encoder.down.0.block.0.conv2.weight, quantize.embedding.weight",
-            remedy="Use autoencoder_vq_f4.pth of github.com/zsyOAOA/ResShift/releases.",
-        ),
-        torch.device("meta"),
-    ):
-        autoencoder = VqAutoencoder(vq_config_of(tensors))
-    load_weights(autoencoder, tensors, checkpoint.path)
-    return autoencoder
-
-
-def _unwrapped(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """The network's own keys, without the buffers that are rebuilt for the tile."""
-    tensors = checkpoint.tensors("state_dict")
-    for prefix in _PREFIXES:
-        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    return {key: tensor for key, tensor in tensors.items() if not key.endswith(REBUILT)}
 
 
 FAMILY = Sinsr()

@@ -1,0 +1,239 @@
+"""JiT-SR: both conditionings against the slow reference, samplers in every step, guidance, one evaluation, true
+sizes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slow_jit as slow
+import slow_sampling
+import torch
+from family_checks import assert_close, assert_multi_step_at_true_size, bundle_of
+from published_files import Shapes, State, parameters_of, random_state
+from slow_reference import Weights
+from torch.utils.flop_counter import FlopCounterMode
+
+import zoomrt
+from zoomrt.bundle import open_bundle
+from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.export.checkpoint import load_checkpoint
+from zoomrt.export.families import family_of
+from zoomrt.export.families.jit_sr import FAMILY, Encode, Step, sampling_of
+from zoomrt.export.jit import Jit, JitConfig, jit_config_of
+from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.sources import Sources
+from zoomrt.runtime.noise import noise_at
+from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.runtime.sampling import split_draws, time_features, trajectory
+
+SMALL = JitConfig(width=32, depth=6, heads=4, grid=4, bottleneck=8, hidden=20)
+TRUE = {
+    "B/16": (JitConfig(), 131_124_480, 188, 40.1, 23.2),
+    "B/16 v2": (JitConfig(width=1024, depth=16, heads=16, hidden=2730), 307_681_344, 244, 97.6, 54.1),
+    "L/16": (JitConfig(width=1024, depth=24, heads=16, hidden=2730), 458_811_104, 356, 153.4, 81.0),
+}
+
+
+def layout(c: JitConfig) -> Shapes:
+    """jit_sr.md sections 1 and 3, written by hand."""
+    d, tokens, head = c.width, c.grid**2, c.width // c.heads
+    s: Shapes = {"pos_embed": (1, tokens, d), "lr_posemb": (1, tokens, d)}
+
+    def linear(name: str, out: int, wide: int) -> None:
+        s.update({f"{name}.weight": (out, wide), f"{name}.bias": (out,)})
+
+    for name, channels, side in (
+        ("x_embedder", 3, c.patch),
+        ("x_embedder_concat", 6, c.patch),
+        ("lr_embedder", 3, c.lr_patch),
+    ):
+        s[f"{name}.proj1.weight"] = (c.bottleneck, channels, side, side)
+        s |= {f"{name}.proj2.weight": (d, c.bottleneck, 1, 1), f"{name}.proj2.bias": (d,)}
+    linear("t_embedder.mlp.0", d, 256)
+    linear("t_embedder.mlp.2", d, d)
+    for i in range(c.depth):
+        block = f"blocks.{i}"
+        s |= {f"{block}.norm1.weight": (d,), f"{block}.norm2.weight": (d,)}
+        s |= {f"{block}.attn.q_norm.weight": (head,), f"{block}.attn.k_norm.weight": (head,)}
+        linear(f"{block}.attn.qkv", 3 * d, d)
+        linear(f"{block}.attn.proj", d, d)
+        linear(f"{block}.mlp.w12", 2 * c.hidden, d)
+        linear(f"{block}.mlp.w3", d, c.hidden)
+        linear(f"{block}.adaLN_modulation.1", 6 * d, d)
+    s["final_layer.norm_final.weight"] = (d,)
+    linear("final_layer.adaLN_modulation.1", 2 * d, d)
+    linear("final_layer.linear", c.patch**2 * 3, d)
+    return s
+
+
+def write(path: Path, config: JitConfig) -> State:
+    """checkpoint-last.pth of a training run; what must not be read is poison."""
+    state = random_state(layout(config))
+    state |= {key: torch.randn_like(state[key]) * 0.5 for key in ("pos_embed", "lr_posemb")}
+    poison = {key: torch.full_like(tensor, float("nan")) for key, tensor in state.items()}
+
+    def prefixed(tensors: State) -> State:
+        return {f"net.{key}": tensor for key, tensor in tensors.items()}
+
+    content = {"model": prefixed(poison), "model_ema1": prefixed(state), "model_ema2": prefixed(poison)}
+    torch.save({**content, "optimizer": {}, "epoch": 3, "args": argparse.Namespace(lr=1e-4)}, path)
+    return state
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
+    path = tmp_path_factory.mktemp("jit") / "checkpoint-last.pth"
+    return path, write(path, SMALL)
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_figures_at_true_size(name: str) -> None:
+    config, parameters, tensors, token, concat = TRUE[name]
+    shapes = layout(config)
+    with torch.device("meta"):
+        assert jit_config_of({key: torch.empty(shape) for key, shape in shapes.items()}) == config
+        network = Jit(config)
+    assert {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()} == shapes
+    assert (parameters_of(shapes), len(shapes)) == (parameters, tensors)
+    for mode, wanted in (("token", token), ("concat", concat)):
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            shown, mean = Encode(network, mode, guided=False)(torch.empty(1, 3, 64, 64))
+            Step(network, mode, 1.0)(torch.empty(1, 3, 256, 256), torch.empty(1, 256), shown, mean)
+        assert counter.get_total_flops() / 2e9 == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["token", "concat"])
+@pytest.mark.parametrize("guidance", [None, 2.5])
+def test_one_call_against_the_slow_reference(small: tuple[Path, State], mode: str, guidance: float | None) -> None:
+    """Guided too: one batched call is the mixture of two single ones, of which the second is shown black."""
+    path, state = small
+    network = FAMILY.network(load_checkpoint(path), Sources(conditioning=mode, guidance=guidance, steps=2))
+    lr, z, t = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 64, 64), 0.37
+    told = torch.from_numpy(time_features(t, 256)).repeat(2, 1)
+    with torch.no_grad():
+        values = {"lr": lr, "state": z, "told": told, **network.encode.named({"lr": lr})}
+        got = network.step.named(values)["answer"].double().numpy()
+    for one, picture, x in zip(got, lr.double().numpy(), z.double().numpy(), strict=True):
+        wanted = slow.denoise(Weights(state), x, t, picture, mode)
+        if guidance is not None:
+            black = slow.denoise(Weights(state), x, t, 0 * picture, mode)
+            wanted = black + guidance * (wanted - black)
+        assert_close(one, wanted, 5e-5)
+
+
+@pytest.mark.parametrize(("steps", "sampler"), [(5, "heun"), (4, "euler"), (30, "heun"), (1, "heun"), (1, "euler")])
+def test_sampler_against_the_equations(steps: int, sampler: str) -> None:
+    """On a denoiser that is no network; with 30 steps the floor of 1 - t is reached."""
+    facts, levels = sampling_of(steps, sampler, 2)
+    heun = sampler == "heun"
+    assert len(facts.evaluations) == len(levels) == (2 * steps - 1 if heun else steps)
+    assert facts.draws == 1
+    noise = np.random.default_rng().standard_normal((1, 3, 6, 8))
+
+    def denoise(x, t):
+        return np.tanh(x) * (0.5 + t) + np.cos(3 * t)
+
+    draws = [noise.astype(np.float32)]
+    moments = list(trajectory(facts, None, draws, lambda x, one: denoise(x, one.timestep).astype(np.float32)))
+    states = [moment.state for moment in moments]
+    ends = states[1::2] + states[-1:] if heun and steps > 1 else states
+    wanted = list(slow_sampling.flow(noise, steps, denoise, heun))
+    assert len(ends) == len(wanted)
+    for got, one in zip(ends, wanted, strict=True):
+        assert_close(got.astype(np.float64), one, 1e-5)
+    if steps == 1:  # what a distilled network answers is the result
+        np.testing.assert_allclose(states[0], denoise(noise, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps", "sampler"), [("token", 4, "heun"), ("concat", 3, "euler"), ("token", 1, "heun")]
+)
+def test_bundle(tmp_path: Path, small: tuple[Path, State], mode: str, steps: int, sampler: str) -> None:
+    """The whole chain against the slow one, and through the upscaler with the noise of the frame's corner."""
+    path, state = small
+    assert family_of(load_checkpoint(path)) is FAMILY
+    sources = Sources(conditioning=mode, steps=steps, sampler=sampler)
+    manifest = bundle_of(tmp_path / "b", path, sources)
+    evaluations = 2 * steps - 1 if sampler == "heun" else steps
+    assert (manifest.steps, manifest.tile.height, manifest.tile.channels) == (evaluations, 16, 3 + 3 * 16)
+    assert set(manifest.graphs) == {"encode", "step"}
+    assert manifest.parity["step"]["operators"]["Attention"] == SMALL.depth
+    assert manifest.tile.noise is not None
+    assert manifest.sampling is not None
+    frame = np.random.default_rng().uniform(0, 1, (16, 16, 3)).astype(np.float32)
+    lr = frame.transpose(2, 0, 1).astype(np.float64)
+    (noise,) = split_draws(manifest.sampling, noise_at(manifest.tile.noise, 0, 0, 16, 16)[None])
+    chain = slow_sampling.flow(
+        noise[0].astype(np.float64),
+        steps,
+        lambda x, t: slow.denoise(Weights(state), x, t, lr, mode),
+        sampler == "heun",
+    )
+    *_, wanted = chain
+    graphs = {part: OnnxRuntimeGraph(tmp_path / "b" / name) for part, name in manifest.graphs.items()}
+    encoded = graphs["encode"]({"lr": lr[None]})
+
+    def predict(x, one):
+        return graphs["step"]({**encoded, "state": x, "told": time_features(one.timestep, 256)})["answer"]
+
+    *_, last = trajectory(manifest.sampling, None, [noise], predict)
+    assert_close(last.state[0].astype(np.float64), wanted, 1e-4)
+    with zoomrt.load(tmp_path / "b") as upscaler:
+        got = upscaler(frame)
+        np.testing.assert_allclose(got, wanted.transpose(1, 2, 0).clip(0, 1), atol=2e-3)
+        assert upscaler.evaluations == (evaluations,)
+        assert upscaler(frame[:9].repeat(3, axis=1)).shape == (36, 192, 3)
+
+
+def test_wrong_requests(tmp_path: Path, small: tuple[Path, State]) -> None:
+    path, _ = small
+    checkpoint = load_checkpoint(path)
+    with pytest.raises(UsageError, match=r"unknown conditioning.*Did you mean token"):
+        FAMILY.network(checkpoint, Sources(conditioning="tokens"))
+    with pytest.raises(UsageError, match=r"unknown sampler.*Did you mean heun"):
+        FAMILY.network(checkpoint, Sources(sampler="huen"))
+    with pytest.raises(UsageError, match="1 or more"):
+        FAMILY.network(checkpoint, Sources(steps=0))
+    with pytest.raises(UsageError, match=r"32 LR pixels.*16, as it was trained.*Leave --tile out"):
+        build(BuildRequest(weights=path, tile=32), tmp_path / "b", use_cache=False)
+    torch.save({"lr_posemb": torch.zeros(1, 3, 8)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of jit-sr.*net\.lr_posemb"):
+        FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
+
+
+def test_published_steps_are_the_default() -> None:
+    assert len(sampling_of(50, "heun", 4)[0].evaluations) == FAMILY.facts.steps == 99
+
+
+def test_fp16(tmp_path: Path, small: tuple[Path, State]) -> None:
+    """On the CPU: emulation of FP16 storage with each extreme tile at another evaluation, and the graphs in FP16."""
+    path, _ = small
+    sources = Sources(steps=6)
+    build(BuildRequest(weights=path, sources=sources, precision="fp16"), tmp_path / "b", use_cache=False)
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert [result["probe"] for result in manifest.numerics["results"]] == [
+        "photograph at evaluation 1",
+        "noise at evaluation 3",
+        "flat at evaluation 6",
+        "black at evaluation 9",
+        "white at evaluation 11",
+    ]
+    with zoomrt.load(tmp_path / "b") as upscaler:
+        assert np.ptp(upscaler(np.random.default_rng().integers(0, 256, (16, 16, 3), np.uint8))) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "concat"])
+@pytest.mark.parametrize("name", ["B/16", "B/16 v2", "L/16"])
+def test_engines_at_true_size(tmp_path: Path, name: str, mode: str) -> None:
+    """Sampled in two steps on the CPU. What is built is without the embedder of the other conditioning."""
+    config, parameters, *_ = TRUE[name]
+    write(tmp_path / "w.pth", config)
+    other = "x_embedder." if mode == "concat" else "x_embedder_concat."
+    unused = parameters_of({key: shape for key, shape in layout(config).items() if key.startswith(other)})
+    attentions = {"step": (config.depth, config.depth)}
+    sources = Sources(steps=2, conditioning=mode)
+    assert_multi_step_at_true_size(tmp_path, tmp_path / "w.pth", parameters - unused, attentions, sources)

@@ -1,0 +1,99 @@
+"""Multi-step models behind the session contract: wiring by name, calls per tile, and what a broken part is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+from runtime_helpers import facts
+
+from zoomrt.bundle import Evaluation, NoiseFacts, SamplingFacts
+from zoomrt.errors import BundleError, RuntimeFault
+from zoomrt.runtime.multi_step_session import MultiStepSession
+from zoomrt.runtime.sampling import time_features
+
+SAMPLING = SamplingFacts(
+    channels=3,
+    pixels=4,
+    base=0.0,
+    noise=1.0,
+    evaluations=tuple(Evaluation(timestep=t, state=(0.5, 0.0, 0.5, 0.0), skippable=t < 2) for t in (2.0, 1.0, 0.5)),
+    decide="before",
+)
+TILE = facts(height=8, width=8, overlap=4, context=1, noise=NoiseFacts(channels=48, seed=3))
+
+
+class FakeGraph:
+    """A function of named values; `seen` lists what it was given."""
+
+    def __init__(self, inputs: dict[str, tuple[int, ...]], function: Callable) -> None:
+        self.inputs, self.function, self.closed = inputs, function, 0
+        self.seen: list[dict[str, np.ndarray]] = []
+
+    def __call__(self, values):
+        given = {name: np.array(values[name]) for name in self.inputs}
+        self.seen.append(given)
+        return self.function(**given)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def graphs(answer=lambda state, shown: np.tanh(state) + shown) -> dict[str, FakeGraph]:
+    return {
+        "encode": FakeGraph({"lr": (1, 3, 8, 8)}, lambda lr: {"shown": lr.repeat(4, axis=2).repeat(4, axis=3)}),
+        "step": FakeGraph(
+            {"state": (1, 3, 32, 32), "told": (1, 6), "shown": (1, 3, 32, 32)},
+            lambda state, told, shown: {"answer": answer(state, shown).astype(np.float32)},  # noqa: ARG005
+        ),
+        "policy": FakeGraph(
+            {"memory": (1, 2), "told": (1, 6)},
+            lambda memory, told: {"accept": 0.5 - memory[:, :1], "remembered": memory + 1},  # noqa: ARG005
+        ),
+    }
+
+
+def batch() -> np.ndarray:
+    return np.random.default_rng().standard_normal((1, 51, 8, 8)).astype(np.float32)
+
+
+def test_parts_are_joined_by_name() -> None:
+    """The first decision is yes, the second, which remembers it, no; each tile begins without memory."""
+    parts, tile = graphs(), batch()
+    session = MultiStepSession(TILE, SAMPLING, parts)
+    for _ in range(2):
+        got = session.run(tile)
+        assert session.evaluations == 2
+    shown = tile[:, :3].repeat(4, axis=2).repeat(4, axis=3).astype(np.float64)
+    x = tile[:, 3:].reshape(1, 3, 4, 4, 8, 8).transpose(0, 1, 4, 2, 5, 3).reshape(1, 3, 32, 32).astype(np.float64)
+    for _ in range(2):
+        x = 0.5 * x + 0.5 * (np.tanh(x) + shown)
+    np.testing.assert_allclose(got, x, atol=1e-5)
+    assert [len(parts[name].seen) for name in ("encode", "step", "policy")] == [2, 4, 4]
+    assert [float(one["memory"][0, 0]) for one in parts["policy"].seen] == [0, 1, 0, 1]
+    np.testing.assert_array_equal(parts["step"].seen[1]["told"], time_features(1.0, 6))
+    session.close()
+    session.close()
+    assert [part.closed for part in parts.values()] == [1, 1, 1]
+
+
+def test_a_value_that_is_not_finite_names_the_timestep() -> None:
+    def broken(state, shown):
+        answer = state + shown
+        answer[0, 0, 0, :2] = np.nan
+        return answer
+
+    with pytest.raises(RuntimeFault, match=r"at timestep 2.*2 of 3072 values"):
+        MultiStepSession(TILE, SAMPLING, graphs(broken)).run(batch())
+
+
+def test_what_does_not_fit_is_named() -> None:
+    parts = graphs()
+    with pytest.raises(BundleError, match=r"tile\.noise.*47 channels.*48 channels"):
+        MultiStepSession(msgspec.structs.replace(TILE, noise=NoiseFacts(channels=47, seed=3)), SAMPLING, parts)
+    with pytest.raises(BundleError, match=r"graphs.*encode and step"):
+        MultiStepSession(TILE, SAMPLING, {"step": parts["step"]})
+    with pytest.raises(BundleError, match=r"sampling\.decide.*a graph policy"):
+        MultiStepSession(TILE, SAMPLING, {name: parts[name] for name in ("encode", "step")})
