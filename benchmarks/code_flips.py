@@ -16,7 +16,7 @@ from benchmarks._record import record
 from zoomrt.export.vq_autoencoder import VqAutoencoder, VqConfig
 
 SIDE = 64
-SPREADS = (1e-6, 1e-5, 5e-4, 2e-3)
+SPREADS = (1e-5, 5e-4, 2e-3)
 """Deviation of the noise: FP32's rounding after a network or two, and FP16's."""
 PEAK = 2.0
 
@@ -33,17 +33,16 @@ def figures(seed: int) -> dict[str, object]:
     network = VqAutoencoder(VqConfig(widths=(32, 32, 64)))
     latent = torch.randn(1, 3, SIDE, SIDE)
     codes, picture = network.quantize(latent), network.decode(latent)
-    network_gain = float(picture.std())
     found = {}
     for spread in SPREADS:
         moved = latent + spread * torch.randn_like(latent)
         changed = int((network.quantize(moved) != codes).any(dim=1).sum())
         found[f"{spread:g}"] = {"codes_changed": changed, "psnr_db": psnr_db(picture, network.decode(moved))}
-    return {"codes": SIDE**2, "picture_deviation": round(network_gain, 3), "noise": found}
+    return {"codes": SIDE**2, "picture_deviation": round(float(picture.std()), 3), "noise": found}
 
 
 def main() -> None:
-    record("code_flips", {f"seed {seed}": figures(seed) for seed in range(3)}, "torch")
+    record("code_flips", figures(seed=0), "torch")
 
 
 if __name__ == "__main__":
