@@ -89,6 +89,22 @@ def test_everything_means_everything_possible() -> None:
     assert placement_of(network, layers, "onnxruntime").quantised == ()
 
 
+def test_a_constant_vector_is_never_quantised() -> None:
+    """Compilers fold it; with codes in its way TensorRT-RTX would run it, and not in INT8."""
+
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.time, self.conv = nn.Linear(4, 3), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + self.time(torch.ones(1, 4))[..., None, None]
+
+    network = Timed()
+    placement = placement_of(network, layers_of(network, TILE), "onnxruntime", everything=True)
+    assert (placement.quantised, list(placement.kept)) == (("conv",), ["time"])
+
+
 def test_table() -> None:
     assert BACKENDS["tensorrt_rtx"].weight_scales == "tensor"
     assert {BACKENDS[name].weight_scales for name in ("tensorrt", "openvino", "onnxruntime")} == {"channel"}

@@ -80,7 +80,7 @@ def placement_of(network: nn.Module, layers: Sequence[Layer], backend: str, *, e
     ends = {layer.name for layer in (*layers[:1], *layers[-1:])}
     kept = {}
     for layer in layers:
-        reason = _impossible(network.get_submodule(layer.name))
+        reason = _impossible(layer, network.get_submodule(layer.name))
         if reason is None and not everything:
             reason = _unwise(layer, layer.name in ends)
         if reason is not None:
@@ -89,15 +89,15 @@ def placement_of(network: nn.Module, layers: Sequence[Layer], backend: str, *, e
     return Placement(backend, quantised, kept, {layer.name: layer.multiply_adds for layer in layers})
 
 
-def _impossible(module: nn.Module) -> str | None:
+def _impossible(layer: Layer, module: nn.Module) -> str | None:
+    if layer.input_axes == 2:
+        return "a constant of timestep or prompt, folded before it runs"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"padding {module.padding_mode} is a kernel of its own"
     return None
 
 
 def _unwise(layer: Layer, at_an_end: bool) -> str | None:
-    if layer.input_axes == 2:
-        return "a constant of timestep or prompt, folded before it runs"
     if at_an_end:
         return "first or last layer"
     return _KEPT_NAMES.get(layer.name.rsplit(".", 1)[-1])
