@@ -1,6 +1,6 @@
-"""`edge` in 8 bits against FP32 and FP16: quality, what an engine for SM89 costs, time on the CPU.
+"""`edge` in 8 bits against FP32 and FP16: quality to FP32 and to ground truth, and what an engine for SM89 costs.
 
-python -m benchmarks.int8_edge [--pairs ../shared/data/drealsr] [--calibration FOLDER] [--tile 192] [--rounds 9]
+python -m benchmarks.int8_edge [--pairs ../shared/data/drealsr] [--calibration FOLDER] [--tile 192]
 """
 
 from __future__ import annotations
@@ -8,27 +8,22 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from benchmarks._record import record, summary
+from benchmarks._record import record
 from training.data import Pixels
 from training.evaluate_edge import held_out, quality, upscale
-from zoomrt.bundle import Manifest, open_bundle
+from zoomrt.bundle import Manifest
 from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families.edge import FAMILY
 from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.probes import photograph_tile
 from zoomrt.export.quantisation import quantise_network
 from zoomrt.export.targets import EIGHT_BIT
-from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
 
-SETTLE_S = 0.2
-"""Pause before each run: worker threads of the session that ran before spin on for a while and would take a core."""
 BUILDS = {
     "fp32 cpu": ("fp32", "cpu", None),
     "fp16 cpu": ("fp16", "cpu", None),
@@ -67,45 +62,21 @@ def truth_db(network: nn.Module, pairs: list[tuple[Pixels, Pixels]]) -> float:
     return round(float(np.mean([quality(upscale(network, lr), hr)[0] for lr, hr in pairs])), 3)
 
 
-def times(bundles: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
-    """Of one tile in ONNX Runtime, in turns, with the ratio to FP32."""
-    seconds: dict[str, list[float]] = {name: [] for name in bundles}
-    sessions = {name: OnnxRuntimeSession(open_bundle(path), threads=2) for name, path in bundles.items()}
-    tile = next(iter(sessions.values())).tile
-    lr = photograph_tile(tile.height, tile.width, tile.value_range)
-    for turn in range(rounds + 1):
-        for name, session in sessions.items():
-            time.sleep(SETTLE_S)
-            started = time.perf_counter()
-            session.run(lr)
-            if turn:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - started)
-    base = np.array(seconds["fp32 cpu"])
-    return {
-        name: {**summary(found), "ratio_to_fp32": round(float(np.median(np.array(found) / base)), 3)}
-        for name, found in seconds.items()
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=Path, help="folder with lr/ and hr/ (DRealSR test crops)")
     parser.add_argument("--calibration", type=Path, help="folder of pictures; the bundled photograph if left out")
     parser.add_argument("--tile", type=int, default=192)
-    parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     pairs = held_out(arguments.pairs)["camera_pairs"] if arguments.pairs else []
     figures: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        bundles = {}
         for name, (precision, target, method) in BUILDS.items():
             choice = Calibration(pictures=arguments.calibration, method=method) if precision in EIGHT_BIT else None
             request = BuildRequest(tile=arguments.tile, precision=precision, target=target, calibration=choice)
             path = Path(scratch) / name.replace(" ", "-")
             manifest = build(request, path, use_cache=False).manifest
             figures[name] = described(manifest)
-            if target == "cpu":
-                bundles[name] = path
             if pairs and precision != "fp16":
                 network = edge()
                 if choice is not None:
@@ -113,8 +84,6 @@ def main() -> None:
                     quantise_network(network, precision, backend, choice, tile, None, lambda *_: None)
                 figures[name]["psnr_to_truth_db"] = truth_db(network, pairs)
             print(name, json.dumps(figures[name]), flush=True)
-        for name, row in times(bundles, arguments.rounds).items():
-            figures[name]["time"] = row
     result: dict[str, object] = {"tile": arguments.tile, "camera_pairs": len(pairs), **figures}
     print(json.dumps(result, indent=2))
     print("recorded in", record("int8_edge", result, "torch", "onnxruntime", "onnx", "tensorrt_rtx"))

@@ -2,6 +2,8 @@
 
 python -m benchmarks.true_size --model osediff --target sm89 --precision fp16 --weights W [--base B ...]
     one build in a process of its own: writes benchmarks/results/true_size_MODEL_PRECISION_TARGET.json
+python -m benchmarks.true_size --model osediff --target sm89 --precision int8 --tiles 8 --weights W [--base B ...]
+    the same with 8-bit layers; it is killed (SIGKILL) when half the tiles are through, and must go on where it was
 python -m benchmarks.true_size --model osediff --speed --weights W [--base B ...]
     one 512x512 tile in FP32, ONNX Runtime beside torch eager: writes benchmarks/results/true_size_MODEL_speed.json
 
@@ -14,11 +16,14 @@ from __future__ import annotations
 import argparse
 import gc
 import multiprocessing
+import os
+import signal
 import statistics
 import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -26,12 +31,14 @@ import torch
 
 from benchmarks._record import record, summary
 from zoomrt.bundle import Manifest
+from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_named
 from zoomrt.export.graph import export_graph
 from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.probes import photograph_tile
 from zoomrt.export.sources import Sources
+from zoomrt.export.targets import EIGHT_BIT
 
 THREADS = 2
 
@@ -58,32 +65,85 @@ def high_water() -> int:
     return kilobytes * 1024
 
 
-def child(request: BuildRequest, output: Path, answers: Connection) -> None:
+def child(request: BuildRequest, folder: Path, stop_at: float | None, answers: Connection) -> None:
+    """stop_at : share of the calibration tiles after which the process kills itself, as nothing else would."""
+    os.environ["ZOOMRT_CACHE"] = str(folder / "cache")
     torch.set_num_threads(THREADS)
     stages, started = Stages(), time.perf_counter()
-    manifest = build(request, output, use_cache=False, on_progress=stages).manifest
+
+    def watch(label: str, fraction: float) -> None:
+        stages(label, fraction)
+        print(f"{time.perf_counter() - started:7.1f} s  {label} {fraction:.2f}", flush=True)
+        if label == "calibrate":
+            passed.append(fraction)
+            if stop_at is not None and fraction >= stop_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    passed: list[float] = []
+    manifest = build(request, folder / "bundle", use_cache=request.precision in EIGHT_BIT, on_progress=watch).manifest
     stages("end", 1.0)
-    answers.send((round(time.perf_counter() - started, 2), stages.seconds, high_water(), manifest))
+    answers.send((round(time.perf_counter() - started, 2), stages.seconds, high_water(), len(passed), manifest))
+
+
+def run_child(request: BuildRequest, folder: Path, stop_at: float | None = None) -> tuple[Any, ...] | None:
+    """What the child says; None if it was killed."""
+    context = multiprocessing.get_context("spawn")
+    answers, theirs = context.Pipe(duplex=False)
+    worker = context.Process(target=child, args=(request, folder, stop_at, theirs))
+    worker.start()
+    theirs.close()
+    try:
+        return tuple(answers.recv())
+    except EOFError:
+        return None
+    finally:
+        worker.join()
 
 
 def build_figures(request: BuildRequest) -> dict[str, object]:
     """The build takes its inputs from files, so a process of its own shows its memory and nothing else's."""
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        answers, theirs = context.Pipe(duplex=False)
-        worker = context.Process(target=child, args=(request, Path(folder) / "bundle", theirs))
-        worker.start()
-        theirs.close()
-        seconds, stages, peak, manifest = answers.recv()
-        worker.join()
+    killed: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder, before = Path(name), 0.0
+        if request.precision in EIGHT_BIT:
+            started = time.perf_counter()
+            assert run_child(request, folder, stop_at=0.5) is None
+            assert not (folder / "bundle").exists()
+            before = time.perf_counter() - started
+        outcome = run_child(request, folder)
+        if outcome is None:
+            raise SystemExit("the build failed: see above")
+        seconds, stages, peak, tiles, manifest = outcome
+        if request.precision in EIGHT_BIT:
+            killed = {"seconds_until_killed": round(before, 1), "tiles_calibrated_after_that": tiles}
     return {
         "seconds": seconds,
+        **killed,
         "seconds_by_stage": stages,
         "peak_rss_gb": round(peak / 1e9, 2),
         "bundle_mb": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6),
         **engine_figures(manifest),
         "parity": manifest.parity["1"]["results"],
         "numerics": manifest.numerics,
+        **eight_bit_figures(manifest),
+    }
+
+
+def eight_bit_figures(manifest: Manifest) -> dict[str, object]:
+    facts = manifest.calibration
+    if not facts:
+        return {}
+    names = ("format", "method", "share", "min_psnr_db", "psnr_db", "seams_balanced", "against_fp16")
+    return {
+        **{name: facts[name] for name in names},
+        "tiles": facts["tiles"]["count"],
+        "held_out_tiles": facts["held_out"]["count"],
+        "eight_bit_layers": manifest.engine_report["1"]["eight_bit_layers"] if manifest.engine_report else None,
+        "kept_layers": len(facts["kept"]),
+        "ranking_side": facts["ranking"]["side"],
+        "blocks_ranked": len(facts["ranking"]["blocks"]),
+        "sets_measured": len(facts["measured"]),
+        "build_warnings": manifest.warnings,
     }
 
 
@@ -159,12 +219,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     for name in ("weights", "base", "decoder", "prompt-embedding"):
         parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--calibration", type=Path, help="folder of pictures; the bundled photograph if left out")
+    parser.add_argument("--tiles", type=int, default=8)
+    parser.add_argument("--min-psnr", type=float, default=40.0)
+    parser.add_argument("--search-minutes", type=float, default=10.0)
     given = parser.parse_args()
+    choice = Calibration(
+        pictures=given.calibration,
+        tiles=given.tiles,
+        min_psnr_db=given.min_psnr,
+        search_minutes=given.search_minutes,
+    )
     request = BuildRequest(
         model=given.model,
         weights=given.weights,
         precision=given.precision,
         target=given.target,
+        calibration=choice if given.precision in EIGHT_BIT else None,
         sources=Sources(base=given.base, decoder=given.decoder, prompt_embedding=given.prompt_embedding),
     )
     if given.speed:

@@ -159,7 +159,19 @@ def test_print_is_seen() -> None:
     assert prints("def f():\n    print('x')")
 
 
-LAZY = ("PIL", "av", "diffusers", "numpy", "onnx", "onnxruntime", "rich", "tensorrt", "tensorrt_rtx", "torch")
+LAZY = (
+    "PIL",
+    "av",
+    "diffusers",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "rich",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torch",
+)
 STARTS = {
     "import": "import zoomrt",
     "build": "from zoomrt.cli.build import main; main()",

@@ -106,6 +106,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     target: str
     backend: str
     precision: str
+    arithmetic: Literal["fp32", "bf16"] = "fp32"
+    """What a CPU runner computes in where the graph has FP32 values; BF16 in OpenVINO only. Engines for GPUs go by
+    their graph."""
     tile: TileFacts
     graphs: dict[str, str]
     """Batch size (a string, as JSON has it) -> ONNX file. Kept beside an engine too: the engine was built from it.
@@ -126,6 +129,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """8-bit layers: tiles, method, share of the multiply-adds, ranges, what was kept and why, PSNR to FP32."""
     memory: dict[str, Any] = {}
     """What the build was expected to take, in bytes: weights, activations and workspace of each stage, and the peak."""
+    speed: dict[str, Any] = {}
+    """CPU: milliseconds per batch in each engine that was tried, which was chosen, and FP32 beside fewer bits."""
     engine_report: dict[str, Any] = {}
     """What was read back from the finished engines: target SMs, kernels, dtypes, fused attentions, static bytes."""
     built: list[str] = []

@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from zoomrt.bundle import NoiseFacts
 from zoomrt.calibration import data, degradation
 from zoomrt.calibration.data import Tiles, pictures_of, tiles_from_pictures
 from zoomrt.calibration.degradation import degrade
 from zoomrt.errors import InputError
 from zoomrt.runtime.images import Picture
+from zoomrt.runtime.noise import noise_map
 
 
 def tiles_of(folder: Path, count: int = 6, seed: int = 3, height: int = 24, width: int = 40, **more: bool) -> Tiles:
@@ -151,3 +153,17 @@ def test_nothing_usable(tmp_path: Path, kind: str) -> None:
     said = {"missing": "nothing there", "file": "a file", "empty": "no pictures", "black": "single", "small": "8x8"}
     with pytest.raises(InputError, match=said[kind]):
         tiles_of(folder)
+
+
+def test_start_noise_follows_the_picture(rng: np.random.Generator) -> None:
+    """Channels of the one map, from another place for each tile; crops are those of the pixels."""
+    noise = NoiseFacts(channels=4, seed=int(rng.integers(1 << 30)))
+    pixels = rng.integers(0, 256, (3, 24, 24, 3), dtype=np.uint8)
+    plain, noisy = Tiles(pixels, (0.0, 1.0)), Tiles(pixels, (0.0, 1.0), noise=noise)
+    for index, (tile, with_noise) in enumerate(zip(plain, noisy, strict=True)):
+        assert torch.equal(with_noise[:, :3], tile)
+        start = noise_map(noise)[:, index * 24 : (index + 1) * 24, :24]
+        assert np.array_equal(with_noise[0, 3:].numpy(), start)
+    assert noisy.digest != plain.digest
+    assert np.array_equal(noisy.cropped(8).pixels, pixels[:, :8, :8])
+    assert next(iter(noisy.cropped(8))).shape == (1, 7, 8, 8)

@@ -167,5 +167,7 @@ def test_the_same_names_with_another_meaning_are_caught(tiles: Tiles) -> None:
             return self.conv_out(block.proj_in(F.silu(block.norm(self.conv_in(x)))))
 
     network = Misleading().eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(PrecisionError, match="equalis"):
         equalise(network, observe(network, tiles), next(iter(tiles)), per_channel=True)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -162,3 +163,34 @@ def test_not_finite_is_the_worst(network: Branches, tiles: Tiles) -> None:
     search._twins["part.1.0"].input_scale.fill_(math.nan)
     assert search.damage(["part.1.0"]).worst_db == -200.0
     assert search.rank()[-1].blocks == ("part.1.0",)
+
+
+def test_on_other_tiles(network: Branches, tiles: Tiles, tmp_path: Path) -> None:
+    """Measurements of crops and of whole tiles are kept apart, in memory and in files; the layers are the same."""
+    search = search_of(network, tiles, tmp_path)
+    small = search.on(tiles.cropped(8))
+    found = small.damage(["part.1.0"])
+    assert search.measured == {}
+    with torch.no_grad():
+        wanted = [network(tile) for tile in tiles.cropped(8)]
+    alone = quantise(network, prepared(network, tiles)[0], only(search, "part.1.0"), INT8)
+    assert found.worst_db == min(psnr_db(alone, tiles.cropped(8), wanted, 2.0))
+    assert search.damage(["part.1.0"]).worst_db != found.worst_db
+    assert len(list(tmp_path.iterdir())) == 2
+    assert list(search_of(network, tiles, tmp_path).on(tiles.cropped(8)).measured.values()) == [found]
+
+
+def only(search: Search, block: str) -> Placement:
+    return dataclasses.replace(search.placement, quantised=search.blocks[block])
+
+
+def test_a_small_block_too_many_is_left_out(network: Branches, tiles: Tiles) -> None:
+    """Where the next large block just fails, the small one whose error is the excess makes room for it."""
+    search = search_of(network, tiles)
+    ranking = search.rank()
+    everything = search.damage(search.blocks).worst_db
+    placement, damage = search.largest(ranking, everything + 0.2)
+    small = [one for one in ranking if one.share < 0.1]
+    assert damage.share >= 1 - max(one.share for one in small) * 2 - 1e-9
+    assert damage.worst_db >= everything + 0.2
+    assert placement.share == damage.share

@@ -12,12 +12,13 @@ import onnxruntime
 import pytest
 import skimage
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from zoomrt.calibration.calibrate import observe, ranges_of
 from zoomrt.calibration.data import Tiles, tiles_from_pictures
 from zoomrt.calibration.equalise import equalise
-from zoomrt.calibration.fake_quant import INT8
+from zoomrt.calibration.fake_quant import INT8, QuantConv2d, QuantLinear
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import Placement, placement_of
 from zoomrt.calibration.quantise import psnr_db, quantise
@@ -71,6 +72,49 @@ def test_shipped_edge(tmp_path: Path) -> None:
     check_graph(tmp_path / "g.onnx", placement, attentions=2)
     with_runtime = psnr_db(lambda tile: run(tmp_path / "g.onnx", tile), unseen, wanted, 2.0)
     np.testing.assert_allclose(with_runtime, decibels, atol=1.5)
+    check_layer_by_layer(tmp_path / "g.onnx", quantised, next(iter(unseen)), len(placement.quantised))
+
+
+def check_layer_by_layer(path: Path, network: nn.Module, tile: torch.Tensor, layers: int) -> None:
+    """What ONNX Runtime makes of a quantised layer's input, inside the whole graph, is what our layer makes of it."""
+    model = onnx.load(path)
+    maker = {name: node for node in model.graph.node for name in node.output}
+    readers = {name: node for node in model.graph.node for name in node.input}
+    codes = {init.name: numpy_helper.to_array(init) for init in model.graph.initializer}
+    places = {}  # layer -> names of its input and of its product, in the graph
+    twins = {name: module for name, module in network.named_modules() if isinstance(module, (QuantConv2d, QuantLinear))}
+    for node in model.graph.node:
+        weight = node.input[0] if node.op_type == "DequantizeLinear" else None
+        if weight not in codes:
+            continue
+        product = readers[node.output[0]]
+        while product.op_type not in ("Conv", "Gemm", "MatMul"):  # a transposed weight
+            product = readers[product.output[0]]
+        rounding = maker[maker[product.input[0]].input[0]]
+        assert rounding.op_type == "QuantizeLinear"
+        (twin,) = (
+            name
+            for name, module in twins.items()
+            if module.codes.numel() == codes[weight].size
+            and np.array_equal(module.codes.numpy().ravel(), codes[weight].ravel())
+        )
+        places[twin] = rounding.input[0], product.output[0]
+    assert len(places) == layers
+    names = sorted({name for pair in places.values() for name in pair})
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    onnx.save(model, path.with_name("all.onnx"))
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(str(path.with_name("all.onnx")), options, providers=["CPUExecutionProvider"])
+    values = dict(zip(names, session.run(names, {"lr": tile.numpy()}), strict=True))
+    for twin, (before, after) in places.items():
+        module, got = twins[twin], values[after]
+        with torch.no_grad():
+            wanted = module(torch.from_numpy(values[before])).numpy()
+            if readers.get(after, onnx.NodeProto()).op_type == "Add" and isinstance(module, QuantLinear):
+                wanted = wanted - (0 if module.bias is None else module.bias.numpy())
+        assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max(), twin
 
 
 def small_osediff() -> nn.Module:

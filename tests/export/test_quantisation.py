@@ -52,7 +52,7 @@ def int8_weights(graph: Path) -> int:
 
 
 def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
-    result = build(request(tiny_edge_weights, batches=(1, 2)), tmp_path / "b")
+    result = build(request(tiny_edge_weights, batches=(1, 2), backend="onnxruntime"), tmp_path / "b")
     bundle = open_bundle(tmp_path / "b")
     manifest, facts = bundle.manifest, bundle.manifest.calibration
     assert manifest == result.manifest
@@ -68,6 +68,9 @@ def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
     layers = {name for name, module in network(tiny_edge_weights).named_modules() if hasattr(module, "weight")}
     assert {*facts["quantised"], *facts["kept"]} <= layers
     assert "conv_in" in facts["kept"]
+    assert facts["seams_balanced"] == 2
+    assert facts["ranking"]["side"] == 32
+    assert sum(one["share"] for one in facts["ranking"]["blocks"].values()) == pytest.approx(facts["share"], abs=2e-3)
     assert all(facts["kept"].values())
     assert int8_weights(bundle.file("int8-b2.onnx")) == len(facts["quantised"])
     assert any("computes these 8-bit layers in FP32" in warning for warning in manifest.warnings)
@@ -103,7 +106,8 @@ def test_gpu_bundle_without_a_gpu(tmp_path: Path, tiny_edge_weights: Path, preci
     assert compared["engine_bytes"]["fp16"] > 0
     rose = any(compared[name][precision] >= compared[name]["fp16"] for name in ("kernels", "static_bytes"))
     assert any("may not pay" in warning for warning in manifest.warnings) == rose
-    assert set(manifest.files) == {f"{precision}-b1.engine", f"{precision}-b1.onnx"}  # the FP16 engine is gone
+    graphs = {f"{precision}-b1.engine", f"{precision}-b1.onnx"}  # the FP16 engine is gone
+    assert set(manifest.files) == {*graphs, "calibration.md", "calibration.png"}
     emulated = [r for r in manifest.numerics["results"] if r["runner"] == "fp16 storage emulation"]
     assert [r["probe"] for r in emulated] == ["held-out tile 0", "held-out tile 1"]
     assert facts["psnr_db"]["worst"] == min(r["psnr_db"] for r in emulated)

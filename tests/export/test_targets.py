@@ -10,6 +10,7 @@ from engine_graphs import quantised_graph, tiny_graph
 from zoomrt.errors import BuildError, UsageError
 from zoomrt.export.engine import build_engine
 from zoomrt.export.targets import (
+    CPU_RUNNERS,
     EIGHT_BIT,
     PRECISIONS,
     TARGETS,
@@ -24,6 +25,7 @@ ENGINES = [target for target in TARGETS.values() if target.backend == "tensorrt_
 
 def test_table() -> None:
     assert set(TARGETS) == {"cpu", "sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "rtx"}
+    assert {one for runner in CPU_RUNNERS.values() for one in runner} == set(TARGETS["cpu"].precisions)
     for name, target in TARGETS.items():
         assert target.name == name
         assert target.why
@@ -55,6 +57,7 @@ def test_unknown_target(name: str, near: str) -> None:
         ("sm75", "int8-all", "does not build int8-all for target sm75"),
         ("sm80", "fp8", "hardware of target sm80 cannot run fp8"),
         ("cpu", "fp8", "zoomrt does not build fp8 for target cpu"),
+        ("sm89", "bf16", "does not build bf16 for target sm89: got bf16, need target cpu.*rounds eight times finer"),
         ("sm75", "fp32", "no FP32 matrix product for Turing"),
         ("sm75", "fp61", "Did you mean fp16"),
     ],
@@ -75,7 +78,9 @@ def test_precision_that_can_be(target: Target) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_is_not_in_8_bits(precision: str) -> None:
     for_cpu, for_gpu = floating_point(precision, "onnxruntime"), floating_point(precision, "tensorrt_rtx")
-    assert (for_cpu, for_gpu) == (("fp32", "fp16") if precision in EIGHT_BIT else (precision, precision))
+    typed = "fp32" if precision == "bf16" else precision  # BF16 is arithmetic on an FP32 graph
+    assert (for_cpu, for_gpu) == (("fp32", "fp16") if precision in EIGHT_BIT else (typed, typed))
+    assert floating_point(precision, "openvino") == for_cpu
 
 
 def build(tmp_path: Path, target: Target, precision: str) -> tuple[int | None, tuple[str, ...] | None]:

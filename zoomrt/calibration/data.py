@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoomrt.bundle import sha256_of
+from zoomrt.bundle import NoiseFacts, sha256_of
 from zoomrt.calibration.degradation import SCALE, degrade
 from zoomrt.errors import InputError
 from zoomrt.runtime.images import read_picture
+from zoomrt.runtime.noise import noise_at
 
 __all__ = ["ENDINGS", "Tiles", "pictures_of", "tiles_from_pictures"]
 
@@ -32,6 +33,7 @@ class Tiles:
     """Low-resolution tiles for calibration; iterating gives (1, 3, h, w) float32 in `value_range`.
 
     pixels : (N, h, w, 3) RGB uint8.
+    noise : of networks that start from noise: its channels follow the picture's, each tile from another place.
     sources : SHA-256 of each picture that gave a tile, by its path as given.
     skipped : why a picture was not used, by its path as given.
     """
@@ -40,20 +42,29 @@ class Tiles:
     value_range: tuple[float, float]
     sources: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    noise: NoiseFacts | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __iter__(self) -> Iterator[Tensor]:
         low, high = self.value_range
-        for tile in self.pixels:
+        for index, tile in enumerate(self.pixels):
             values = torch.from_numpy(tile.transpose(2, 0, 1).astype(np.float32))[None]
-            yield values * ((high - low) / 255.0) + low
+            values = values * ((high - low) / 255.0) + low
+            if self.noise is not None:
+                start = noise_at(self.noise, index * tile.shape[0], 0, *tile.shape[:2])
+                values = torch.cat([values, torch.from_numpy(start)[None]], 1)
+            yield values
+
+    def cropped(self, side: int) -> Tiles:
+        """The upper left `side` x `side` pixels of each."""
+        return replace(self, pixels=np.ascontiguousarray(self.pixels[:, :side, :side]))
 
     @property
     def digest(self) -> str:
-        """SHA-256 over pixels, their shape and the value range: equal digests mean equal tiles."""
-        head = f"{self.pixels.shape} {self.value_range}".encode()
+        """SHA-256 over pixels, their shape, value range and noise: equal digests mean equal tiles."""
+        head = f"{self.pixels.shape} {self.value_range} {self.noise}".encode()
         return hashlib.sha256(head + self.pixels.tobytes()).hexdigest()
 
 
@@ -79,12 +90,14 @@ def tiles_from_pictures(
     value_range: tuple[float, float],
     seed: int,
     high_resolution: bool = False,
+    noise: NoiseFacts | None = None,
 ) -> Tiles:
     """Cut `count` tiles of height x width pixels out of the pictures.
 
     Pictures are taken in an order drawn from `seed`, each once before any is used again; grey ones become RGB, deep
     ones 8 bits. One that cannot be read, is smaller than a tile or of a single colour is skipped and named.
     high_resolution : crops of four times the size, degraded to low resolution (see `degradation`).
+    noise : of `Tiles`.
 
     The same files, arguments and versions of numpy and Pillow give the same tiles.
     Raises InputError if no picture can be used.
@@ -116,7 +129,7 @@ def tiles_from_pictures(
             needed=f"at least one photograph of {factor * width}x{factor * height} pixels",
             remedy="Name a folder with photographs like those that will be upscaled.",
         )
-    return Tiles(np.stack(tiles), value_range, sources, skipped)
+    return Tiles(np.stack(tiles), value_range, sources, skipped, noise)
 
 
 def _rgb(path: Path) -> NDArray[np.uint8]:

@@ -55,25 +55,28 @@ def equalise(network: nn.Module, statistics: Statistics, tile: Tensor, *, per_ch
     and are balanced with the rest.
 
     Raises PrecisionError if the function changed; that is a network whose parts have the usual names and do other
-    things. It must then be loaded again.
+    things. Everything is then as it was.
     """
     names = {id(module): name for name, module in network.named_modules()}
     wanted = network(tile)
-    count = 0
+    moved: list[tuple[Seam, Tensor]] = []
     for seam in seams_of(network):
         observer = statistics.observers.get(names[id(seam.readers[0])])
         if observer is None:
             continue  # never ran
-        _apply(seam, _factors(seam, observer.channel_max, per_channel))
-        count += 1
+        factors = _factors(seam, observer.channel_max, per_channel)
+        _apply(seam, factors)
+        moved.append((seam, factors))
     if not torch.equal(network(tile), wanted):
+        for seam, factors in reversed(moved):
+            _apply(seam, 1 / factors)
         raise PrecisionError(
             "equalising channels changed what the network computes",
-            seen=f"another result after {count} seams",
+            seen=f"another result after {len(moved)} seams",
             needed="the same result to the bit",
-            remedy="Build without equalisation, and report this model.",
+            remedy="Report this model.",
         )
-    return count
+    return len(moved)
 
 
 def _factors(seam: Seam, activation: Tensor, per_channel: bool) -> Tensor:

@@ -2,15 +2,18 @@
 
 Each block is quantised alone, everything else exact, and its pictures are compared with the exact network's. Blocks are
 then ranked by squared error for each multiply-add, and the longest run from the harmless end that still passes the gate
-is found by bisection, each trial on the network with that whole set quantised. Damage adds up only roughly, so the
-ranking is a heuristic; the gate is always measured.
+is searched for, each trial on the network with that whole set quantised. Squared errors add up only roughly, and may
+come from crops of the tiles (`Search.on`): they say where to try first. The gate is always measured.
 
 All measurements are kept in one file as they are made, so that an interrupted search goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
+import math
 import os
 import secrets
 import time
@@ -20,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoomrt.calibration.calibrate import Ranges, network_digest
 from zoomrt.calibration.data import Tiles
@@ -33,6 +36,12 @@ from zoomrt.errors import PrecisionError, StorageError
 __all__ = ["Damage", "Search", "blocks_of"]
 
 Progress = Callable[[str, float], None]
+
+
+MODEL_TRIALS = 4
+"""Sets that are chosen by adding up squared errors, corrected by the last trial; after these the middle is tried."""
+WORTH_A_TRIAL = 0.01
+"""Share of the multiply-adds; a search that can gain no more than this is over."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -76,16 +85,29 @@ class Search:
         context: str = "",
         folder: Path | None = None,
     ) -> None:
-        self.network, self.placement, self.tiles = network, placement, tiles
+        self.network, self.placement = network, placement
         self.blocks = blocks_of(placement)
-        self.measured: dict[tuple[str, ...], Damage] = {}
+        self.tiles: Tiles
+        self.measured: dict[tuple[str, ...], Damage]
+        self.wanted: list[Tensor]
         self._twins = quantised_layers(network, ranges, placement, form)
+        self._facts = (network_digest(network), context, ranges.amax, placement.backend, placement.quantised, form.name)
+        self._folder = folder
+        self._use(tiles)
+
+    def on(self, tiles: Tiles) -> Search:
+        """The same search on other tiles, with measurements of its own and the same quantised layers."""
+        other = copy.copy(self)
+        other._use(tiles)
+        return other
+
+    def _use(self, tiles: Tiles) -> None:
+        self.tiles, self.measured = tiles, {}
         with torch.no_grad():
-            self.wanted = [network(tile) for tile in tiles]
-        what = (placement.backend, placement.quantised, form.name)
-        facts = (network_digest(network), context, tiles.digest, ranges.amax, *what)
-        key = hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()
-        self._file = None if folder is None else folder / f"{key}.json"
+            self.wanted = [self.network(tile) for tile in tiles]
+        facts = msgspec.json.encode((*self._facts, tiles.digest), order="deterministic")
+        key = hashlib.sha256(facts).hexdigest()
+        self._file = None if self._folder is None else self._folder / f"{key}.json"
         self._recall()
 
     def damage(self, blocks: Iterable[str]) -> Damage:
@@ -96,9 +118,8 @@ class Search:
             trial = with_layers(self.network, {name: self._twins[name] for name in names})
             low, high = self.tiles.value_range
             decibels = psnr_db(trial, self.tiles, self.wanted, high - low)
-            share = replace(self.placement, quantised=tuple(names)).share
             mean = sum(decibels) / len(decibels)
-            self.measured[chosen] = Damage(chosen, share, mean, min(decibels))
+            self.measured[chosen] = Damage(chosen, self._share(chosen), mean, min(decibels))
             self._remember()
         return self.measured[chosen]
 
@@ -128,14 +149,15 @@ class Search:
         reached and the block to blame, if not even the first passes.
         """
         order = [damage.blocks[0] for damage in ranking]
-        passing, failing = 0, len(order) + 1
-        trial = len(order)  # all of it first: where that passes, nothing needs to be searched
-        while failing - passing > 1:
-            if self.damage(order[:trial]).worst_db >= min_psnr_db:
-                passing = trial
-            else:
-                failing = trial
-            trial = (passing + failing) // 2
+        expected = _added_up(ranking)
+        passing, failing, off, tried = 0, len(order) + 1, 0.0, 0
+        while failing - passing > 1 and (not passing or self._share(order[passing : failing - 1]) >= WORTH_A_TRIAL):
+            fitting = sum(decibels + off >= min_psnr_db for decibels in expected)
+            guess = fitting if tried < MODEL_TRIALS else (passing + failing) // 2
+            trial = min(max(guess, passing + 1), failing - 1)
+            found = self.damage(order[:trial]).worst_db
+            passing, failing = (trial, failing) if found >= min_psnr_db else (passing, trial)
+            off, tried = found - expected[trial - 1], tried + 1
         if not passing:
             best = self.damage(order[:1]) if order else None
             raise PrecisionError(
@@ -146,7 +168,26 @@ class Search:
                 needed=f"{min_psnr_db:.1f} dB on every tile",
                 remedy="Lower --min-psnr, calibrate with more pictures, or build with --precision fp16.",
             )
-        return self._placement(ranking, set(order[:passing]), min_psnr_db), self.damage(order[:passing])
+        chosen = order[:passing]
+        if failing <= len(order):
+            less = self._without_one(ranking[:failing], min_psnr_db)
+            if less and self.damage(less).worst_db >= min_psnr_db and self.damage(less).share > self._share(chosen):
+                chosen = less
+        return self._placement(ranking, set(chosen), min_psnr_db), self.damage(chosen)
+
+    def _without_one(self, ranking: list[Damage], min_psnr_db: float) -> list[str]:
+        """Blocks that fail together, less the smallest one whose own error is what they have too much; none if none."""
+        total = _error(self.damage(one.blocks[0] for one in ranking))
+        added = sum(_error(one) for one in ranking)
+        enough = [one for one in ranking if total * (1 - _error(one) / added) <= 10 ** (-min_psnr_db / 10)]
+        if not enough:
+            return []
+        least = min(enough, key=lambda one: one.share)
+        return [one.blocks[0] for one in ranking if one is not least]
+
+    def _share(self, blocks: Iterable[str]) -> float:
+        names = tuple(name for block in blocks for name in self.blocks[block])
+        return replace(self.placement, quantised=names).share
 
     def _placement(self, ranking: list[Damage], chosen: set[str], min_psnr_db: float) -> Placement:
         alone = {damage.blocks[0]: damage.worst_db for damage in ranking}
@@ -182,3 +223,13 @@ class Search:
                 needed="a writable folder with room",
                 remedy="Make room there, or choose another folder.",
             ) from cause
+
+
+def _added_up(ranking: list[Damage]) -> list[float]:
+    """PSNR on the worst tile of the first one, two, ... of these together, if their squared errors add up; decibels."""
+    return [-10 * math.log10(error) for error in itertools.accumulate(map(_error, ranking))]
+
+
+def _error(damage: Damage) -> float:
+    """Squared, mean over the worst tile, for a peak of 1."""
+    return float(10 ** (-damage.worst_db / 10))

@@ -25,6 +25,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "export": ("torch", "onnx", "onnxscript", "safetensors"),
+    "openvino": ("openvino",),
     "rtx": ("tensorrt_rtx",),
     "tensorrt": ("tensorrt",),
     "cuda": ("cuda.core",),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zoomrt.bundle import Manifest
     from zoomrt.export.pipeline import BuildRequest, BuildResult
 
-BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 
 
 @click.command("trt-build")
@@ -44,7 +44,9 @@ BACKENDS = ("onnxruntime", "tensorrt_rtx", "tensorrt")
 @click.option("--tile", type=int, help="Tile side in input pixels; the family's advice if left out.")
 @click.option("--overlap", type=int, help="Input pixels that neighbouring tiles share.")
 @click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
-@click.option("--backend", help=f"Another compiler than the target's: {', '.join(BACKENDS)}.")
+@click.option("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS)}.")
+@click.option("--winograd", is_flag=True, help="3x3 convolutions with fewer multiplications (cpu, fp32).")
+@click.option("--require-faster", is_flag=True, help="Refuse bf16 or int8 that is measured no faster than FP32 (cpu).")
 @click.option("--colour", help="none, mean_std (adain) or wavelet; the family's own if left out.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="8 bits: folder of pictures to take ranges from.")
 @click.option("--calibration-hr", is_flag=True, help="They are high-resolution targets; degrade them first.")
@@ -78,6 +80,8 @@ def cli(
     overlap: int | None,
     batches: str,
     backend: str | None,
+    winograd: bool,
+    require_faster: bool,
     colour: str | None,
     calibration: Path | None,
     calibration_hr: bool,
@@ -117,7 +121,7 @@ def cli(
         require("debug", "--bisect")
     compiler = backend or TARGETS[target].backend
     if compiler != "onnxruntime":
-        require("rtx" if compiler == "tensorrt_rtx" else "tensorrt", f"building with {compiler}")
+        require({"tensorrt_rtx": "rtx"}.get(compiler, compiler), f"building with {compiler}")
 
     from zoomrt.export.pipeline import BuildRequest
     from zoomrt.export.sources import Sources
@@ -131,6 +135,8 @@ def cli(
         overlap=overlap,
         batches=sizes,
         backend=backend,
+        winograd=winograd,
+        require_faster=require_faster,
         timeout_s=minutes * 60,
         max_memory=memory,
         sources=Sources(base, decoder, prompt, prompt_embedding, coeff_t, autoencoder, wdn_weights, denoise_strength),
@@ -171,6 +177,7 @@ def summary(result: BuildResult) -> list[str]:
         *(("memory", line) for line in _memory_lines(manifest.memory)),
         *(("parity", line) for line in _parity_lines(manifest)),
         *(("fp16", line) for line in _fp16_lines(manifest.numerics)),
+        *(("speed", line) for line in _speed_lines(manifest)),
         *(("8 bits", line) for line in _calibration_lines(manifest.calibration)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
         *(("warning", line) for line in [*manifest.warnings, *result.notes]),
@@ -225,6 +232,18 @@ def _calibration_lines(facts: dict[str, Any]) -> list[str]:
         f"{psnr['mean']:.1f} dB on average ({f'needed {floor:g} dB' if floor else 'no gate'})",
         *(f"kept: {count} layers, {why}" for why, count in reasons.items()),
     ]
+
+
+def _speed_lines(manifest: Manifest) -> list[str]:
+    """Which engine runs it, what each took, and FP32 beside fewer bits; nothing where there was no choice."""
+    if not (speed := manifest.speed):
+        return []
+    took = ", ".join(f"{name} {figures['median_ms']:.1f} ms" for name, figures in speed["engines"].items())
+    lines = [f"{speed['chosen']}, the fastest of those tried on {speed['threads']} threads: {took}"]
+    if fp32 := speed.get("fp32"):
+        took = ", ".join(f"{name} {figures['median_ms']:.1f} ms" for name, figures in fp32.items())
+        lines.append(f"{speed['ratio_to_fp32']:.2f} times as long as FP32 ({took})")
+    return lines
 
 
 def _engine_lines(reports: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from zoomrt.export.memory import check_budget, check_files, plan_memory, return_
 from zoomrt.export.parts import EMULATED_SIDE, EightBitParts, Parts, SplitParts
 from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.split import TILING
-from zoomrt.export.targets import EIGHT_BIT, Target, floating_point
+from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, Target, floating_point
 
 __all__ = ["assemble"]
 
@@ -55,8 +55,9 @@ def assemble(
             Manifest(
                 family=facts.name,
                 target=target.name,
-                backend=backend,
+                backend=parts.backend,
                 precision=request.precision,
+                arithmetic=parts.arithmetic,
                 tile=tile,
                 graphs=parts.graphs,
                 split=parts.split,
@@ -68,10 +69,11 @@ def assemble(
                 numerics=parts.numerics,
                 calibration=parts.calibration,
                 memory=plan.to_json(),
+                speed=parts.speed,
                 engine_report=parts.engine_reports,
                 built=parts.built,
                 ran=parts.ran,
-                warnings=[*facts.warnings, *_warnings(backend, request.precision), *parts.warnings],
+                warnings=[*facts.warnings, *_warnings(parts.backend, request.precision), *parts.warnings],
                 versions=versions,
                 key=key,
             )
@@ -84,13 +86,6 @@ def _load(request: BuildRequest, backend: str) -> tuple[FamilyFacts, TileFacts, 
     family, checkpoint = _family_and_checkpoint(request)
     facts = family.facts_of(checkpoint)
     request.sources.check(facts.name, facts.takes)
-    if facts.noise is not None and request.precision in EIGHT_BIT:
-        raise UsageError(
-            f"model {facts.name} cannot be built in 8 bits yet",
-            seen=request.precision,
-            needed="a model without start noise, which calibration tiles do not have",
-            remedy="Build with --precision fp16.",
-        )
     tile = _tile_facts(request, facts, backend)
     network = family.network(checkpoint, request.sources)
     return facts, tile, network, _weight_facts(request, facts, checkpoint, network)
@@ -165,6 +160,6 @@ def _warnings(backend: str, precision: str) -> list[str]:
         notes.append("ONNX Runtime computes FP16 graphs in FP32 on a CPU: smaller file, not faster")
     if backend == "onnxruntime" and precision in EIGHT_BIT:
         notes.append("ONNX Runtime computes these 8-bit layers in FP32 on a CPU: smaller file, not faster")
-    if backend != "onnxruntime":
+    if backend not in CPU_RUNNERS:
         notes.append("the engine was built here for another machine and was not run")
     return notes

@@ -20,6 +20,7 @@ from torch.export import Dim
 
 from zoomrt.errors import ExportError
 from zoomrt.export.half import is_half, to_half
+from zoomrt.export.winograd import winograd_convolutions
 
 __all__ = [
     "EXTERNAL_DATA_BYTES",
@@ -45,6 +46,7 @@ def export_graph(
     half: bool,
     opset: int,
     instance_norm: bool = False,
+    winograd: bool = False,
     free: bool = False,
 ) -> None:
     """Write `network` as an ONNX file with input `lr` and output `sr`, checked.
@@ -54,6 +56,7 @@ def export_graph(
     opset : from 23 on attention stays one `Attention` node.
     instance_norm : write GroupNorm as InstanceNormalization over groups, the same numbers. ONNX Runtime has a kernel
         for that and takes GroupNormalization apart into a dozen operators (benchmarks/edge_latency.py has both).
+    winograd : write 3x3 convolutions as in `winograd.py`, for FP32 on a CPU.
     free : leave height and width open; the h and w of `shape` are then an example, which must differ.
 
     The file depends on the network and the arguments only: no paths, times or stack traces are stored.
@@ -66,7 +69,12 @@ def export_graph(
     weight_bytes = sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers()])
     external = weight_bytes > EXTERNAL_DATA_BYTES
     try:
-        with quiet(), torch.no_grad(), group_norms_as_instance_norms(network if instance_norm else None):
+        with (
+            quiet(),
+            torch.no_grad(),
+            group_norms_as_instance_norms(network if instance_norm else None),
+            winograd_convolutions(network if winograd else None),
+        ):
             program = torch.onnx.export(
                 network.eval(),
                 (torch.zeros(shape, dtype=dtype),),

@@ -23,7 +23,7 @@ from zoomrt.export.activations import Activations, activations_of
 from zoomrt.export.graph import EXTERNAL_DATA_BYTES
 from zoomrt.export.probes import EXTREMES
 from zoomrt.export.sources import Sources, component_weights
-from zoomrt.export.targets import EIGHT_BIT, floating_point
+from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, floating_point
 
 __all__ = ["MemoryPlan", "Stage", "check_budget", "check_files", "plan_memory", "return_freed_memory", "stored_bytes"]
 
@@ -34,7 +34,7 @@ EXPORT_COPIES = {"embedded": 3.0, "external": 0.1}
 protobuf, as its bytes. External (`graph.EXTERNAL_DATA_BYTES`): one tensor after the other."""
 ORT_COPIES = {"fp32": 1.1, "fp16": 3.2, "8 bits": 5.2}
 """What ONNX Runtime holds with a graph loaded, over the weights' bytes; on a CPU it widens an FP16 graph to FP32, and
-8-bit codes too (that figure was not measured on a large network)."""
+8-bit codes too (that figure was not measured on a large network). OpenVINO stays within them."""
 ORT_ACTIVATIONS = 1.85
 """ONNX Runtime's arena over the activations with attention scores written out: it grows by doubling."""
 COMPILER_BYTES = 280_000_000
@@ -115,9 +115,9 @@ def plan_memory(
         stages.append(_torch_stage("fp16", weights, emulated, beside=kept))  # what is freed has holes at first
     placed = "external" if kept > EXTERNAL_DATA_BYTES else "embedded"
     stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))
-    copies = ORT_COPIES["8 bits" if quantised else precision]
+    copies = ORT_COPIES["8 bits" if quantised else "fp16" if half else "fp32"]
     stages.append(_stage("parity", kept, ORT_ACTIVATIONS * values.unfused, (copies - 1) * kept))
-    if backend != "onnxruntime":
+    if backend not in CPU_RUNNERS:
         stages.append(_stage("engine", kept, 0, (COMPILER_COPIES - 1) * kept + COMPILER_BYTES))
     return MemoryPlan(tuple(stages), values.parts)
 

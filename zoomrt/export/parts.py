@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,22 @@ from torch import nn
 from zoomrt.bundle import SplitFacts, TileFacts
 from zoomrt.errors import ExportError
 from zoomrt.export.calibration_options import Calibration
+from zoomrt.export.calibration_report import write_report
+from zoomrt.export.cpu_engines import CpuEngine, Graphs, Trials, check_gain, cpu_engines, fastest
 from zoomrt.export.engine import EngineReport, build_engine
 from zoomrt.export.family import FamilyFacts
 from zoomrt.export.fp16 import make_fp16_safe, prepare_fp16
 from zoomrt.export.graph import export_graph, fp32_nodes, operator_counts
 from zoomrt.export.half import to_half
 from zoomrt.export.memory import return_freed_memory
-from zoomrt.export.parity import Reference, check_parity, reference
+from zoomrt.export.parity import MINIMUM_PSNR_DB, Parity, Reference, Runner, check_parity, reference
 from zoomrt.export.pipeline import BuildRequest, Progress
 from zoomrt.export.probes import extreme_tiles, with_noise
 from zoomrt.export.qdq import write_without_codes
 from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.ranges import Ranges
 from zoomrt.export.split import check_split, export_split, with_parts
-from zoomrt.export.targets import EIGHT_BIT, Target, floating_point
+from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, Target, floating_point
 
 __all__ = ["EMULATED_SIDE", "PROBE_SIDE", "EightBitParts", "Parts", "SplitParts"]
 
@@ -58,6 +60,8 @@ class Parts:
         self.request, self.target, self.backend, self.tile = request, target, backend, tile
         self.facts, self.seed, self.scratch, self.report, self.kept = facts, seed, scratch, report, kept
         self.half = floating_point(request.precision, backend) == "fp16"
+        self.on_cpu = backend in CPU_RUNNERS
+        self.arithmetic: Literal["fp32", "bf16"] = "fp32"
         self.seeds = {"parity": seed}
         self.wanted: dict[int, Reference] = {}
         self.graphs: dict[str, str] = {}
@@ -67,6 +71,7 @@ class Parts:
         self.numerics: dict[str, Any] = {}
         self.calibration: dict[str, Any] = {}
         self.engine_reports: dict[str, Any] = {}
+        self.speed: dict[str, Any] = {}
         self.built: list[str] = []
         self.ran: list[str] = []
         self.warnings: list[str] = []
@@ -78,14 +83,59 @@ class Parts:
             self._export(network, batch)
 
     def finish(self, suspect: nn.Module | None) -> None:
-        """Check the graphs and compile them. Needs the network no more, and needs its memory.
+        """Check the graphs, and compile them or choose what runs them. Needs the network no more, and needs its memory.
 
         suspect : the network all the same, to find the node at fault should a graph differ from it.
         """
-        for batch in self.tile.batches:
-            self._check(batch, self.wanted.pop(batch), suspect)
-            if self.backend != "onnxruntime":
+        try:
+            if self.on_cpu:
+                self._choose_engine()
+                return
+            for batch in self.tile.batches:
+                self._record(batch, [self._check(batch)])
                 self._compile(batch)
+        except ExportError as failure:
+            if suspect is None:
+                raise
+            self.report("bisect", 0.0)
+            raise self._explained(failure, suspect) from failure
+
+    def _choose_engine(self) -> None:
+        """Of the engines for this CPU that pass parity with every graph, the fastest; `backend` is its runner then."""
+        precision, batches = self.request.precision, self.tile.batches
+        graphs = Graphs(self.scratch, {n: self._file(n, "onnx").name for n in batches}, precision, self.tile)
+
+        def check(engine: CpuEngine) -> list[Parity]:
+            found = []
+            for batch in batches:
+                with graphs.load(engine, batch) as session:
+                    found.append(self._check(batch, Runner(engine.name, session.run)))
+                return_freed_memory()
+            return found
+
+        trials = Trials.of(cpu_engines(precision, self.request.backend), check)
+        for index, batch in enumerate(batches):
+            self._record(batch, [found[index] for found in trials.passed.values()])
+        self.warnings += [f"{name} was not taken: {why}" for name, why in trials.refused.items()]
+        engines, fewer_bits = tuple(trials.passed), precision in EIGHT_BIT or precision == "bf16"
+        chosen = engines[0]
+        if len(engines) > 1 or fewer_bits:
+            self.report("speed", 0.0)
+            lr = self.wanted[batches[-1]].lr
+            rivals = cpu_engines("fp32", self.request.backend) if fewer_bits else ()
+            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+                exact = self._exact(graphs, batches[-1], Path(folder)) if fewer_bits else graphs
+                chosen, self.speed = fastest(engines, graphs, lr, rivals, exact)
+        self.backend, self.arithmetic = chosen.backend, chosen.arithmetic
+        if (warning := check_gain(self.speed, precision, required=self.request.require_faster)) is not None:
+            self.warnings.append(warning)
+
+    def _exact(self, graphs: Graphs, batch: int, folder: Path) -> Graphs:
+        """The graph of that batch in FP32, in `folder` if it is not the very same one."""
+        if self.request.precision not in EIGHT_BIT:
+            return graphs
+        write_without_codes(self._file(batch, "onnx"), folder / "fp32.onnx")
+        return replace(graphs, folder=folder, files={batch: "fp32.onnx"}, precision="fp32")
 
     def _references(self, network: nn.Module) -> dict[int, Reference]:
         ranges = Ranges()
@@ -102,6 +152,8 @@ class Parts:
                 visitors=visitors,
                 noise=self.tile.noise,
             )
+            if self.request.precision == "bf16":
+                wanted[batch] = replace(wanted[batch], needed_psnr_db=MINIMUM_PSNR_DB["bf16"])
             return_freed_memory()
         if self.half:
             self.report("fp16", 0.0)
@@ -125,42 +177,40 @@ class Parts:
             shape=self._shape(batch),
             half=self.half,
             opset=self.target.opset,
-            instance_norm=self.backend == "onnxruntime",
+            instance_norm=self.on_cpu,
+            winograd=self.request.winograd,
         )
         if self.half:
             self.numerics["fp32_nodes"] = list(fp32_nodes(graph))
         self.graphs[str(batch)] = graph.name
         self.built.append(f"graph {graph.name}")
 
-    def _check(self, batch: int, wanted: Reference, suspect: nn.Module | None) -> None:
-        graph = self._file(batch, "onnx")
+    def _check(self, batch: int, runner: Runner | None = None) -> Parity:
         self.report("parity", 0.0)
-        try:
-            result = check_parity(graph, wanted, self._loss_db)
-        except ExportError as failure:
-            if suspect is None:
-                raise
-            self.report("bisect", 0.0)
-            raise self._explained(failure, suspect, graph, wanted) from failure
+        return check_parity(self._file(batch, "onnx"), self.wanted[batch], self._loss_db, runner)
+
+    def _record(self, batch: int, results: list[Parity]) -> None:
+        """What the graph of that batch was found to do, in each runner that was tried."""
+        graph = self._file(batch, "onnx")
         self.parity[str(batch)] = {
             "seed": self.seed,
             "reference": "torch float32",
-            "results": [asdict(result)],
+            "results": [asdict(result) for result in results],
             "operators": operator_counts(graph),
             "opset": self.target.opset,
         }
-        self.ran.append(f"graph {graph.name} in onnxruntime on CPU")
+        self.ran += [f"graph {graph.name} in {result.runner} on CPU" for result in results]
 
-    def _explained(self, failure: ExportError, network: nn.Module, graph: Path, wanted: Reference) -> ExportError:
-        """The same failure with the node at fault."""
+    def _explained(self, failure: ExportError, network: nn.Module) -> ExportError:
+        """The same failure with the node at fault, by the graph for one tile."""
         from zoomrt.export.bisect import first_divergence
 
         found = first_divergence(
             network,
-            graph,
-            wanted.lr,
+            self._file(1, "onnx"),
+            self.wanted[1].lr,
             precision=self.request.precision,
-            instance_norm=self.backend == "onnxruntime",
+            instance_norm=self.on_cpu,
         )
         return ExportError(
             failure.what,
@@ -197,7 +247,7 @@ class Parts:
 
     @property
     def _loss_db(self) -> float:
-        return 0.0 if self.half else self.facts.parity_loss_db
+        return 0.0 if self.half or self.request.precision == "bf16" else self.facts.parity_loss_db
 
     def _file(self, batch: int, ending: str) -> Path:
         return self.scratch / f"{self.request.precision}-b{batch}.{ending}"
@@ -210,7 +260,16 @@ class EightBitParts(Parts):
         extremes = self._prepare_fp16(network) if self.half else {}
         choice = self.request.calibration or Calibration()
         precision = self.request.precision
-        quantised = quantise_network(network, precision, self.backend, choice, self.tile, self.kept, self.report)
+        quantised = quantise_network(
+            network,
+            precision,
+            self.backend,
+            choice,
+            self.tile,
+            self.kept,
+            self.report,
+            self.facts.size.largest_within,
+        )
         return_freed_memory()
         if self.half:
             to_half(network)
@@ -219,6 +278,7 @@ class EightBitParts(Parts):
             self.numerics["results"] = [asdict(result) for result in results]
             self.ran.append("network under FP16 storage emulation: held-out tiles")
         self.calibration = quantised.to_json()
+        write_report(self.scratch, self.calibration, quantised.multiply_adds)
         self.seeds |= SEEDS
         self.warnings += quantised.warnings
         self.wanted = {batch: quantised.reference(batch, half=self.half) for batch in self.tile.batches}
@@ -229,7 +289,9 @@ class EightBitParts(Parts):
         """Make the FP32 network ready for FP16, and return the tiles that showed what it takes."""
         self.report("fp16", 0.0)
         extremes, ranges = self._extremes(), Ranges()
-        reference(network, self._shape(1), self.tile.value_range, self.seed, half=True, visitors=(ranges,))
+        shape = (1, 3, self.tile.height, self.tile.width)
+        noise = self.tile.noise
+        reference(network, shape, self.tile.value_range, self.seed, half=True, visitors=(ranges,), noise=noise)
         self.numerics = prepare_fp16(network, extremes, [ranges]).report.to_json()
         return extremes
 

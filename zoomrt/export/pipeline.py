@@ -19,7 +19,7 @@ from zoomrt.export import cache
 from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
-from zoomrt.export.targets import EIGHT_BIT, Target, precision_named, target_named
+from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
 
 __all__ = ["COLOURS", "DEFAULT_MODEL", "FORMS", "BuildRequest", "BuildResult", "Progress", "build"]
 
@@ -39,7 +39,8 @@ class BuildRequest:
     weights : checkpoint file; None for the weights inside the package.
     tile, overlap : LR pixels.
     batches : tile counts per engine call, ascending from 1; one graph (and engine) each.
-    backend : `tensorrt` builds with full TensorRT for the GPU present instead of the target's TensorRT-RTX.
+    backend : `tensorrt` builds with full TensorRT for the GPU present instead of the target's TensorRT-RTX; on the CPU
+        one of `targets.CPU_RUNNERS` instead of the fastest that is installed.
     timeout_s : limit for one engine build, seconds.
     max_memory : bytes; a build that is expected to take more is refused before it starts.
     sources : what the family needs besides the checkpoint.
@@ -47,6 +48,8 @@ class BuildRequest:
     form : `split` for three graphs and latent tiles, see `split.py`; target cpu, precision fp32 and batch 1 only.
     bisect : where the graph does not do what torch does, name the first node that differs.
     calibration : for precisions with 8-bit layers only.
+    winograd : 3x3 convolutions with fewer multiplications, see `winograd.py`; for target cpu in FP32, in one graph.
+    require_faster : refuse a bundle with fewer bits that was measured no faster than FP32; target cpu only.
     """
 
     model: str | None = None
@@ -64,6 +67,8 @@ class BuildRequest:
     form: str = "one_graph"
     bisect: bool = False
     calibration: Calibration | None = None
+    winograd: bool = False
+    require_faster: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def build(
     _check_colour_and_form(request)
     _check_calibration(request)
     backend = _backend(request, target)
+    _check_require_faster(request, backend)
     versions = _versions(backend, request.sources)
     key = _content_key(request, versions)
     if use_cache and (kept := cache.fetch(key)) is not None:
@@ -154,6 +160,20 @@ def _check_colour_and_form(request: BuildRequest) -> None:
             needed="target cpu, precision fp32, batch 1",
             remedy="Leave --target, --precision and --batch out, or --form.",
         )
+    if request.winograd and (request.target, request.precision, request.form) != ("cpu", "fp32", "one_graph"):
+        raise UsageError(
+            "--winograd cannot be built like that",
+            seen=f"target {request.target}, precision {request.precision}, form {request.form}",
+            needed="target cpu, precision fp32, one graph: narrower types would lose too many digits",
+            remedy="Leave --winograd out.",
+        )
+    if request.winograd and request.bisect:
+        raise UsageError(
+            "a graph with other convolutions than the network's cannot be bisected",
+            seen="--winograd --bisect",
+            needed="one of them",
+            remedy="Bisect the same model without --winograd.",
+        )
     if request.form == "split" and request.bisect:
         raise UsageError(
             "the three graphs of the split form cannot be bisected",
@@ -182,7 +202,30 @@ def _check_calibration(request: BuildRequest) -> None:
         )
 
 
+def _check_require_faster(request: BuildRequest, backend: str) -> None:
+    if not request.require_faster:
+        return
+    if backend not in CPU_RUNNERS:
+        raise UsageError(
+            "--require-faster cannot be answered for this target",
+            seen=f"target {request.target}: its engine is built here and cannot be timed without its GPU and a runtime",
+            needed="target cpu",
+            remedy="Leave --require-faster out; the manifest compares kernels and bytes per run with FP16.",
+        )
+    if request.precision not in EIGHT_BIT and request.precision != "bf16":
+        raise UsageError(
+            f"--require-faster says nothing about {request.precision}",
+            seen=request.precision,
+            needed=f"one of {', '.join(('bf16', *EIGHT_BIT))}: FP32 is what they are measured against",
+            remedy="Leave --require-faster out.",
+        )
+
+
 def _backend(request: BuildRequest, target: Target) -> str:
+    if target.name == "cpu" and request.backend in (None, *CPU_RUNNERS) and request.form == "one_graph":
+        from zoomrt.export.cpu_engines import cpu_engines
+
+        return cpu_engines(request.precision, request.backend)[0].backend
     if request.backend in (None, target.backend):
         return target.backend
     if request.backend == "tensorrt" and target.backend == "tensorrt_rtx":
@@ -197,8 +240,7 @@ def _backend(request: BuildRequest, target: Target) -> str:
 
 def _versions(backend: str, sources: Sources) -> dict[str, str]:
     packages = ["zoomrt", "torch", "onnx", "onnxscript", "onnxruntime"]
-    if backend != "onnxruntime":
-        packages.append(backend)
+    packages.append("openvino" if backend in CPU_RUNNERS else backend)
     if sources.given():
         packages += ["diffusers", "transformers"]
     found = {"python": platform.python_version()}

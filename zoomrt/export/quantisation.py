@@ -1,7 +1,8 @@
 """8-bit layers for a build: tiles, ranges, placement, the quality gate, and what the engine gains by them.
 
-    pictures -> tiles -> ranges of every layer's input -> what the backend wants quantised
-             -> the quality of all of it on other tiles -> if that is too low, the largest part that is good enough
+    pictures -> tiles -> channels balanced where that is exact -> ranges of every layer's input
+             -> what the backend wants quantised -> the quality of all of it on other tiles
+             -> if that is too low, the largest part that is good enough
 
 The gate is the PSNR to the FP32 network on those other tiles, the worst one included. Two runs of one 8-bit network
 differ almost as much as either from FP32 (trt.md section 3), so nothing is compared with another 8-bit run.
@@ -9,7 +10,7 @@ differ almost as much as either from FP32 (trt.md section 3), so nothing is comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from zoomrt.bundle import TileFacts
 from zoomrt.calibration.calibrate import observe, ranges_of
 from zoomrt.calibration.data import Tiles, pictures_of, tiles_from_pictures
+from zoomrt.calibration.equalise import equalise
 from zoomrt.calibration.fake_quant import FORMATS
 from zoomrt.calibration.layers import layers_of, replace_layers
-from zoomrt.calibration.placement import Placement, placement_of
+from zoomrt.calibration.placement import Placement, backend_rule, placement_of
 from zoomrt.calibration.quantise import quantised_layers
 from zoomrt.calibration.sensitivity import Damage, Search
 from zoomrt.errors import PrecisionError
@@ -49,6 +51,24 @@ WIRING_DB = 3.0
 """A graph that is more than 1.4 times as far from FP32 as the network it was written from is another network."""
 
 
+BALANCED_SIDE = 64
+"""LR pixels of the crops that show which channels are strong; ranges are then taken from whole tiles."""
+SMALLEST_RANKING_SIDE = 32
+SECONDS_TO_KNOW = 30.0
+"""For measuring blocks where all of them pass together: nothing depends on it, but people want to see it."""
+MULTIPLY_ADDS_PER_SECOND = 4e10
+"""Of torch with rounded layers on two cores, for a guess that is the same on every machine (true_size_osediff_int8_sm89
+.json has 5e10)."""
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """Blocks one by one, measured on crops of this side, the least harmful for its work first."""
+
+    side: int
+    blocks: list[Damage]
+
+
 @dataclass
 class Quantised:
     """What became of a network, and the tiles that judged it.
@@ -64,6 +84,7 @@ class Quantised:
     worst_db: float
     mean_db: float
     facts: dict[str, Any]
+    multiply_adds: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -90,11 +111,13 @@ def quantise_network(
     tile: TileFacts,
     folder: Path | None,
     report: Progress,
+    crop: Callable[[int], int] = int,
 ) -> Quantised:
     """Replace layers of an FP32 network by their 8-bit twins, in place, as many as the gate allows.
 
     precision : of `targets.EIGHT_BIT`; `int8-all` has no gate. Modules marked by `half.keep_fp32` are left alone.
     folder : where measurements are kept and found again; None keeps nothing.
+    crop : the largest side up to the given one that the network takes, LR pixels.
 
     Raises InputError for pictures that cannot be used, RuntimeFault for a network that is not finite, PrecisionError
     if nothing can be quantised at that quality, StorageError.
@@ -103,6 +126,7 @@ def quantise_network(
     everything = precision == "int8-all"
     context = f"{cache.source_digest()} torch {torch.__version__}"
     tiles, held_out = (_tiles(choice, tile, name) for name in SEEDS)
+    balanced = 0 if everything else _balance(network, tiles.cropped(crop(min(tile.height, BALANCED_SIDE))), backend)
     statistics = observe(network, tiles, context=context, folder=folder, on_progress=report)
     ranges = ranges_of(statistics, choice.method or DEFAULT_METHODS[form.name])
     placement = _without_fp32(
@@ -111,7 +135,7 @@ def quantise_network(
     report("quality", 0.0)
     search = Search(network, ranges, placement, form, held_out, context=context, folder=folder)
     floor = None if everything else choice.min_psnr_db
-    placement, damage = _largest(search, floor, choice.search_minutes * 60, report)
+    placement, damage, ranking = _largest(search, floor, choice.search_minutes * 60, crop, report)
     replace_layers(network, quantised_layers(network, ranges, placement, form))
     facts = {
         "format": form.name,
@@ -120,11 +144,14 @@ def quantise_network(
         "held_out": _described(held_out),
         "share": round(placement.share, 4),
         "min_psnr_db": floor,
+        "seams_balanced": balanced,
         "quantised": {name: float(f"{ranges.amax[name]:.6g}") for name in placement.quantised},
         "kept": placement.kept,
         "measured": [_measured(one) for one in search.measured.values()],
+        "ranking": {"side": ranking.side, "blocks": {one.blocks[0]: _measured(one) for one in ranking.blocks}},
     }
-    quantised = Quantised(held_out, search.wanted, floor, damage.worst_db, damage.mean_db, facts)
+    work = placement.multiply_adds
+    quantised = Quantised(held_out, search.wanted, floor, damage.worst_db, damage.mean_db, facts, work)
     if choice.pictures is None:
         quantised.warnings.append("calibrated on one photograph: --calibration takes a folder of your own pictures")
     if everything:
@@ -196,6 +223,7 @@ def _tiles(choice: Calibration, tile: TileFacts, name: str) -> Tiles:
         value_range=tile.value_range,
         seed=SEEDS[name],
         high_resolution=choice.high_resolution,
+        noise=tile.noise,
     )
 
 
@@ -208,7 +236,19 @@ def _without_fp32(network: nn.Module, placement: Placement) -> Placement:
     return Placement(placement.backend, quantised, kept, placement.multiply_adds)
 
 
-def _largest(search: Search, floor: float | None, seconds: float, report: Progress) -> tuple[Placement, Damage]:
+def _balance(network: nn.Module, crops: Tiles, backend: str) -> int:
+    """Equalise what can be equalised exactly; how many seams that were. Channels are told apart by a few crops."""
+    tile = next(iter(crops))
+    per_channel = backend_rule(backend).weight_scales == "channel"
+    try:
+        return equalise(network, observe(network, crops), tile, per_channel=per_channel)
+    except PrecisionError:  # its names mean other things there: it stays as it was
+        return 0
+
+
+def _largest(
+    search: Search, floor: float | None, seconds: float, crop: Callable[[int], int], report: Progress
+) -> tuple[Placement, Damage, _Ranking]:
     """Everything if that is good enough, else the largest part that the search finds."""
     if not search.blocks:
         raise PrecisionError(
@@ -218,9 +258,27 @@ def _largest(search: Search, floor: float | None, seconds: float, report: Progre
             remedy="Build with --precision fp16.",
         )
     whole = search.damage(search.blocks)
-    if floor is None or whole.worst_db >= floor + RERUN_DB:
-        return search.placement, whole
-    return search.largest(search.rank(seconds=seconds, on_progress=report), floor + RERUN_DB)
+    height = search.tiles.pixels.shape[1]
+    enough = floor is None or whole.worst_db >= floor + RERUN_DB
+    if enough:
+        side, seconds = crop(min(height, SMALLEST_RANKING_SIDE)), min(seconds, SECONDS_TO_KNOW)
+    else:
+        side = _ranking_side(search, seconds, crop)
+    ranking = search.on(search.tiles.cropped(side)) if side < height else search
+    ranked = ranking.rank(seconds=seconds, on_progress=report)
+    if floor is None or enough:
+        return search.placement, whole, _Ranking(side, ranked)
+    report("search", 0.0)
+    return *search.largest(ranked, floor + RERUN_DB), _Ranking(side, ranked)
+
+
+def _ranking_side(search: Search, seconds: float, crop: Callable[[int], int]) -> int:
+    """Of the tiles on which blocks are measured one by one: whole ones if there is time, else halved until there is."""
+    height = side = search.tiles.pixels.shape[1]
+    work = sum(search.placement.multiply_adds.values()) * len(search.blocks) * len(search.tiles)
+    while side > SMALLEST_RANKING_SIDE and work * (side / height) ** 2 > seconds * MULTIPLY_ADDS_PER_SECOND:
+        side //= 2
+    return crop(side)
 
 
 def _described(tiles: Tiles) -> dict[str, Any]:

@@ -9,15 +9,35 @@ from dataclasses import dataclass
 
 from zoomrt.errors import UsageError, unknown_name
 
-__all__ = ["EIGHT_BIT", "PRECISIONS", "TARGETS", "Target", "floating_point", "precision_named", "target_named"]
+__all__ = [
+    "CPU_RUNNERS",
+    "EIGHT_BIT",
+    "PRECISIONS",
+    "TARGETS",
+    "Target",
+    "floating_point",
+    "precision_named",
+    "target_named",
+]
 
 # Every precision users know by name, with the lowest compute capability whose tensor cores do it (None: any target).
 # zoomrt builds those that a target's row lists; the others are told apart as "the hardware cannot" or "not built yet".
 # `int8-all` is offered wherever `int8` is, to show the damage.
-PRECISIONS: dict[str, int | None] = {"fp32": None, "fp16": None, "int8": None, "int8-all": None, "fp8": 89}
+PRECISIONS: dict[str, int | None] = {
+    "fp32": None,
+    "fp16": None,
+    "bf16": None,
+    "int8": None,
+    "int8-all": None,
+    "fp8": 89,
+}
 
 EIGHT_BIT = {"int8": "int8", "int8-all": "int8", "fp8": "fp8"}
 """Precisions with 8-bit layers -> number format of these; the rest of the network is in `floating_point`."""
+
+CPU_RUNNERS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8")}
+"""Backends that run a CPU bundle's graphs -> precisions they do; of those installed, a build takes the fastest. BF16 is
+OpenVINO's own arithmetic on an FP32 graph. FP16 is computed in FP32 on a CPU by either, so one is enough."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +45,8 @@ class Target:
     """One row of the table.
 
     name : what the user types.
-    backend : `onnxruntime` or `tensorrt_rtx` (full `tensorrt` is chosen by `--backend`, never by a target).
+    backend : `onnxruntime` or `tensorrt_rtx` (full `tensorrt` is chosen by `--backend`, never by a target). The CPU has
+        others besides, `CPU_RUNNERS`.
     compute_capabilities : `SM89`-like names that the engine carries code for; empty for the CPU.
     opset : ONNX opset of the exported graph. From 23 on attention is one `Attention` node; below it is the
         MatMul-Softmax-MatMul pattern, which TensorRT fuses just as well. From 21 on GroupNorm is one node, which saves
@@ -47,7 +68,7 @@ _ADA = (*_GPU, "fp8")
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "onnxruntime", (), 23, _GPU, "ONNX Runtime; computes FP16 and 8-bit graphs in FP32"),
+        Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16", "bf16", "int8"), "ONNX Runtime or OpenVINO"),
         Target(
             "sm75",
             "tensorrt_rtx",
@@ -92,6 +113,9 @@ def precision_named(name: str, target: Target) -> str:
     if too_old:
         needed = f"compute capability {lowest} or newer for {name}"
         what, seen = f"the hardware of target {target.name} cannot run {name}", ", ".join(too_old)
+    elif name == "bf16":
+        needed = "target cpu, whose OpenVINO has it; on these GPUs fp16 is as fast and rounds eight times finer"
+        what, seen = f"zoomrt does not build bf16 for target {target.name}", name
     else:
         needed = "one of " + ", ".join(target.precisions) + f" ({target.why})"
         what, seen = f"zoomrt does not build {name} for target {target.name}", name
@@ -100,7 +124,7 @@ def precision_named(name: str, target: Target) -> str:
 
 
 def floating_point(precision: str, backend: str) -> str:
-    """`fp32` or `fp16`: the type of input, output and every value that is not in 8 bits."""
+    """`fp32` or `fp16`: the type of the graph's input, output and every value that is not in 8 bits."""
     if precision not in EIGHT_BIT:
-        return precision
-    return "fp32" if backend == "onnxruntime" else "fp16"
+        return "fp32" if precision == "bf16" else precision
+    return "fp32" if backend in CPU_RUNNERS else "fp16"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
-from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError
+from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
@@ -44,25 +44,38 @@ def _onnxruntime(bundle: Bundle, threads: int | None) -> Session | SplitSession:
     return OnnxRuntimeSession(bundle, threads)
 
 
+def _openvino(bundle: Bundle, threads: int | None) -> Session:
+    from zoomrt.runtime.openvino_session import OpenVinoSession
+
+    return OpenVinoSession(bundle, threads)
+
+
 # manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
 _SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
     "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
 }
 
 
-def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True) -> Upscaler:
+def load(
+    bundle: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True, backend: str | None = None
+) -> Upscaler:
     """Open a bundle and load its engine.
 
     threads : CPU threads of the engine, 1 or more; None means one per physical core that the process may use.
     verify : hash every file first (about 1 GB/s); False checks presence and size only.
 
+    backend : `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
+
     Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
-    for fewer than one thread.
+    for fewer than one thread and for a backend that does not run it, MissingDependency.
     """
     if threads is not None and threads < 1:
         remedy = "Leave it out to use every core."
         raise UsageError("cannot load with these threads", seen=threads, needed="1 or more", remedy=remedy)
     opened = open_bundle(bundle, verify=verify)
+    if backend is not None:
+        opened = _in_other_runner(opened, backend)
     manifest = opened.manifest
     check_facts(manifest.tile)
     what = f"cannot run bundle {str(opened.path)!r} here"
@@ -73,6 +86,23 @@ def load(bundle: str | os.PathLike[str], *, threads: int | None = None, verify: 
         seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join(_SESSIONS)}"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
     return Upscaler(manifest, _SESSIONS[manifest.backend](opened, threads))
+
+
+def _in_other_runner(bundle: Bundle, backend: str) -> Bundle:
+    """The same bundle for another runner, which gives the same numbers only where all is FP32."""
+    manifest = bundle.manifest
+    if backend not in _SESSIONS:
+        raise unknown_name("backend", backend, _SESSIONS)
+    exact = manifest.backend in _SESSIONS and manifest.precision == "fp32" and manifest.split is None
+    if backend != manifest.backend and not exact:
+        form = ", split form" if manifest.split is not None else ""
+        raise UsageError(
+            f"cannot run bundle {str(bundle.path)!r} in {backend}",
+            seen=f"{manifest.precision} for {manifest.backend}{form}",
+            needed="an fp32 bundle for the CPU in one graph",
+            remedy=f"Leave it out, or build with --backend {backend}.",
+        )
+    return Bundle(bundle.path, msgspec.structs.replace(manifest, backend=backend))
 
 
 class Upscaler:

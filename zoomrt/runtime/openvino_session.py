@@ -1,0 +1,167 @@
+"""Graphs that run in OpenVINO on the CPU: FP32, BF16 where the processor has it, and 8-bit layers in 8-bit kernels.
+
+One compiled model per batch size, each bound once to input and output buffers that live as long as the session. The
+graph is FP32 in all cases; `Manifest.arithmetic` says what OpenVINO computes in where no layer is in 8 bits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.bundle import Bundle
+from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
+from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.runtime.session import Session
+
+__all__ = ["ARITHMETICS", "OpenVinoSession", "cpu_capabilities"]
+
+ARITHMETICS = {"fp32": "f32", "bf16": "bf16"}
+"""`Manifest.arithmetic` -> OpenVINO's INFERENCE_PRECISION_HINT. Left to itself it takes BF16 where it can."""
+
+# OpenVINO has no error codes either; these words tell an operator it lacks, and memory that ran out, from damage.
+_UNKNOWN = ("no conversion rule", "not supported", "unsupported", "wasn't fully converted")
+_NO_MEMORY = ("failed to allocate", "bad allocation", "bad_alloc", "not enough memory")
+
+
+class _Engine(NamedTuple):
+    """One graph of static shape with its buffers."""
+
+    request: Any
+    input: NDArray[Any]
+    output: NDArray[Any]
+
+
+def cpu_capabilities() -> frozenset[str]:
+    """What OpenVINO says that this processor computes fast: FP32, and perhaps BF16, FP16, INT8.
+
+    Raises MissingDependency without OpenVINO.
+    """
+    return frozenset(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+class OpenVinoSession(Session):
+    """The graphs of a bundle, loaded.
+
+    threads : threads inside one operator; None means `core_count()`. Operators run one after another.
+
+    Raises EngineMismatch where this OpenVINO lacks an operator of the graphs or the processor lacks BF16 (OpenVINO
+    would compute in FP32 without a word), BundleError when they are damaged or are not what the manifest says,
+    MissingDependency without OpenVINO, OutOfMemory.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        super().__init__(bundle.manifest.tile)
+        openvino = _openvino()
+        arithmetic = bundle.manifest.arithmetic
+        if arithmetic == "bf16" and "BF16" not in cpu_capabilities():
+            seen = f"a CPU with {', '.join(sorted(cpu_capabilities()))}"
+            remedy = "Build it with --precision fp32, or run it on such a processor."
+            raise EngineMismatch(
+                f"cannot run bundle {str(bundle.path)!r} here",
+                seen=seen,
+                needed="a CPU with BF16 (AMX or AVX-512 BF16)",
+                remedy=remedy,
+            )
+        options = {
+            "INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic],
+            "INFERENCE_NUM_THREADS": threads if threads is not None else core_count(),
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # a thread tied to a core waits for whoever else is on it
+        }
+        self._engines = {n: self._load(openvino, options, bundle, n) for n in self.batches}
+
+    def _load(self, openvino: Any, options: dict[str, Any], bundle: Bundle, batch: int) -> _Engine:
+        name = bundle.manifest.graphs.get(str(batch))
+        if name is None:
+            seen, needed = sorted(bundle.manifest.graphs), f"a graph for batch {batch}"
+            raise BundleError("manifest field graphs is incomplete", seen=seen, needed=needed, remedy=_REBUILD)
+        path = bundle.file(name)
+        try:
+            model = openvino.Core().compile_model(str(path), "CPU", options)
+        except Exception as cause:  # OpenVINO raises RuntimeError for everything
+            raise _load_error(path, cause, openvino.__version__, bundle.manifest.versions.get("openvino")) from cause
+        tile = self.tile
+        arrays = (
+            np.empty((batch, tile.channels, tile.height, tile.width), tile.dtype),
+            np.empty((batch, 3, tile.height * tile.scale, tile.width * tile.scale), tile.dtype),
+        )
+        for side, declared, array in zip(("input", "output"), (model.inputs, model.outputs), arrays, strict=True):
+            found = ", ".join(f"{node.element_type.to_string()} {node.partial_shape}" for node in declared)
+            expected = f"{'f32' if array.dtype == np.float32 else 'f16'} [{','.join(map(str, array.shape))}]"
+            if found != expected:
+                what = f"the {side} of graph {str(path)!r} does not match the manifest"
+                raise BundleError(what, seen=found, needed=expected, remedy=_REBUILD)
+        request = model.create_infer_request()
+        request.set_input_tensor(openvino.Tensor(arrays[0], shared_memory=True))
+        request.set_output_tensor(openvino.Tensor(arrays[1], shared_memory=True))
+        return _Engine(request, *arrays)
+
+    def _execute(self, batch: NDArray[Any]) -> NDArray[Any]:
+        engine = self._engines[len(batch)]
+        np.copyto(engine.input, batch, casting="same_kind")
+        try:
+            engine.request.infer(share_outputs=True)
+        except Exception as cause:
+            raise _run_error(cause) from cause
+        return engine.output
+
+    def _release(self) -> None:
+        self._engines = {}
+
+
+_REBUILD = "Build the bundle again with trt-build."
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as cause:
+        raise MissingDependency(
+            "cannot import OpenVINO",
+            seen=cause,
+            needed="openvino 2026.0 or newer",
+            remedy="Run: pip install 'zoomrt[openvino]'",
+        ) from cause
+    return openvino
+
+
+def _load_error(path: Path, cause: Exception, version: str, built_with: str | None) -> ZoomrtError:
+    text = _short(cause)
+    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
+        return _no_memory(text)
+    if _mentions(cause, _UNKNOWN):
+        seen = f"openvino {version}, which says: {text}"
+        needed = f"openvino {built_with}, with which it was built" if built_with else "a newer openvino"
+        remedy = "Install that version, or build the bundle again with trt-build on this machine."
+        return EngineMismatch(f"cannot load graph {str(path)!r} here", seen=seen, needed=needed, remedy=remedy)
+    remedy = "Build the bundle again with trt-build, or copy it again from where it came."
+    return BundleError(f"graph {str(path)!r} is damaged", seen=text, needed="a valid ONNX graph", remedy=remedy)
+
+
+def _run_error(cause: Exception) -> ZoomrtError:
+    text = _short(cause)
+    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
+        return _no_memory(text)
+    remedy = "Run trt-doctor; if it is well, build the bundle again with trt-build."
+    return RuntimeFault("OpenVINO failed on a tile", seen=text, needed="a finished run", remedy=remedy)
+
+
+def _no_memory(text: str) -> OutOfMemory:
+    remedy = "Close other programs, or build the bundle with a smaller tile."
+    return OutOfMemory("OpenVINO ran out of memory", seen=text, needed="room for one tile", remedy=remedy)
+
+
+def _mentions(cause: Exception, words: tuple[str, ...]) -> bool:
+    text = str(cause).lower()
+    return any(word in text for word in words)
+
+
+def _short(cause: Exception) -> str:
+    """The end of OpenVINO's message: it opens with its own source files."""
+    text = " ".join(str(cause).split())
+    return text if len(text) <= 200 else "..." + text[-200:]
