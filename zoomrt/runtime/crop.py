@@ -51,9 +51,9 @@ def crop_of(
         needed = "x and y as fractions of the frame, 0 to 1"
         raise InputError("cannot zoom there", seen=f"centre {center}", needed=needed, remedy="Divide by the size.")
     scale = min(frame[0] / output[0], frame[1] / output[1]) / zoom
-    height, width = output[0] * scale, output[1] * scale
-    top = min(max(center[1] * frame[0] - height / 2, 0.0), frame[0] - height)
-    left = min(max(center[0] * frame[1] - width / 2, 0.0), frame[1] - width)
+    height, width = (min(side * scale, whole) for side, whole in zip(output, frame, strict=True))  # but for rounding
+    top = max(min(center[1] * frame[0] - height / 2, frame[0] - height), 0.0)
+    left = max(min(center[0] * frame[1] - width / 2, frame[1] - width), 0.0)
     return Crop(top, left, height, width)
 
 
