@@ -119,9 +119,10 @@ def true_size() -> list[str]:
         f = document["figures"]
         model, precision, target = name.removeprefix("true_size_").split("_")
         emulated = min(result["psnr_db"] for result in f["numerics"]["results"])
+        share = f" of {f['share']:.0%}, " if "share" in f else " "
         rows.append(
             [
-                f"`{model}` {precision} `{target}`",
+                f"`{model}` {precision}{share}`{target}`",
                 f"{f['seconds']:.0f} s, of it {f['engine_seconds']:.0f} s the compiler",
                 f"{f['peak_rss_gb']:.1f} GB, compiler {f['engine_peak_rss_gb']:.1f} GB",
                 f"{f['engine_mb']} MB",
@@ -152,6 +153,79 @@ def true_size() -> list[str]:
     return lines
 
 
+def eight_bits() -> list[str]:
+    """`edge` in 8 bits beside FP32, FP16 and the naive way; and ModelOpt's quality with the same layers."""
+    document, theirs = load("int8_edge"), load("modelopt_compare")
+    rows = []
+    for name, f in document["figures"].items():
+        if not isinstance(f, dict):
+            continue
+        quantised = "share_quantised" in f
+        rows.append(
+            [
+                f"`{name}`",
+                f"{f['share_quantised']:.1%}" if quantised else "",
+                f"{f['mean_psnr_to_fp32_db']:.1f}, worst {f['worst_psnr_to_fp32_db']:.1f} dB" if quantised else "",
+                f"{f['psnr_to_truth_db']:.3f} dB" if "psnr_to_truth_db" in f else "",
+                f"{f['kernels']}" if "kernels" in f else "",
+                f"{f['static_mb_per_run']:.0f} MB" if "kernels" in f else "",
+                f"{f['bundle_mb']:.1f} MB",
+            ]
+        )
+    head = [
+        "Bundle",
+        "multiply-adds in 8 bits",
+        "PSNR to FP32",
+        "PSNR to ground truth",
+        "kernels",
+        "bytes per run",
+        "size",
+    ]
+    count = document["figures"]["camera_pairs"]
+    network = theirs["figures"]["network"]
+    beside = ", ".join(f"{name} {row['mean_db']:.1f} dB" for name, row in network.items() if isinstance(row, dict))
+    return [
+        f"**INT8 and FP8 of `edge`**, share of its multiply-adds, ground truth of {count} held-out camera pairs; naive is "
+        "every layer, minimum to maximum. Engines for SM89 were read back, not run:",
+        "",
+        *table(head, rows),
+        source(document),
+        "",
+        f"Beside NVIDIA ModelOpt, the same layers of `edge`, mean PSNR to FP32: {beside}. {source(theirs)}",
+        "",
+    ]
+
+
+def cpu_engines() -> list[str]:
+    lines = []
+    for path in sorted(RESULTS.glob("cpu_engines_*.json")):
+        document = load(path.stem)
+        f, model = document["figures"], path.stem.removeprefix("cpu_engines_")
+        rows = [
+            [
+                name,
+                f"{row['median_ms'] / 1000:.2f} s",
+                f"{row['ratio_to_torch_eager']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})",
+                f"{row['psnr_to_torch_fp32_db']:.0f} dB",
+                str(row["n"]),
+            ]
+            if "failed" not in row
+            else [name, row["failed"], "", "", ""]
+            for name, row in f["engines"].items()
+        ]
+        share = f["gmac_in_8_bits"] / f["gmac"]
+        head = [f"{f['tile']} on the CPU", "median", "time against torch eager FP32", "PSNR to it", "n"]
+        lines += [
+            f"**`{model}` in every CPU engine** on {f['threads']} threads, each in turns with torch eager; INT8 of "
+            f"{share:.0%} of {f['gmac']:.0f} G multiply-adds, weights {f['weights']}:",
+            "",
+            *table(head, rows),
+            source(document),
+            "",
+        ]
+    return lines
+
+
 def starting() -> list[str]:
     document = load("import_time")
     starts = document["figures"]["starts"]
@@ -161,7 +235,17 @@ def starting() -> list[str]:
 
 def render() -> str:
     """The block between the two marks in README.md, marks included."""
-    body = [*quality(), *latency(), *overhead(), *agreement(), *engines(), *true_size(), *starting()]
+    body = [
+        *quality(),
+        *latency(),
+        *overhead(),
+        *agreement(),
+        *cpu_engines(),
+        *eight_bits(),
+        *engines(),
+        *true_size(),
+        *starting(),
+    ]
     return "\n".join([BEGIN, "", *body, END])
 
 
