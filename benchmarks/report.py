@@ -185,7 +185,7 @@ def eight_bits() -> list[str]:
     network = theirs["figures"]["network"]
     beside = ", ".join(f"{name} {row['mean_db']:.1f} dB" for name, row in network.items() if isinstance(row, dict))
     return [
-        f"**INT8 and FP8 of `edge`**, share of its multiply-adds, ground truth of {count} held-out camera pairs; naive is "
+        f"**INT8 and FP8 of `edge`**, share of multiply-adds, ground truth of {count} held-out camera pairs; naive is "
         "every layer, minimum to maximum. Engines for SM89 were read back, not run:",
         "",
         *table(head, rows),
