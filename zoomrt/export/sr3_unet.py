@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomrt.export.swin_unet import Up
+
 __all__ = ["Sr3Config", "Sr3UNet", "sr3_config_of"]
 
 GROUPS = 32
@@ -72,16 +74,6 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.conv(x)
-        return out
-
-
-class Up(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.errors import MissingDependency
-from zoomrt.runtime.onnxruntime_session import core_count, load_error, run_error
+from zoomrt.runtime.onnxruntime_session import ERRORS, core_count
 
 __all__ = ["OnnxRuntimeGraph"]
 
@@ -39,7 +39,7 @@ class OnnxRuntimeGraph:
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
-            raise load_error(path, cause, onnxruntime.__version__, None) from cause
+            raise ERRORS.of_load(path, cause, onnxruntime.__version__, None) from cause
         self._session: Any = session
         self.inputs = {node.name: tuple(node.shape) for node in session.get_inputs()}
         self._dtypes = {node.name: _DTYPES[node.type] for node in session.get_inputs()}
@@ -51,7 +51,7 @@ class OnnxRuntimeGraph:
         try:
             results = self._session.run(None, given)
         except Exception as cause:
-            raise run_error(cause) from cause
+            raise ERRORS.of_run(cause) from cause
         return {name: result.astype(np.float32) for name, result in zip(self._outputs, results, strict=True)}
 
     def close(self) -> None:

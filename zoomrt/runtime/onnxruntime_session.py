@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
-from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
+from zoomrt.errors import BundleError, MissingDependency
+from zoomrt.runtime.runner_errors import RunnerErrors
 from zoomrt.runtime.session import Session
 
-__all__ = ["OnnxRuntimeSession", "core_count", "load_error", "run_error"]
+__all__ = ["ERRORS", "OnnxRuntimeSession", "core_count"]
 
-# ONNX Runtime has no error codes that tell a graph it is too old for from a graph that is broken; these words do.
 _TOO_OLD = ("opset", "ir version", "no op registered", "not a registered", "could not find an implementation")
-_NO_MEMORY = ("failed to allocate memory", "bad allocation", "bad_alloc")
+ERRORS = RunnerErrors("ONNX Runtime", "onnxruntime", _TOO_OLD)
 _SILENT = 4  # ONNX Runtime's log level "fatal": what goes wrong is an exception of ours, not a line on stderr
 
 
@@ -82,7 +82,7 @@ class OnnxRuntimeSession(Session):
             session = onnxruntime.InferenceSession(str(bundle.file(name)), options, providers=["CPUExecutionProvider"])
         except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
             built_with = bundle.manifest.versions.get("onnxruntime")
-            raise load_error(bundle.file(name), cause, onnxruntime.__version__, built_with) from cause
+            raise ERRORS.of_load(bundle.file(name), cause, onnxruntime.__version__, built_with) from cause
         tile = self.tile
         dtype = np.dtype(tile.dtype)
         arrays = (
@@ -107,45 +107,8 @@ class OnnxRuntimeSession(Session):
         try:
             engine.session.run_with_iobinding(engine.binding)
         except Exception as cause:
-            raise run_error(cause) from cause
+            raise ERRORS.of_run(cause) from cause
         return engine.output
 
     def _release(self) -> None:
         self._engines = {}
-
-
-def load_error(path: Path, cause: Exception, version: str, built_with: str | None) -> ZoomrtError:
-    text = _last_sentence(cause)
-    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
-        return _no_memory(text)
-    if type(cause).__name__ == "NotImplemented" or _mentions(cause, _TOO_OLD):
-        seen = f"onnxruntime {version}, which says: {text}"
-        needed = f"onnxruntime {built_with}, with which it was built" if built_with else "a newer onnxruntime"
-        remedy = "Install that version, or build the bundle again with trt-build on this machine."
-        return EngineMismatch(f"cannot load graph {str(path)!r} here", seen=seen, needed=needed, remedy=remedy)
-    remedy = "Build the bundle again with trt-build, or copy it again from where it came."
-    return BundleError(f"graph {str(path)!r} is damaged", seen=text, needed="a valid ONNX graph", remedy=remedy)
-
-
-def run_error(cause: Exception) -> ZoomrtError:
-    text = _last_sentence(cause)
-    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
-        return _no_memory(text)
-    remedy = "Run trt-doctor; if it is well, build the bundle again with trt-build."
-    return RuntimeFault("ONNX Runtime failed on a tile", seen=text, needed="a finished run", remedy=remedy)
-
-
-def _no_memory(text: str) -> OutOfMemory:
-    remedy = "Close other programs, or build the bundle with a smaller tile."
-    return OutOfMemory("ONNX Runtime ran out of memory", seen=text, needed="room for one tile", remedy=remedy)
-
-
-def _mentions(cause: Exception, words: tuple[str, ...]) -> bool:
-    text = str(cause).lower()
-    return any(word in text for word in words)
-
-
-def _last_sentence(cause: Exception) -> str:
-    """The end of ONNX Runtime's message: it opens with source files and signatures that say nothing to a user."""
-    text = " ".join(str(cause).split())
-    return text if len(text) <= 200 else "..." + text[-200:]

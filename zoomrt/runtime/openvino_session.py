@@ -6,15 +6,15 @@ graph is FP32 in all cases; `Manifest.arithmetic` says what OpenVINO computes in
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
-from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
+from zoomrt.errors import BundleError, EngineMismatch, MissingDependency
 from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.runtime.runner_errors import RunnerErrors
 from zoomrt.runtime.session import Session
 
 __all__ = ["ARITHMETICS", "OpenVinoSession", "cpu_capabilities"]
@@ -22,9 +22,9 @@ __all__ = ["ARITHMETICS", "OpenVinoSession", "cpu_capabilities"]
 ARITHMETICS = {"fp32": "f32", "bf16": "bf16"}
 """`Manifest.arithmetic` -> OpenVINO's INFERENCE_PRECISION_HINT. Left to itself it takes BF16 where it can."""
 
-# OpenVINO has no error codes either; these words tell an operator it lacks, and memory that ran out, from damage.
-_UNKNOWN = ("no conversion rule", "not supported", "unsupported", "wasn't fully converted")
-_NO_MEMORY = ("failed to allocate", "bad allocation", "bad_alloc", "not enough memory")
+_ERRORS = RunnerErrors(
+    "OpenVINO", "openvino", ("no conversion rule", "not supported", "unsupported", "wasn't fully converted")
+)
 
 
 class _Engine(NamedTuple):
@@ -84,7 +84,8 @@ class OpenVinoSession(Session):
         try:
             model = openvino.Core().compile_model(str(path), "CPU", options)
         except Exception as cause:  # OpenVINO raises RuntimeError for everything
-            raise _load_error(path, cause, openvino.__version__, bundle.manifest.versions.get("openvino")) from cause
+            built_with = bundle.manifest.versions.get("openvino")
+            raise _ERRORS.of_load(path, cause, openvino.__version__, built_with) from cause
         tile = self.tile
         arrays = (
             np.empty((batch, tile.channels, tile.height, tile.width), tile.dtype),
@@ -107,7 +108,7 @@ class OpenVinoSession(Session):
         try:
             engine.request.infer(share_outputs=True)
         except Exception as cause:
-            raise _run_error(cause) from cause
+            raise _ERRORS.of_run(cause) from cause
         return engine.output
 
     def _release(self) -> None:
@@ -128,40 +129,3 @@ def _openvino() -> Any:
             remedy="Run: pip install 'zoomrt[openvino]'",
         ) from cause
     return openvino
-
-
-def _load_error(path: Path, cause: Exception, version: str, built_with: str | None) -> ZoomrtError:
-    text = _short(cause)
-    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
-        return _no_memory(text)
-    if _mentions(cause, _UNKNOWN):
-        seen = f"openvino {version}, which says: {text}"
-        needed = f"openvino {built_with}, with which it was built" if built_with else "a newer openvino"
-        remedy = "Install that version, or build the bundle again with trt-build on this machine."
-        return EngineMismatch(f"cannot load graph {str(path)!r} here", seen=seen, needed=needed, remedy=remedy)
-    remedy = "Build the bundle again with trt-build, or copy it again from where it came."
-    return BundleError(f"graph {str(path)!r} is damaged", seen=text, needed="a valid ONNX graph", remedy=remedy)
-
-
-def _run_error(cause: Exception) -> ZoomrtError:
-    text = _short(cause)
-    if _mentions(cause, _NO_MEMORY) or isinstance(cause, MemoryError):
-        return _no_memory(text)
-    remedy = "Run trt-doctor; if it is well, build the bundle again with trt-build."
-    return RuntimeFault("OpenVINO failed on a tile", seen=text, needed="a finished run", remedy=remedy)
-
-
-def _no_memory(text: str) -> OutOfMemory:
-    remedy = "Close other programs, or build the bundle with a smaller tile."
-    return OutOfMemory("OpenVINO ran out of memory", seen=text, needed="room for one tile", remedy=remedy)
-
-
-def _mentions(cause: Exception, words: tuple[str, ...]) -> bool:
-    text = str(cause).lower()
-    return any(word in text for word in words)
-
-
-def _short(cause: Exception) -> str:
-    """The end of OpenVINO's message: it opens with its own source files."""
-    text = " ".join(str(cause).split())
-    return text if len(text) <= 200 else "..." + text[-200:]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zoomrt.bundle import SplitFacts, TileFacts
 from zoomrt.errors import RuntimeFault
 from zoomrt.runtime.latent_tiles import blended, windows
-from zoomrt.runtime.onnxruntime_session import core_count, load_error, run_error
+from zoomrt.runtime.onnxruntime_session import ERRORS, core_count
 
 __all__ = ["PARTS", "SplitSession"]
 
@@ -84,7 +84,7 @@ class SplitSession:
         try:
             result: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: values})[0]
         except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
-            raise run_error(cause) from cause
+            raise ERRORS.of_run(cause) from cause
         return result
 
 
@@ -99,4 +99,4 @@ def _load(path: Path, threads: int | None) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as cause:
-        raise load_error(path, cause, onnxruntime.__version__, None) from cause
+        raise ERRORS.of_load(path, cause, onnxruntime.__version__, None) from cause
