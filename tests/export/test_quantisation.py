@@ -192,6 +192,9 @@ def test_pictures_of_ones_own(tmp_path: Path, tiny_edge_weights: Path) -> None:
     assert choice.fingerprint != before
     for changes in ({"tiles": 4}, {"min_psnr_db": 16.0}, {"method": "mse"}, {"high_resolution": True}):
         assert dataclasses.replace(choice, **changes).fingerprint != choice.fingerprint
+    (folder / "b.png").unlink()
+    alone = build(request(tiny_edge_weights, choice), tmp_path / "d").manifest
+    assert any("a single picture" in warning for warning in alone.warnings)
     nowhere = request(tiny_edge_weights, dataclasses.replace(EASY, pictures=tmp_path / "none"))
     with pytest.raises(InputError, match="nothing there"):
         build(nowhere, tmp_path / "c")

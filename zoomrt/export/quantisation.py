@@ -154,6 +154,8 @@ def quantise_network(
     quantised = Quantised(held_out, search.wanted, floor, damage.worst_db, damage.mean_db, facts, work)
     if choice.pictures is None:
         quantised.warnings.append("calibrated on one photograph: --calibration takes a folder of your own pictures")
+    elif len({*tiles.sources, *held_out.sources}) == 1:
+        quantised.warnings.append("calibrated and judged on a single picture: put more of them into the folder")
     if everything:
         quantised.warnings.append(
             f"int8-all has no quality gate: {damage.worst_db:.1f} dB on the worst of {len(held_out)} held-out tiles"
