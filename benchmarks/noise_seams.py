@@ -34,6 +34,7 @@ from zoomrt.runtime.upscaler import Upscaler
 
 TILE, WHOLE = 64, 128
 """LR pixels; the frame is one tile of the larger bundle."""
+PHOTOGRAPHS = HELD_OUT_PHOTOGRAPHS[:1]
 Draw = Callable[[NoiseFacts, TilePlan, int, NDArray[np.float32]], None]
 
 
@@ -88,7 +89,7 @@ def figures(request: Callable[[int], BuildRequest], folder: Path, threads: int) 
     found: dict[str, object] = {}
     frames = {
         Path(name).stem: np.ascontiguousarray(photograph(name)[:WHOLE, :WHOLE] / np.float32(255))
-        for name in HELD_OUT_PHOTOGRAPHS
+        for name in PHOTOGRAPHS
     }
     whole_bundle, tile_bundle = (build(request(side), folder / str(side)).path for side in (WHOLE, TILE))
     with zoomrt.load(whole_bundle, threads=threads) as whole, zoomrt.load(tile_bundle, threads=threads) as tiled:
@@ -117,7 +118,7 @@ def main() -> None:
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    found: dict[str, object] = {"photographs": list(HELD_OUT_PHOTOGRAPHS), "threads": threads}
+    found: dict[str, object] = {"photographs": list(PHOTOGRAPHS), "threads": threads}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         unet, autoencoder = latent_files(folder, true_size=False)
