@@ -203,5 +203,10 @@ def test_import_and_help_load_nothing_heavy(start: str) -> None:
     assert loaded_by(STARTS[start]) == set()
 
 
+def test_listing_the_models_loads_nothing_heavy() -> None:
+    start = "sys.argv = ['trt-build', '--list']; from zoomrt.cli.build import main; main()"
+    assert loaded_by(start) == set()
+
+
 def test_a_heavy_import_is_seen() -> None:
     assert loaded_by("import numpy") == {"numpy"}

@@ -4,6 +4,7 @@ sizes."""
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoomrt
 from zoomrt.bundle import open_bundle
-from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.errors import CheckpointError, ExportError, UsageError
+from zoomrt.export import multi_step_parts
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.jit_sr import FAMILY, Encode, Step, sampling_of
@@ -188,6 +190,28 @@ def test_bundle(tmp_path: Path, small: tuple[Path, State], mode: str, steps: int
         assert upscaler(frame[:9].repeat(3, axis=1)).shape == (36, 192, 3)
 
 
+@pytest.mark.parametrize(("part", "call"), [("tokens", 1), ("answer", 1), ("answer", 3)])
+def test_a_graph_that_differs_is_refused(
+    tmp_path: Path, small: tuple[Path, State], monkeypatch, part: str, call: int
+) -> None:
+    """Every output of every part, and the step at every evaluation that is looked at."""
+    calls = Counter()
+
+    class Off(OnnxRuntimeGraph):
+        def __call__(self, values):
+            results = super().__call__(values)
+            calls.update(results.keys())
+            if part in results and calls[part] == call:
+                results[part] = results[part] * np.float32(1.001)
+            return results
+
+    monkeypatch.setattr(multi_step_parts, "OnnxRuntimeGraph", Off)
+    where = "photograph and noise" if part == "tokens" else f"evaluation {call} of 3"
+    with pytest.raises(ExportError, match=rf"does not match torch FP32 in {part}, {where}.*need 80 dB"):
+        build(BuildRequest(weights=small[0], sources=Sources(steps=2)), tmp_path / "b", use_cache=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_requests(tmp_path: Path, small: tuple[Path, State]) -> None:
     path, _ = small
     checkpoint = load_checkpoint(path)
@@ -195,6 +219,9 @@ def test_wrong_requests(tmp_path: Path, small: tuple[Path, State]) -> None:
         FAMILY.network(checkpoint, Sources(conditioning="tokens"))
     with pytest.raises(UsageError, match=r"unknown sampler.*Did you mean heun"):
         FAMILY.network(checkpoint, Sources(sampler="huen"))
+    for guidance in (float("nan"), float("-inf")):
+        with pytest.raises(UsageError, match=r"--guidance (nan|-inf)"):
+            FAMILY.network(checkpoint, Sources(guidance=guidance))
     with pytest.raises(UsageError, match="1 or more"):
         FAMILY.network(checkpoint, Sources(steps=0))
     with pytest.raises(UsageError, match=r"32 LR pixels.*16, as it was trained.*Leave --tile out"):
@@ -204,8 +231,13 @@ def test_wrong_requests(tmp_path: Path, small: tuple[Path, State]) -> None:
         FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
 
 
-def test_published_steps_are_the_default() -> None:
-    assert len(sampling_of(50, "heun", 4)[0].evaluations) == FAMILY.facts.steps == 99
+@pytest.mark.parametrize(("width", "evaluations"), [(768, FAMILY.facts.steps), (1024, 199)])
+def test_published_steps_are_the_default(tmp_path: Path, width: int, evaluations: int) -> None:
+    """Heun 50 for B/16, Heun 100 for the wider ones (jit_sr.md section 3)."""
+    write(tmp_path / "w.pth", JitConfig(width=width, depth=1, heads=width // 64, grid=2, bottleneck=8, hidden=8))
+    network = FAMILY.network(load_checkpoint(tmp_path / "w.pth"))
+    assert len(network.sampling.evaluations) == evaluations
+    assert FAMILY.facts.steps == 99
 
 
 def test_fp16(tmp_path: Path, small: tuple[Path, State]) -> None:

@@ -157,7 +157,7 @@ def test_steps_must_be_said(tmp_path: Path, steps: int | None) -> None:
     files = Files(tmp_path, SHALLOW)
     with pytest.raises(UsageError, match=r"no --steps|--steps 5.*Pass --steps 15 or --steps 4"):
         FAMILY.network(load_checkpoint(files.weights), Sources(autoencoder=files.autoencoder, steps=steps))
-    with pytest.raises(CheckpointError, match=r"one of resshift, sinsr"):
+    with pytest.raises(CheckpointError, match=r"--model resshift or --model sinsr"):
         family_of(load_checkpoint(files.weights))
 
 

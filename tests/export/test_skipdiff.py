@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import slow_sampling
 import slow_skipdiff as slow
 import torch
 from family_checks import assert_close, assert_multi_step_at_true_size, bundle_of
+from PIL import Image
 from published_files import State
 from slow_reference import Weights, bicubic_x4
 from torch.utils.flop_counter import FlopCounterMode
 
 import zoomrt
+from zoomrt.cli import upscale
+from zoomrt.cli._common import run
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
@@ -75,18 +79,19 @@ def test_network_and_policy_against_the_slow_ones(tmp_path: Path) -> None:
         np.testing.assert_allclose(decided["remembered"][0].numpy(), remembered, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [2, 7, 20])
+@pytest.mark.parametrize("steps", [2, 7, 20, 1000])
 def test_schedule(steps: int) -> None:
     facts, _ = sampling_of(steps, "before")
     share = slow_sampling.signal_shares()
     wanted = slow_sampling.two_stages(steps)
     assert [one.skippable for one in facts.evaluations] == [fine for _, _, fine in wanted]
     assert [one.timestep for one in facts.evaluations] == pytest.approx([share[t] ** 0.5 for t, _, _ in wanted])
+    assert all(t > following for t, following, _ in wanted)
     assert not any(one.skippable for one in sampling_of(steps, None)[0].evaluations)
 
 
 @pytest.mark.parametrize(("decide", "lean"), [("before", 0), ("before", 1e4), ("after", 0), ("after", -1e4), (None, 0)])
-def test_bundle(tmp_path: Path, decide: str | None, lean: float) -> None:
+def test_bundle(tmp_path: Path, decide: str | None, lean: float, capfd) -> None:
     """Pixels and call counts of a tile are those of the slow chain with the slow policy."""
     steps = 7
     denoiser, policy = write(tmp_path / "w.pth", decide, lean)
@@ -124,6 +129,13 @@ def test_bundle(tmp_path: Path, decide: str | None, lean: float) -> None:
         np.testing.assert_allclose(got, (wanted.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1), atol=2e-3)
         upscaler(frame.repeat(2, axis=1))
         assert len(upscaler.evaluations) > 1  # one count per tile
+    Image.new("RGB", (30, 16)).save(tmp_path / "p.png")
+    assert run(upscale.cli, [str(tmp_path / "b"), str(tmp_path / "p.png"), "-o", str(tmp_path / "q.png")]) == 0
+    said = re.search(r" s, (\d+) network evaluations, (.*) per tile\n", capfd.readouterr().out)
+    assert said is not None
+    if lean or decide != "before":
+        assert said[2] == str(calls)
+        assert int(said[1]) in range(2 * calls, 9 * calls, calls)
     if lean:
         assert taken == (asked if lean > 0 else 0)
 
@@ -138,8 +150,9 @@ def test_the_policy_stays_fp32(tmp_path: Path) -> None:
 
 def test_wrong_requests(tmp_path: Path) -> None:
     denoiser, policy = write(tmp_path / "w.pth", "before")
-    with pytest.raises(UsageError, match=r"two stages.*--steps 1.*2 or more"):
-        FAMILY.network(load_checkpoint(tmp_path / "w.pth"), Sources(steps=1))
+    for steps in (1, 1001):
+        with pytest.raises(UsageError, match=rf"two stages.*--steps {steps}.*2 to 1000"):
+            FAMILY.network(load_checkpoint(tmp_path / "w.pth"), Sources(steps=steps))
     policy["look.0.weight"] = torch.zeros(5, 7, 4, 4)
     torch.save({"denoiser": denoiser, "policy": policy}, tmp_path / "v.pth")
     with pytest.raises(CheckpointError, match="not a checkpoint of skipdiff"):

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
-from runtime_helpers import facts
+from runtime_helpers import facts, manifest
 
 from zoomrt.bundle import Evaluation, NoiseFacts, SamplingFacts
 from zoomrt.errors import BundleError, RuntimeFault
 from zoomrt.runtime.multi_step_session import MultiStepSession
-from zoomrt.runtime.sampling import time_features
+from zoomrt.runtime.noise import noise_at
+from zoomrt.runtime.sampling import split_draws, time_features, trajectory
+from zoomrt.runtime.upscaler import Upscaler
 
 SAMPLING = SamplingFacts(
     channels=3,
@@ -79,6 +81,28 @@ def test_parts_are_joined_by_name() -> None:
     assert [part.closed for part in parts.values()] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("size", [(8, 8), (20, 27), (6, 30)])
+def test_seams_do_not_show_the_noise(size: tuple[int, int]) -> None:
+    """A network that sees single pixels gives the same frame in tiles as in one pass, if and only if all tiles see the
+    same noise there, at the start and in every step."""
+    noisy = tuple(Evaluation(timestep=t, state=(0.5, 0.0, 0.5, t), held=(0.0, 0.0, 0.0)) for t in (0.75, 0.25, 0.0))
+    sampling = msgspec.structs.replace(SAMPLING, evaluations=noisy, decide=None)
+    assert sampling.draws == 3
+    tile = msgspec.structs.replace(TILE, noise=NoiseFacts(channels=3 * 48, seed=3))
+    parts = {name: graph for name, graph in graphs().items() if name != "policy"}
+    frame = np.random.default_rng().uniform(0, 1, (*size, 3)).astype(np.float32)
+    upscaler = Upscaler(manifest(tile), MultiStepSession(tile, sampling, parts))
+    got = upscaler(frame)
+    low, high = tile.value_range
+    shown = (frame * (high - low) + low).transpose(2, 0, 1)[None].repeat(4, axis=2).repeat(4, axis=3)
+    draws = split_draws(sampling, noise_at(tile.noise, 0, 0, *size)[None])
+    *_, last = trajectory(sampling, None, draws, lambda x, _one: np.tanh(x) + shown)
+    wanted = (last.state[0].transpose(1, 2, 0) - low) / (high - low)
+    np.testing.assert_allclose(got, wanted.clip(0, 1), atol=1e-5)
+    assert np.ptp(wanted) > 0.5
+    assert upscaler.evaluations == (3,) * len(upscaler.evaluations)
+
+
 def test_a_value_that_is_not_finite_names_the_timestep() -> None:
     def broken(state, shown):
         answer = state + shown
@@ -87,6 +111,13 @@ def test_a_value_that_is_not_finite_names_the_timestep() -> None:
 
     with pytest.raises(RuntimeFault, match=r"at timestep 2.*2 of 3072 values"):
         MultiStepSession(TILE, SAMPLING, graphs(broken)).run(batch())
+
+
+def test_a_policy_that_does_not_answer_is_no_refusal() -> None:
+    parts = graphs()
+    parts["policy"].function = lambda memory, told: {"accept": memory[:, :1] * np.nan, "remembered": memory}  # noqa: ARG005
+    with pytest.raises(RuntimeFault, match=r"the policy failed.*at timestep 1.*nan"):
+        MultiStepSession(TILE, SAMPLING, parts).run(batch())
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -25,7 +25,7 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 
 
 @click.command("trt-build")
-@click.option("--model", help="Model family; auto: what the weights' keys say, as if left out; without weights, edge.")
+@click.option("--model", help="Model family; auto or left out: what the weights' keys say; edge without either.")
 @click.option("--list", "listing", is_flag=True, help="Print the model families and leave.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint; if left out, those inside the package.")
 @click.option(
@@ -40,7 +40,7 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 )
 @click.option("--wdn-weights", type=click.Path(path_type=Path), help="Second checkpoint, which keeps noise, to mix in.")
 @click.option("--denoise-strength", type=float, help="Share of the first one in that mixture, 0 to 1; 0.5 if left out.")
-@click.option("--steps", type=int, help="Steps of a multi-step model; see its page in docs/models.")
+@click.option("--steps", type=int, help="resshift: 15 or 4, as trained; jit-sr, skipdiff: as published if left out.")
 @click.option("--sampler", help="jit-sr: heun or euler; heun if left out.")
 @click.option("--conditioning", help="jit-sr: token or concat, as the checkpoint was trained; token if left out.")
 @click.option("--guidance", type=float, help="jit-sr: guidance scale; 1, which is none, if left out.")
@@ -65,7 +65,10 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 @click.option("--bisect", is_flag=True, help="Where the graph differs from torch, name the first node that does.")
 @click.option("--no-cache", is_flag=True, help="Build even if the same request was built before.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Bundle folder; if left out, MODEL-PRECISION-TARGET."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Bundle folder; (MODEL or WEIGHTS)-PRECISION-TARGET if left out.",
 )
 @shared_options
 def cli(

@@ -116,7 +116,15 @@ def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance) -> 
     write_picture(result, job.output)
     (height, width), (new_height, new_width) = picture.pixels.shape[:2], result.pixels.shape[:2]
     seconds = time.monotonic() - started
-    return f"{job.output}: {width} x {height} -> {new_width} x {new_height} px in {seconds:.1f} s"
+    line = f"{job.output}: {width} x {height} -> {new_width} x {new_height} px in {seconds:.1f} s"
+    return line if upscaler.manifest.sampling is None else f"{line}, {_evaluations(upscaler.evaluations)}"
+
+
+def _evaluations(counts: Sequence[int]) -> str:
+    """How often the network of a multi-step model ran: a policy may skip steps, in each tile others."""
+    least, most = min(counts), max(counts)
+    each = f"{least}" if least == most else f"{least} to {most}"
+    return f"{sum(counts)} network evaluations, {each} per tile"
 
 
 @contextlib.contextmanager

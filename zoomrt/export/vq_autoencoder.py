@@ -182,13 +182,16 @@ class Codebook(nn.Module):
         for first in range(0, len(codes), CODES_AT_ONCE):
             part = codes[first : first + CODES_AT_ONCE]
             # |z - e|^2 is smallest where z.e - |e|^2 / 2 is largest
-            score, index = F.linear(pixels, part, part.square().sum(1) / -2).max(dim=-1)
+            scores = F.linear(pixels, part, part.square().sum(1) / -2)
+            # not max, whose two results are two nodes: a runtime that puts off one of them keeps all parts' scores
+            index = scores.argmax(dim=-1, keepdim=True)
+            score = scores.gather(-1, index)
             if nearest is None:
                 nearest, best = index, score
             else:
                 nearest, best = torch.where(score > best, index + first, nearest), torch.maximum(score, best)
         assert nearest is not None
-        return F.embedding(nearest, codes).permute(0, 3, 1, 2).to(z.dtype)
+        return F.embedding(nearest[..., 0], codes).permute(0, 3, 1, 2).to(z.dtype)
 
 
 class VqAutoencoder(nn.Module):

@@ -8,6 +8,7 @@ of `encode`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -73,7 +74,11 @@ class MultiStepSession(Session):
             more = {} if following is None else {"following": following}
             decision = graphs["policy"]({**known(state, one), **more})
             values["memory"] = decision["remembered"]
-            return float(decision["accept"].item()) > 0
+            accept = float(decision["accept"].item())
+            if not math.isfinite(accept):
+                what = f"the policy failed on a tile at timestep {one.timestep:g}"
+                raise RuntimeFault(what, seen=accept, needed="a number", remedy="Check the weights of the policy.")
+            return accept > 0
 
         base = values["base"].astype(np.float32) if facts.base else None
         draws = split_draws(facts, batch[:, 3:].astype(np.float32))

@@ -33,9 +33,17 @@ def family_of(checkpoint: Checkpoint) -> Family:
     found = [family for name in family_names() if (family := family_named(name)).recognises(checkpoint)]
     if len(found) == 1:
         return found[0]
+    names = [family.facts.name for family in found]
+    if names:
+        raise CheckpointError(
+            f"weights {str(checkpoint.path)!r} may be of several models",
+            seen="keys that are the same in " + " and ".join(names),
+            needed="the model's name",
+            remedy=f"Pass {' or '.join(f'--model {name}' for name in names)}, whichever published the file.",
+        )
     raise CheckpointError(
         f"cannot tell the model of weights {str(checkpoint.path)!r}",
-        seen="keys like " + ", ".join(list(checkpoint.content)[:4]) if not found else "keys of several models",
-        needed="the keys of one of " + ", ".join(f.facts.name for f in found or map(family_named, family_names())),
+        seen="keys like " + (", ".join(list(checkpoint.content)[:4]) or "none"),
+        needed="the keys of one of " + ", ".join(family_names()),
         remedy="Name the model with --model, or check that this is the file its authors published.",
     )

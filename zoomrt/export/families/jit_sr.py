@@ -6,6 +6,7 @@ every file. `--steps 1` is one evaluation from pure noise, whose answer is the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -130,6 +131,10 @@ class JitSr(Family):
         if sampler not in SAMPLERS:
             raise unknown_name("sampler", sampler, SAMPLERS)
         guidance = 1.0 if sources.guidance is None else sources.guidance
+        if not math.isfinite(guidance):
+            raise UsageError(
+                "cannot use that guidance", seen=f"--guidance {guidance}", needed="a number", remedy="Leave it out."
+            )
         network = Jit(config := _config(checkpoint))
         load_weights(network, _unwrapped(checkpoint), checkpoint.path)
         steps = sources.steps if sources.steps is not None else (100 if config.width >= WIDE else 50)

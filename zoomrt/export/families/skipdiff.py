@@ -30,6 +30,7 @@ STEPS = 20  # of the paper's table for natural pictures
 TRAINED_STEPS, BETAS = 2000, (1e-6, 1e-2)  # SR3's schedule; SkipDiff's was not published
 FINE_SHARE = 0.4  # of the trained steps are left to the fine stage
 COARSE_PART = 5  # one step of so many is coarse
+MOST_STEPS = 1000  # beyond, fine steps would be less than one trained step apart
 SEED = 12345
 PICTURE = 3
 
@@ -139,11 +140,15 @@ class Skipdiff(Family):
 def sampling_of(steps: int, decide: Literal["before", "after"] | None) -> tuple[SamplingFacts, tuple[Level, ...]]:
     """Coarse steps with large strides, then fine ones, of which those may be skipped; all of them DDIM without noise.
 
-    decide : `before` or `after`; None where nothing is skipped. UsageError for less than two steps.
+    decide : `before` or `after`; None where nothing is skipped. UsageError for less than two steps, and for
+    more than the schedule has room for.
     """
-    if steps < 2:
+    if not 2 <= steps <= MOST_STEPS:
         raise UsageError(
-            "cannot sample in two stages", seen=f"--steps {steps}", needed="2 or more", remedy="Use --steps 20."
+            "cannot sample in two stages",
+            seen=f"--steps {steps}",
+            needed=f"2 to {MOST_STEPS}",
+            remedy="Use --steps 20.",
         )
     coarse = max(1, steps // COARSE_PART)
     middle = round(TRAINED_STEPS * FINE_SHARE)
