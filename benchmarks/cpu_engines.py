@@ -50,10 +50,8 @@ SETTLE_S = 0.2
 """Pause before each run: worker threads of the library that ran before spin on for a while and would take a core."""
 ENGINES = {
     "onnxruntime fp32": ("fp32", CpuEngine("onnxruntime")),
-    "onnxruntime fp32, winograd": ("winograd", CpuEngine("onnxruntime")),
     "onnxruntime int8": ("int8", CpuEngine("onnxruntime")),
     "openvino fp32": ("fp32", CpuEngine("openvino")),
-    "openvino fp32, winograd": ("winograd", CpuEngine("openvino")),
     "openvino bf16": ("fp32", CpuEngine("openvino", "bf16")),
     "openvino int8": ("int8", CpuEngine("openvino")),
     "openvino int8, rest bf16": ("int8", CpuEngine("openvino", "bf16")),
@@ -85,12 +83,11 @@ def write_graphs(network: nn.Module, tile: TileFacts, folder: Path) -> tuple[dic
     )
     placement = placement_of(network, layers_of(network, seen), "openvino")
     networks = {"fp32": network, "int8": quantise(network, ranges_of(observe(network, tiles), "mse"), placement, INT8)}
-    networks["winograd"] = network
     graphs = {}
     for precision, one in networks.items():
         (folder / precision).mkdir()
         path = folder / precision / "graph.onnx"
-        export_graph(one, path, shape=shape, half=False, opset=23, instance_norm=True, winograd=precision == "winograd")
+        export_graph(one, path, shape=shape, half=False, opset=23, instance_norm=True)
         graphs[precision] = Graphs(path.parent, {1: path.name}, precision, tile)
     total = sum(placement.multiply_adds.values())
     return graphs, {"gmac": round(total / 1e9, 2), "gmac_in_8_bits": round(total * placement.share / 1e9, 2)}

@@ -50,7 +50,6 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 @click.option("--overlap", type=int, help="Input pixels that neighbouring tiles share.")
 @click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
 @click.option("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS)}.")
-@click.option("--winograd", is_flag=True, help="3x3 convolutions with fewer multiplications (cpu, fp32).")
 @click.option("--require-faster", is_flag=True, help="Refuse bf16 or int8 that is measured no faster than FP32 (cpu).")
 @click.option("--colour", help="none, mean_std (adain) or wavelet; the family's own if left out.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="8 bits: folder of pictures to take ranges from.")
@@ -93,7 +92,6 @@ def cli(
     overlap: int | None,
     batches: str,
     backend: str | None,
-    winograd: bool,
     require_faster: bool,
     colour: str | None,
     calibration: Path | None,
@@ -155,7 +153,6 @@ def cli(
         overlap=overlap,
         batches=sizes,
         backend=backend,
-        winograd=winograd,
         require_faster=require_faster,
         timeout_s=minutes * 60,
         max_memory=memory,

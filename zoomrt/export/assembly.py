@@ -113,7 +113,6 @@ def _check_multi_step(request: BuildRequest, facts: FamilyFacts) -> None:
     refused = {
         f"--precision {request.precision}": request.precision in EIGHT_BIT or request.precision == "bf16",
         "--backend openvino": request.backend == "openvino",
-        "--winograd": request.winograd,
         "--form split": request.form == "split",
         "--bisect": request.bisect,
         f"--batch {','.join(map(str, request.batches))}": request.batches != (1,),

@@ -20,7 +20,6 @@ from torch.export import Dim
 
 from zoomrt.errors import ExportError
 from zoomrt.export.half import is_half, to_half
-from zoomrt.export.winograd import winograd_convolutions
 
 __all__ = [
     "EXTERNAL_DATA_BYTES",
@@ -47,7 +46,6 @@ def export_graph(
     half: bool,
     opset: int,
     instance_norm: bool = False,
-    winograd: bool = False,
     free: bool = False,
 ) -> None:
     """Write `network` as an ONNX file with input `lr` and output `sr`, checked.
@@ -57,7 +55,6 @@ def export_graph(
     opset : from 23 on attention stays one `Attention` node.
     instance_norm : write GroupNorm as InstanceNormalization over groups, the same numbers. ONNX Runtime has a kernel
         for that and takes GroupNormalization apart into a dozen operators (benchmarks/edge_latency.py has both).
-    winograd : write 3x3 convolutions as in `winograd.py`, for FP32 on a CPU.
     free : leave height and width open; the h and w of `shape` are then an example, which must differ.
 
     The file depends on the network and the arguments only: no paths, times or stack traces are stored.
@@ -71,7 +68,6 @@ def export_graph(
         half=half,
         opset=opset,
         instance_norm=instance_norm,
-        winograd=winograd,
         free=free,
     )
 
@@ -85,7 +81,6 @@ def export_named(
     half: bool,
     opset: int,
     instance_norm: bool = False,
-    winograd: bool = False,
     free: bool = False,
 ) -> None:
     """`export_graph` for a network of several inputs and outputs, all of them floats, in the order of its arguments.
@@ -103,7 +98,6 @@ def export_named(
             quiet(),
             torch.no_grad(),
             group_norms_as_instance_norms(network if instance_norm else None),
-            winograd_convolutions(network if winograd else None),
         ):
             program = torch.onnx.export(
                 network.eval(),

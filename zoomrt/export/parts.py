@@ -178,7 +178,6 @@ class Parts:
             half=self.half,
             opset=self.target.opset,
             instance_norm=self.on_cpu,
-            winograd=self.request.winograd,
         )
         if self.half:
             self.numerics["fp32_nodes"] = list(fp32_nodes(graph))

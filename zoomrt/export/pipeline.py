@@ -48,7 +48,6 @@ class BuildRequest:
     form : `split` for three graphs and latent tiles, see `split.py`; target cpu, precision fp32 and batch 1 only.
     bisect : where the graph does not do what torch does, name the first node that differs.
     calibration : for precisions with 8-bit layers only.
-    winograd : 3x3 convolutions with fewer multiplications, see `winograd.py`; for target cpu in FP32, in one graph.
     require_faster : refuse a bundle with fewer bits that was measured no faster than FP32; target cpu only.
     """
 
@@ -67,7 +66,6 @@ class BuildRequest:
     form: str = "one_graph"
     bisect: bool = False
     calibration: Calibration | None = None
-    winograd: bool = False
     require_faster: bool = False
 
 
@@ -159,20 +157,6 @@ def _check_colour_and_form(request: BuildRequest) -> None:
             seen=f"target {request.target}, precision {request.precision}, batch {','.join(map(str, request.batches))}",
             needed="target cpu, precision fp32, batch 1",
             remedy="Leave --target, --precision and --batch out, or --form.",
-        )
-    if request.winograd and (request.target, request.precision, request.form) != ("cpu", "fp32", "one_graph"):
-        raise UsageError(
-            "--winograd cannot be built like that",
-            seen=f"target {request.target}, precision {request.precision}, form {request.form}",
-            needed="target cpu, precision fp32, one graph: narrower types would lose too many digits",
-            remedy="Leave --winograd out.",
-        )
-    if request.winograd and request.bisect:
-        raise UsageError(
-            "a graph with other convolutions than the network's cannot be bisected",
-            seen="--winograd --bisect",
-            needed="one of them",
-            remedy="Bisect the same model without --winograd.",
         )
     if request.form == "split" and request.bisect:
         raise UsageError(
