@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from runtime_helpers import photograph, seam_ratio
 from skimage import data
 
 from zoomrt.runtime.tiles import plan
 from zoomrt.runtime.upscaler import Upscaler, load
+from zoomrt.runtime.zoom import ZoomSession
 
 pytest.importorskip("torch")
 
@@ -94,3 +96,24 @@ def test_public_names_in_two_lines(tmp_path: Path) -> None:
     bundle = build(BuildRequest(tile=32), tmp_path / "b").path
     with zoomrt.load(bundle) as loaded:
         assert loaded(photograph(10, 12)).shape == (40, 48, 3)
+
+
+FLICKER = 1.5
+"""How many times bicubic's temporal variance a still scene with sensor noise may have; benchmarks/zoom.py says 1.2."""
+
+
+def test_a_still_scene_flickers_little_more_than_bicubic(upscaler: Upscaler, rng: np.random.Generator) -> None:
+    """Fresh noise of 2 codes, a 2x view; with `noise=` it flickers less than bicubic."""
+    still = data.astronaut()[120:248, 160:288].astype(np.float64)
+    frames = [np.clip(still + rng.normal(0, 2, still.shape), 0, 255).round().astype(np.uint8) for _ in range(10)]
+    with ZoomSession(upscaler, (256, 256)) as session, ZoomSession(upscaler, (256, 256), noise=2 / 255) as smoothed:
+        views = [session.process(frame, 2.0).pixels.copy() for frame in frames]
+        calm = [smoothed.process(frame, 2.0).pixels.copy() for frame in frames]
+    middle = (32, 32, 96, 96)  # what a 2x view in the centre shows
+    bicubic = [np.asarray(Image.fromarray(f).resize((256, 256), Image.Resampling.BICUBIC, middle)) for f in frames]
+    variance = {
+        name: float(np.var(np.stack(seen[4:]).astype(float), axis=0).mean())
+        for name, seen in {"network": views, "smoothed": calm, "bicubic": bicubic}.items()
+    }
+    assert variance["network"] <= FLICKER * variance["bicubic"]
+    assert variance["smoothed"] < 0.7 * variance["bicubic"]
