@@ -31,7 +31,7 @@ class Chooser(nn.Module):
 
 
 def tiles() -> dict[str, np.ndarray]:
-    return {"noise": np.random.default_rng().uniform(-1, 1, (1, 3, 16, 16)).astype(np.float32)}
+    return {"noise": np.random.default_rng().uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)}
 
 
 def test_recorded_choices_come_back() -> None:
@@ -50,10 +50,10 @@ def test_recorded_choices_come_back() -> None:
 
 
 def test_flipped_choices_do_not_count_but_what_they_come_from_does() -> None:
-    network = Chooser(4.0)
+    network = Chooser(32.0)
     with pytest.raises(PrecisionError, match=r"need 45 dB"):
         make_fp16_safe(network, tiles(), (-1.0, 1.0))
-    network = Chooser(4.0)
+    network = Chooser(32.0)
     chooses(network.sign)
     results = make_fp16_safe(network, tiles(), (-1.0, 1.0)).results
     assert [result.probe for result in results] == ["noise, before a choice", "noise"]
