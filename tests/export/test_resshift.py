@@ -167,7 +167,6 @@ def test_steps_must_be_said(tmp_path: Path, steps: int | None) -> None:
         ({"precision": "int8"}, "--precision int8"),
         ({"precision": "bf16", "backend": "openvino"}, "--precision bf16"),
         ({"backend": "openvino"}, "--backend openvino"),
-        ({"winograd": True}, "--winograd"),
         ({"bisect": True}, "--bisect"),
         ({"form": "split"}, "--form split"),
         ({"batches": (1, 2)}, "--batch 1,2"),
