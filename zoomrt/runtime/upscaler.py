@@ -129,7 +129,8 @@ class Upscaler:
     def __init__(self, manifest: Manifest, session: Session | SplitSession) -> None:
         self.manifest = manifest
         self.evaluations: tuple[int, ...] = ()
-        """Network evaluations of each tile of the last frame; a model with a skip policy takes more or fewer."""
+        """Network evaluations of each tile of the last frame, by a multi-step model: a skip policy takes more or fewer.
+        Empty for one-step models, whose memory does not grow with the number of tiles."""
         self._session = session
         self._lock = threading.RLock()
         self._closed = False
@@ -165,7 +166,7 @@ class Upscaler:
     def _upscale(self, frame: NDArray[Any], on_tile: Progress | None) -> NDArray[Any]:
         facts = self.manifest.tile
         out = pixels.empty_frame(frame, facts.scale)
-        evaluations: list[int] = []
+        evaluations: list[int] | None = None if self.manifest.sampling is None else []
         source = moments_of_frame(frame) if facts.colour == "mean_std" else None
         result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if source else None
 
@@ -181,7 +182,7 @@ class Upscaler:
             blocks = _tile_by_tile(self._session, frame, facts, on_part, evaluations)
         for rows, columns, block in blocks:
             pixels.store(block, facts, out[rows, columns], result)
-        self.evaluations = tuple(evaluations)
+        self.evaluations = tuple(evaluations or ())
 
         if source is not None and result is not None:
             apply_affine(out, *matching_affine(source, result))
@@ -227,7 +228,7 @@ class Upscaler:
 
 
 def _tile_by_tile(
-    session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress, evaluations: list[int]
+    session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress, evaluations: list[int] | None
 ) -> Iterator[Block]:
     tiles = plan(frame.shape[0], frame.shape[1], facts)
     blender = Blender(tiles)
@@ -239,7 +240,8 @@ def _tile_by_tile(
             if facts.noise is not None:
                 noise.gather(facts.noise, tiles, index, tile[3:])
         outputs = session.run(inputs, [tiles.name(index) for index in chosen])
-        evaluations += [session.evaluations] * len(chosen)
+        if evaluations is not None:
+            evaluations += [session.evaluations] * len(chosen)
         for index, tile in zip(chosen, outputs, strict=True):
             yield blender.add(index, tile)
         for index in chosen:  # after the batch, so that a callback may use the session again
