@@ -57,8 +57,8 @@ SMALLEST_RANKING_SIDE = 32
 SECONDS_TO_KNOW = 30.0
 """For measuring blocks where all of them pass together: nothing depends on it, but people want to see it."""
 MULTIPLY_ADDS_PER_SECOND = 4e10
-"""Of torch with rounded layers on two cores, for a guess that is the same on every machine (true_size_osediff_int8_sm89
-.json has 5e10)."""
+"""Of torch with rounded layers on two cores, for a guess that is the same on every machine. The quality stage of
+true_size_osediff_int8_sm89.json did 4 tiles of 2.1e12 in 238 s, on a loaded machine."""
 
 
 @dataclass(frozen=True)
