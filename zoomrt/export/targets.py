@@ -114,12 +114,13 @@ def precision_named(name: str, target: Target) -> str:
         needed = f"compute capability {lowest} or newer for {name}"
         what, seen = f"the hardware of target {target.name} cannot run {name}", ", ".join(too_old)
     elif name == "bf16":
-        needed = "target cpu, whose OpenVINO has it; on these GPUs fp16 is as fast and rounds eight times finer"
+        needed = "target cpu, whose OpenVINO has it; fp16 rounds eight times finer"
         what, seen = f"zoomrt does not build bf16 for target {target.name}", name
     else:
         needed = "one of " + ", ".join(target.precisions) + f" ({target.why})"
         what, seen = f"zoomrt does not build {name} for target {target.name}", name
-    remedy = f"Build with --precision {target.precisions[-1]} or for another target."
+    instead = "fp16" if name == "bf16" else target.precisions[-1]
+    remedy = f"Build with --precision {instead} or for another target."
     raise UsageError(what, seen=seen, needed=needed, remedy=remedy)
 
 
