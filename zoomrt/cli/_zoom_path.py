@@ -93,7 +93,8 @@ def _number(text: str, option: str, whole: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or (value <= 0 and option == "--zoom") or value < 0:
-        raise _bad(option, whole, "numbers", "Write --zoom 1:8 or --keyframes '0=1 3=8@0.6,0.4'.")
+        needed = "numbers above 0" if option == "--zoom" else "numbers, 0 or more"
+        raise _bad(option, whole, needed, "Write --zoom 1:8 or --keyframes '0=1 3=8@0.6,0.4'.")
     return value
 
 
