@@ -18,8 +18,8 @@ class Entry:
     """One variant of a family.
 
     parameters : of encoder, network and decoder together, as far as they run.
-    gmac : billions of multiply-adds for a 512 x 512 output (x3: 513, SwinIR 528) in as few tiles as its tile allows, all
-        steps taken.
+    gmac : billions of multiply-adds for a 512 x 512 output (x3: 513, SwinIR 528) in as few tiles as its tile
+        allows, all steps taken.
     steps : network evaluations per tile. status : whether weights exist, and where.
     """
 
