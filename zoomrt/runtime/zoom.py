@@ -113,7 +113,9 @@ class ZoomSession:
         self._engine: TileEngine | None = None
         try:
             self._warm_up(budget_ms)
-            self._engine = TileEngine(self._upscaler, self._keep, self._planner.tile.observe)
+            self._engine = TileEngine(
+                self._upscaler, self._keep, self._planner.tile.observe, yields=budget_ms is not None
+            )
         except BaseException:
             if self._owns:
                 self._upscaler.close()
