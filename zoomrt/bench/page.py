@@ -24,7 +24,7 @@ p { margin: 4px 0; } .soft, figcaption { color: var(--soft); font-size: 13px; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 16px 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 10px 16px; }
 .tile b { display: block; font-size: 22px; } .tile span { color: var(--soft); font-size: 13px; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; width: 100%; }
+.scroll { overflow-x: auto; margin: 12px 0; } table { border-collapse: collapse; font-size: 13px; width: 100%; }
 th, td { text-align: right; padding: 5px 9px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } td:first-child, th:first-child { text-align: left; }
 .words th, .words td { text-align: left; white-space: normal; } .words td + td { color: var(--soft); }
@@ -74,7 +74,7 @@ def _headline(record: Record) -> str:
     if engine.latency is None:
         return _p(f"Not timed: {engine.failed}")
     low, high = engine.latency.interval_ms
-    tiles = [(f"{ms_words(engine.latency.p50_ms)} ms", f"median per {record.what}")]
+    tiles = [(f"{ms_words(engine.latency.p50_ms)} ms", "median")]
     tiles.append((f"{ms_words(low)} to {ms_words(high)}", f"its {engine.latency.coverage:.0%} interval, ms"))
     if engine.psnr_db is not None:
         tiles.append((f"{engine.psnr_db:.0f} dB", "PSNR to FP32"))
@@ -113,7 +113,8 @@ def _layers(record: Record) -> list[str]:
     wide = "" if found.fp32_share is None else f" {found.fp32_share:.0%} of the time is in FP32."
     joined = f" {found.matched_share:.0%} of it carries names of the graph."
     rows = [
-        [one.name, one.operator, one.group, f"{one.ms:.2f}", f"{one.share:.1%}", f"{one.gmac:.3f}"] for one in found.top
+        [one.name, one.operator, one.group, f"{one.ms:.2f}", f"{one.share:.1%}", f"{one.gmac:.3f}" if one.gmac else "-"]
+        for one in found.top
     ]
     return [
         "<h2>Where the time goes</h2>",

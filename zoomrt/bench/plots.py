@@ -96,8 +96,8 @@ def _latency(axes: Any, rows: list[Row]) -> None:
         assert row.latency is not None
         samples = np.asarray(row.latency.samples_ms)
         colour = _COLOURS[place % len(_COLOURS)]
-        axes.plot(samples, place + random.uniform(-0.22, 0.22, samples.size), ".", color=colour, alpha=0.45, ms=5)
-        axes.plot(row.latency.interval_ms, (place, place), color=colour, lw=6, solid_capstyle="butt")
+        axes.plot(samples, place + random.uniform(-0.22, 0.22, samples.size), ".", color=colour, alpha=0.5, ms=6, mew=0)
+        axes.plot(row.latency.interval_ms, (place, place), color=colour, lw=3, solid_capstyle="butt")
         axes.plot(row.latency.p50_ms, place, "|", color=_INK, ms=16, mew=2)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
@@ -165,8 +165,12 @@ def _memory(axes: Any, record: Record) -> None:
     assert memory is not None
     axes.fill_between(memory.at_s, memory.mb, color=_COLOURS[0], alpha=0.25)
     axes.plot(memory.at_s, memory.mb, color=_COLOURS[0], lw=1.5)
+    last, room = -1.0, memory.at_s[-1] * 0.035  # seconds that a label needs, which stands upright
     for second, label in memory.marks:
         axes.axvline(second, color=_INK, alpha=0.3, lw=0.8)
+        if second - last < room and last >= 0:
+            continue
+        last = second
         axes.annotate(label, (second, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=8)
     axes.set_xlim(0, memory.at_s[-1])
     axes.set_ylim(0, memory.peak_mb * 1.1)

@@ -38,6 +38,8 @@ ENGINE = "zoomrt"
 """Name of the row of the bundle's own engine."""
 _STAGE_ROUNDS = 5
 _STAGE_LIMIT_S = 5.0
+_TOO_FAST = 1.1
+"""Share of the peak that convolutions may reach by saving multiplications (Winograd) or by a lucky clock."""
 _PACKAGES = ("numpy", "onnxruntime", "openvino", "torch", "onnx", "scikit-image")
 
 Progress = Callable[[str, float], None]
@@ -49,7 +51,7 @@ class BenchRequest:
 
     what : see `workload.SPANS`. threads : of one operator; None means one per core. picture : None for the bundled one.
     pairs : folders of low-resolution pictures and their ground truth. weights, sources, baseline : see `peers.Job`.
-    words : the command, for the record.
+    new_ceilings : see `roofline.ceilings`. words : the command, for the record.
     """
 
     bundle: Path
@@ -62,6 +64,7 @@ class BenchRequest:
     weights: Path | None = None
     sources: Sources = NO_SOURCES
     baseline: Path | None = None
+    new_ceilings: bool = False
     words: Sequence[str] = ()
 
 
@@ -134,7 +137,7 @@ class _Run:
     def everything(self) -> None:
         self.cost = self._or_note("work per tile", self._count)
         self._stage("ceilings")
-        self.wall = roofline.ceilings(self.job.threads)
+        self.wall = roofline.ceilings(self.job.threads, again=self.request.new_ceilings)
         self._stage("reference")
         self._wanted = self._or_note("reference", self._reference)
         engine = self._engine()
@@ -144,6 +147,12 @@ class _Run:
         if engine is not None:
             self._stage("layers")
             self.layers = self._or_note("profile by layer", self._profile)
+        reached = max((row.roofline.compute_share or 0.0 for row in self.rows if row.roofline), default=0.0)
+        if reached > _TOO_FAST:
+            self.notes.append(
+                f"{reached:.0%} of the peak was reached: the ceilings were measured on a busy machine; "
+                "measure them again with --new-ceilings"
+            )
         if self.pairs:
             self.quality.append(quality.bicubic(self.pairs, self.manifest.tile.scale))
 

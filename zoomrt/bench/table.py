@@ -60,6 +60,8 @@ def wall_cells(row: Row) -> list[str]:
     """Under WALL_HEAD; rates with their share of the ceiling."""
     wall = row.roofline
     rates = ["-", "-", "-"]
+    if row.gmac is not None and row.latency is not None:
+        rates[0] = f"{2 * row.gmac / row.latency.p50_ms:.3g}"
     if wall is not None:
         share = "" if wall.compute_share is None else f" ({wall.compute_share:.0%})"
         rates = [f"{wall.tflops:.3g}{share}", f"{wall.gb_per_s:.3g} ({wall.bandwidth_share:.0%})", wall.bound]

@@ -51,6 +51,7 @@ class _Bench(click.Command):
 @click.option("--prompt-embedding", type=click.Path(path_type=Path), help="As for trt-build.")
 @click.option("--steps", type=int, help="As for trt-build.")
 @click.option("--baseline-weights", type=click.Path(path_type=Path), help="Of Real-ESRGAN; random if left out.")
+@click.option("--new-ceilings", is_flag=True, help="Measure the machine's peaks again, and keep the better ones.")
 @click.option("--json", "record_file", type=click.Path(path_type=Path), help="Write the record here.")
 @click.option("--html", "page_file", type=click.Path(path_type=Path), help="Write a page with plots here.")
 @shared_options
@@ -70,6 +71,7 @@ def cli(
     prompt_embedding: Path | None,
     steps: int | None,
     baseline_weights: Path | None,
+    new_ceilings: bool,
     record_file: Path | None,
     page_file: Path | None,
     quiet: bool,
@@ -108,6 +110,7 @@ def cli(
             base=base, decoder=decoder, autoencoder=autoencoder, prompt_embedding=prompt_embedding, steps=steps
         ),
         baseline=baseline_weights,
+        new_ceilings=new_ceilings,
         words=sys.argv[1:],
     )
     with progress_bar(quiet=quiet) as advance:
