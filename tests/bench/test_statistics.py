@@ -91,7 +91,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.order = 0.0, ""
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        monkeypatch.setattr("time.sleep", lambda _: None)
 
     def takes(self, name: str, seconds: float) -> None:
         self.order += name

@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """engine : the first row, which `--fail-if` is about. differs : what besides the time is not the same."""
+    """engine : the first row of the record before, which `--fail-if` is about. differs : what else is not the same."""
 
     rows: tuple[Change, ...]
     engine: str
@@ -63,7 +63,7 @@ def changes(before: Record, after: Record) -> Changes:
             )
         )
     only = [f"{name} is in one record only" for name in sorted(old.keys() ^ new.keys())]
-    return Changes(tuple(rows), after.rows[0].name, tuple(only), tuple(_differences(before, after)))
+    return Changes(tuple(rows), before.rows[0].name, tuple(only), tuple(_differences(before, after)))
 
 
 def is_slower(found: Changes, allowed: float) -> bool:

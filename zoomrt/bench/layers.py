@@ -34,12 +34,14 @@ _WIDE = frozenset({"float", "f32", "fp32", "float32"})
 
 @dataclass(frozen=True)
 class _Time:
-    """One layer of the runner. dtype : of its data, empty where the runner does not tell."""
+    """One layer of the runner. dtype : of its data, empty where the runner does not tell. made_of : the names of nodes
+    that went into it, as far as the runner tells."""
 
     name: str
     operator: str
     ms: float
     dtype: str
+    made_of: tuple[str, ...] = ()
 
 
 def layers_of(bundle: Bundle, batch: NDArray[np.float32], threads: int, runs: int) -> Layers:
@@ -64,17 +66,14 @@ def layers_from_rows(rows: Iterable[Mapping[str, Any]], graph: Path) -> Layers:
     Rows without a name (trtexec's first one holds the count) are left out. Raises InputError without any times.
     """
     found = []
-    nodes = {node.name: node for node in node_costs(graph)}
     for row in rows:
         name, ms = row.get("name"), row.get("averageMs", row.get("timeMs"))
         if isinstance(name, str) and isinstance(ms, (int, float)):
-            inside = [nodes[part] for part in _parts(name) if part in nodes]
-            heaviest = max(inside, key=lambda node: (node.macs or 0, node.bytes), default=None)
-            found.append(_Time(name, heaviest.operator if heaviest else "", float(ms), ""))
+            found.append(_Time(name, "", float(ms), ""))
     if not found:
         remedy = "Export it with trtexec --exportProfile."
         raise InputError("this is no layer profile", seen="no times", needed="rows with name and ms", remedy=remedy)
-    return _joined("TensorRT's layer profile", found, list(nodes.values()))
+    return _joined("TensorRT's layer profile", found, node_costs(graph))
 
 
 def onnxruntime_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, precision: str) -> list[_Time]:
@@ -105,6 +104,10 @@ def openvino_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, hin
 
     options = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
     model = openvino.Core().compile_model(str(graph), "CPU", {**options, "NUM_STREAMS": 1})
+    made_of = {
+        one.get_friendly_name(): tuple(str(one.get_rt_info()["originalLayersNames"].astype(str)).split(","))
+        for one in model.get_runtime_model().get_ops()
+    }
     request = model.create_infer_request()
     request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(batch)))
     request.infer()
@@ -116,7 +119,9 @@ def openvino_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, hin
             if ms := one.real_time.total_seconds() * 1e3:
                 taken.setdefault(one.node_name, []).append(ms)
                 facts[one.node_name] = (one.node_type, one.exec_type.rpartition("_")[2].lower())
-    return [_Time(name, *facts[name][:1], sum(ms) / runs, facts[name][1]) for name, ms in taken.items()]
+    return [
+        _Time(name, facts[name][0], sum(ms) / runs, facts[name][1], made_of.get(name, ())) for name, ms in taken.items()
+    ]
 
 
 def _joined(source: str, rows: list[_Time], nodes: list[NodeCost]) -> Layers:
@@ -127,8 +132,12 @@ def _joined(source: str, rows: list[_Time], nodes: list[NodeCost]) -> Layers:
     matched = 0.0
     layers = []
     for row in rows:
-        inside = [known[part] for part in _parts(row.name) if part in known]
-        operator = row.operator or "unknown"
+        names = dict.fromkeys([*_parts(row.name), *row.made_of])
+        inside = list({known[name].name: known[name] for name in names if name in known}.values())
+        operator = row.operator
+        if operator in ("", "Subgraph"):  # fused, and the runner does not say from what: whatever weighs most
+            operator = max(inside, key=lambda node: (node.macs or 0, node.bytes)).operator if inside else operator
+        operator = operator or "unknown"
         groups[_group(operator)] += row.ms
         matched += row.ms if inside else 0.0
         layers.append(
@@ -174,4 +183,9 @@ def _group(operator: str) -> str:
 
 def _parts(name: str) -> list[str]:
     """A layer's name, and the node names that it is made of: joined by " + " or in brackets by TensorRT."""
-    return [name, name.removesuffix("_nchwc"), *re.split(r" \+ |[\[\](),]\s*", name)]
+    return [
+        name,
+        name.removesuffix("_nchwc"),
+        name.removesuffix("/WithoutBiases"),
+        *re.split(r" \+ |[\[\](),]\s*", name),
+    ]

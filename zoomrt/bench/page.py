@@ -28,7 +28,7 @@ p { margin: 4px 0; } .soft, figcaption { color: var(--soft); font-size: 13px; }
 th, td { text-align: right; padding: 5px 9px; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } td:first-child, th:first-child { text-align: left; }
 .words th, .words td { text-align: left; white-space: normal; } .words td + td { color: var(--soft); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; }
+.plots { margin-top: 20px; display: grid; grid-template-columns: repeat(auto-fit, minmax(440px, 1fr)); gap: 16px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; }
 figure h2 { margin: 0; font-size: 15px; } figure svg { width: 100%; height: auto; color: var(--ink); }
 code { background: var(--card); padding: 1px 5px; border-radius: 4px; overflow-wrap: anywhere; }

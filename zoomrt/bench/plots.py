@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -61,7 +61,11 @@ def of(record: Record) -> list[Plot]:
         )
     if record.stages_ms:
         caption = "Medians. Copies and conversions are what the runtime adds to the engine."
-        plots.append(Plot("Stages", caption, _draw(lambda axes: _stages(axes, record))))
+        plots.append(Plot("Stages", caption, _draw(lambda axes: _shares(axes, record.stages_ms))))
+    if record.layers is not None:
+        caption = f"Inside the engine, from {record.layers.source}."
+        groups = {name: ms for name, ms in record.layers.groups_ms.items() if ms}
+        plots.append(Plot("Layers", caption, _draw(lambda axes: _shares(axes, groups))))
     if record.ceilings is not None and any(row.roofline for row in timed):
         caption = (
             "Below the slope memory is the wall, below a roof arithmetic is. Bytes are counted as if no cache "
@@ -109,16 +113,14 @@ def _latency(axes: Any, rows: list[Row]) -> None:
         axes.set_xlim(left=0)
 
 
-def _stages(axes: Any, record: Record) -> None:
-    names, values = list(record.stages_ms), list(record.stages_ms.values())
-    bars = axes.barh(names, values, color=_COLOURS[0], height=0.6)
-    total = sum(ms for name, ms in record.stages_ms.items() if not name.startswith("frame"))
-    frame = sum(ms for name, ms in record.stages_ms.items() if name.startswith("frame"))
-    shares = [ms / (frame if name.startswith("frame") else total) for name, ms in record.stages_ms.items()]
-    words = [f" {ms:.2f} ms, {share:.1%}" for ms, share in zip(values, shares, strict=True)]
+def _shares(axes: Any, parts: Mapping[str, float]) -> None:
+    """Milliseconds of the parts of a whole. Those of a frame are of another whole than those of a tile."""
+    wholes = {frame: sum(ms for name, ms in parts.items() if name.startswith("frame") == frame) for frame in (0, 1)}
+    bars = axes.barh(list(parts), list(parts.values()), color=_COLOURS[0], height=0.6)
+    words = [f" {ms:.2f} ms, {ms / wholes[name.startswith('frame')]:.1%}" for name, ms in parts.items()]
     axes.bar_label(bars, words, color=_INK)
     axes.invert_yaxis()
-    axes.set_xlim(right=max(values) * 1.35)
+    axes.set_xlim(right=max(parts.values()) * 1.4)
     axes.set_xlabel("milliseconds")
 
 

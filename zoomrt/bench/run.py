@@ -290,8 +290,9 @@ class _Run:
         found = self._or_note("stages of a tile", lambda: tile_stages(upscaler, self.work, 1))
         if found is None:
             return
-        rounds = _STAGE_ROUNDS if sum(found.values()) < _STAGE_LIMIT_S * 1e3 else 1
-        self.stages = tile_stages(upscaler, self.work, rounds)
+        slow = sum(found.values()) >= _STAGE_LIMIT_S * 1e3
+        rounds = 1 if slow else _STAGE_ROUNDS
+        self.stages = found if slow else tile_stages(upscaler, self.work, rounds)
         outside = sum(ms for name, ms in self.stages.items() if name != "engine")
         if self.request.what == "frame":
             frame = frame_stages(upscaler, self.work, rounds)
@@ -300,6 +301,7 @@ class _Run:
         self._copied_s = 0.0 if self.request.what == "engine" else outside / 1e3
 
     def _profile(self) -> Layers:
+        self.job.__dict__.pop("network", None)  # room for a second session
         runs = _STAGE_ROUNDS if self.stages.get("engine", 0.0) < _STAGE_LIMIT_S * 1e3 else 1
         return layers.layers_of(self.job.bundle, self.work.batch, self.job.threads, runs)
 
