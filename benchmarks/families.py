@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,8 @@ def row_figures(row: Row) -> dict[str, Any]:
 
 def child(task: Callable[..., Any], *given: Any) -> Any:
     """Run in a process of its own, so that its memory is nobody else's; what it raises is raised here."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(task, given)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(task, *given).result()
 
 
 def main() -> None:
@@ -174,6 +175,7 @@ def main() -> None:
             rule=Rule(repeats=given.repeats, seconds=given.seconds),
             weights=weights,
             sources=sources,
+            new_ceilings=True,
         )
         figures |= child(timed, bench)
     figures["weights"] = "random, of the published layout and size" if weights else "of the package"

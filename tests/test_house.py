@@ -212,5 +212,11 @@ def test_listing_the_models_loads_nothing_heavy() -> None:
     assert loaded_by(start) == set()
 
 
+def test_benchmarks_need_no_torch() -> None:
+    """torch is a peer like any other."""
+    loaded = loaded_by("import zoomrt.bench.run, zoomrt.bench.page, zoomrt.bench.compare")
+    assert {"torch", "openvino"}.isdisjoint(loaded)
+
+
 def test_a_heavy_import_is_seen() -> None:
     assert loaded_by("import numpy") == {"numpy"}

@@ -6,7 +6,9 @@ then shows what was read back from it. Two networks are in memory at most, besid
 
 from __future__ import annotations
 
+import gc
 import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -177,17 +179,19 @@ class _Run:
 
     def _reference(self) -> NDArray[np.float32]:
         """torch FP32 where the weights are at hand; else an FP32 bundle's graph, unoptimised."""
-        wants_torch = {"torch", "compile"} & set(self.request.peers) or self.manifest.precision != "fp32"
-        if wants_torch:
+        exact = self.manifest.precision == "fp32"
+        if not exact or {"torch", "compile"} & set(self.request.peers):
             try:
                 with PEERS["torch"](self.job) as opened:
                     answer = opened.session.run(self.work.batch).copy()
                 self.reference_name = "torch FP32"
                 return np.asarray(answer)
             except Exception as problem:
-                if self.manifest.precision != "fp32":
+                if not exact:
                     raise
                 self.notes.append(f"no torch reference: {_reason(problem)}")
+            finally:
+                _let_go()
         answer = _plain_run(self.job, self.work.batch)
         self.reference_name = "the FP32 graph in ONNX Runtime without optimisations"
         return answer
@@ -233,6 +237,8 @@ class _Run:
                 return self._timed_peer(name, opened, upscaler, engine, load_s, before)
         except Exception as problem:  # a peer that is missing or fails is a line in the table
             return Row(name=name, failed=_reason(problem))
+        finally:
+            _let_go()
 
     def _timed_peer(
         self, name: str, opened: Opened, upscaler: Upscaler, engine: Upscaler | None, load_s: float, before: float
@@ -301,7 +307,6 @@ class _Run:
         self._copied_s = 0.0 if self.request.what == "engine" else outside / 1e3
 
     def _profile(self) -> Layers:
-        self.job.__dict__.pop("network", None)  # room for a second session
         runs = _STAGE_ROUNDS if self.stages.get("engine", 0.0) < _STAGE_LIMIT_S * 1e3 else 1
         return layers.layers_of(self.job.bundle, self.work.batch, self.job.threads, runs)
 
@@ -312,6 +317,15 @@ def _plain_run(job: Job, batch: NDArray[np.float32]) -> NDArray[np.float32]:
 
     with opened(job, optimise=False) as plain:
         return np.asarray(plain.session.run(batch)).copy()
+
+
+def _let_go() -> None:
+    """Of what a peer held, so that the next one's memory is its own. Loads no torch where no peer has."""
+    gc.collect()
+    if "torch" in sys.modules:
+        from zoomrt.export.memory import return_freed_memory
+
+        return_freed_memory()
 
 
 def _single(manifest: Manifest) -> Manifest:

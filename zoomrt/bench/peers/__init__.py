@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +41,8 @@ class Job:
     sources: Sources = NO_SOURCES
     baseline: Path | None = None
 
-    @cached_property
     def network(self) -> nn.Module:
-        """The bundle's network in torch FP32, loaded once.
+        """The bundle's network in torch FP32, loaded anew, so that loading is part of what a peer costs.
 
         Raises UsageError where its weights are not at hand or are not those that the bundle was built from, and what
         loading raises.

@@ -62,7 +62,7 @@ def opened(job: Job, *, compiled: bool = False) -> Iterator[Opened]:
     """Raises UsageError and what loading raises."""
     torch.set_num_threads(job.threads)
     job.graphs()  # which says so where peers cannot run the bundle
-    graphs = graphs_of(job.network, compiled=compiled)
+    graphs = graphs_of(job.network(), compiled=compiled)
     detail = f"torch {torch.__version__} {'compiled' if compiled else 'eager'}, FP32"
     with session_of(job.bundle, dict(graphs)) as session:
         yield Opened(session, detail)
