@@ -1,4 +1,5 @@
-"""Writes the figures of README.md from benchmarks/results/; a test holds them equal. No figure is typed by hand.
+"""Writes benchmarks/RESULTS.md and the few figures of README.md from benchmarks/results/; tests hold them equal.
+No figure is typed by hand.
 
 python -m benchmarks.report
 """
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent / "RESULTS.md"
 README = Path(__file__).parent.parent / "README.md"
+GOOD_DB = 40.0
+"""Engines farther from FP32 than that are in RESULTS.md only."""
 BEGIN, END = "<!-- figures: python -m benchmarks.report -->", "<!-- end of figures -->"
 
 
@@ -125,14 +129,15 @@ def true_size() -> list[str]:
                 f"`{model}` {precision}{share}`{target}`",
                 f"{f['seconds']:.0f} s, of it {f['engine_seconds']:.0f} s the compiler",
                 f"{f['peak_rss_gb']:.1f} GB, compiler {f['engine_peak_rss_gb']:.1f} GB",
-                f"{f['engine_mb']} MB",
+                f"{f['engine_mb']} MB in {f['bundle_mb']} MB",
                 str(f["kernels"]),
                 f["attentions_fused"],
                 f"{f['static_mb_per_run'] / 1000:.1f} GB",
                 f"{emulated:.0f} dB",
             ]
         )
-    head = ["Bundle", "build", "peak memory", "engine", "kernels", "attention fused", "bytes per run", "FP16 storage"]
+    head = ["Bundle", "build", "peak memory", "engine in bundle", "kernels", "attention fused", "bytes per run"]
+    head.append("FP16 storage")
     lines = [
         "**The diffusion families at true size**, 128 -> 512, random weights in published layout, files to engine:",
         "",
@@ -233,20 +238,101 @@ def starting() -> list[str]:
     return [f"**Starting**, median: {words}. {source(document)}", ""]
 
 
-def render() -> str:
-    """The block between the two marks in README.md, marks included."""
-    body = [
-        *quality(),
-        *latency(),
-        *overhead(),
-        *agreement(),
-        *cpu_engines(),
-        *eight_bits(),
-        *engines(),
-        *true_size(),
-        *starting(),
+def families() -> list[str]:
+    """One row per family that was recorded; a peer that failed shows as a dash."""
+    rows, documents = [], [load(path.stem) for path in sorted(RESULTS.glob("family_*.json"))]
+    if not documents:
+        return []
+    for document in sorted(documents, key=lambda one: float(one["figures"]["gmac"] or 0)):
+        f, found = document["figures"], document["figures"]["rows"]
+        name = document["command"].split("--family ")[1].split()[0]
+        own = found["zoomrt"]
+        rows.append(
+            [
+                f"`{name}`" + (f", {f['steps']} evaluations" if f["steps"] > 1 else ""),
+                f"{f['output'][0]} x {f['output'][1]}",
+                f"{f['gmac']:,.0f}",
+                _seconds(own["p50_ms"], own["interval_ms"]),
+                *(_against(found.get(peer, {})) for peer in ("torch", "compile")),
+                f"{own['psnr_db']:.0f} dB" if own["psnr_db"] is not None else "-",
+                f"{own['share_of_peak']:.0%}, {own['bound']}" if own["share_of_peak"] else "-",
+                f"{f['build_seconds']:.0f} s, {f['build_peak_rss_gb']:.1f} GB",
+                f"{own['memory_mb']:.0f} MB",
+                f"{f['bundle_mb']:.0f} MB",
+            ]
+        )
+    head = ["Family", "output", "GMAC", "ONNX Runtime", "torch eager", "torch.compile", "PSNR to torch"]
+    head += ["share of peak, bound", "build", "engine's memory", "bundle"]
+    return [
+        "**Every family on the CPU, FP32**, one tile, true size; median with its interval, and the peers' time over "
+        "ONNX Runtime's, in turns:",
+        "",
+        *table(head, rows),
+        *(f"* {source(document)}" for document in documents),
+        "",
     ]
-    return "\n".join([BEGIN, "", *body, END])
+
+
+def _seconds(median_ms: float, interval_ms: list[float]) -> str:
+    return f"{median_ms / 1e3:.3g} s ({interval_ms[0] / 1e3:.3g} to {interval_ms[1] / 1e3:.3g})"
+
+
+def _against(row: dict[str, Any]) -> str:
+    if "p50_ms" not in row:
+        return "-"
+    low, high = row["time_over_onnxruntime_interval"]
+    return f"{row['time_over_onnxruntime']:.2f} times ({low:.2f} to {high:.2f})"
+
+
+def results() -> str:
+    """RESULTS.md."""
+    parts = {
+        "Quality": quality(),
+        "Speed on the CPU": [*families(), *cpu_engines(), *latency()],
+        "INT8 and FP8": eight_bits(),
+        "Engines for GPUs": [*engines(), *true_size()],
+        "The runtime around the engine": [*overhead(), *agreement(), *starting()],
+    }
+    body = [line for title, lines in parts.items() for line in (f"## {title}", "", *lines)]
+    opening = [
+        "# Results",
+        "",
+        "Written by `python -m benchmarks.report` from `benchmarks/results/`; each table names the command, the day",
+        "and the machine. How to measure your own: [docs/benchmark.md](../docs/benchmark.md).",
+        "",
+    ]
+    return "\n".join([*opening, *body]).rstrip() + "\n"
+
+
+def render() -> str:
+    """The block between the two marks in README.md, marks included: what a reader wants to know first."""
+    truth, engines_of = load("edge_quality")["figures"]["camera_pairs"], "cpu_engines_{}"
+    engine = load("true_size_osediff_fp16_sm89")["figures"]
+    lines = [
+        f"* `edge` is {truth['gain_psnr_db']:.1f} dB better than bicubic on {truth['count']:.0f} camera pairs that it "
+        "never saw.",
+    ]
+    for model in ("edge", "osediff"):
+        f = load(engines_of.format(model))["figures"]
+        ran = {name: row for name, row in f["engines"].items() if row.get("psnr_to_torch_fp32_db", 0) >= GOOD_DB}
+        best = min(ran, key=lambda name: float(ran[name]["ratio_to_torch_eager"]))
+        exact = min((n for n in ran if "fp32" in n), key=lambda name: float(ran[name]["ratio_to_torch_eager"]))
+        lines.append(
+            f"* `{model}`, {f['tile'].replace('x', ' x ')} px on {f['threads']} CPU threads, over torch eager FP32: "
+            f"{_of_eager(best, ran[best])}; {_of_eager(exact, ran[exact])}."
+        )
+    lines.append(
+        f"* `osediff` FP16 for `sm89`, from files to engine in {engine['seconds']:.0f} s on two cores without a GPU: "
+        f"{engine['kernels']} kernels, {engine['attentions_fused']} attentions fused, {engine['engine_mb']} MB."
+    )
+    return "\n".join([BEGIN, "", *lines, "", END])
+
+
+def _of_eager(name: str, row: dict[str, Any]) -> str:
+    return (
+        f"{row['ratio_to_torch_eager']:.2f} in {name} ({row['median_ms'] / 1000:.2f} s, "
+        f"{row['psnr_to_torch_fp32_db']:.0f} dB to it)"
+    )
 
 
 def main() -> None:
@@ -254,6 +340,7 @@ def main() -> None:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     README.write_text(before + render() + after, encoding="utf-8")
+    PAGE.write_text(results(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from zoomrt import bundle, errors
 from zoomrt.export.targets import TARGETS
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "RESULTS.md", *(ROOT / "docs").rglob("*.md")]
+)
 
 
 def code_lines(page: Path) -> list[str]:
@@ -33,7 +35,8 @@ def test_every_command_shown_is_understood(line: str) -> None:
 
 
 def test_commands_are_shown() -> None:
-    assert {line.split()[0] for line in COMMANDS} == {"trt-build", "trt-upscale", "trt-zoom", "trt-doctor"}
+    wanted = {"trt-bench", "trt-build", "trt-upscale", "trt-zoom", "trt-doctor"}
+    assert {line.split()[0] for line in COMMANDS} == wanted
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""The figures in README.md are those of benchmarks/results/, and every result says how it was made."""
+"""README.md and benchmarks/RESULTS.md show the figures of benchmarks/results/; every result says how it was made."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ ROOT = Path(__file__).parent.parent
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
 
 
-def test_readme_shows_the_recorded_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_and_results_show_the_recorded_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     sys.modules.pop("benchmarks", None)
     from benchmarks import report
 
     assert report.render() in report.README.read_text(encoding="utf-8"), "run: python -m benchmarks.report"
+    assert report.results() == report.PAGE.read_text(encoding="utf-8"), "run: python -m benchmarks.report"
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)

@@ -24,10 +24,11 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     "calibration": {"calibration", "runtime"},
     "export": {"calibration", "export", "kernels", "runtime"},
-    "cli": {"calibration", "cli", "export", "kernels", "runtime"},
+    "bench": {"bench", "export", "runtime"},
+    "cli": {"bench", "calibration", "cli", "export", "kernels", "runtime"},
 }
 HEAVY = {"diffusers", "onnx", "onnx_ir", "onnxscript", "safetensors", "torch", "torchvision", "transformers", "triton"}
-MAY_BE_HEAVY = {"calibration", "export", "kernels"}
+MAY_BE_HEAVY = {"bench", "calibration", "export", "kernels"}
 
 
 def imported_names(source: str) -> Iterator[str]:
@@ -95,6 +96,8 @@ def test_import_rule(path: Path) -> None:
         ("calibration", "from zoomrt.export.graph import export_graph"),
         ("export", "from zoomrt.cli import build"),
         ("cli", "import onnx"),
+        ("bench", "from zoomrt.cli import bench"),
+        ("export", "from zoomrt.bench import record"),
         ("cli", "import importlib\nimportlib.import_module('torch.nn')"),
         ("", "import zoomrt.runtime"),
         ("export", "from . import graph"),
@@ -179,6 +182,7 @@ STARTS = {
     "list": "sys.argv[1:] = ['--list']; from zoomrt.cli.build import main; main()",
     "upscale": "from zoomrt.cli.upscale import main; main()",
     "zoom": "from zoomrt.cli.zoom import main; main()",
+    "bench": "from zoomrt.cli.bench import main; main()",
     "doctor": "from zoomrt.cli.doctor import main; main()",
 }
 
@@ -206,6 +210,12 @@ def test_import_and_help_load_nothing_heavy(start: str) -> None:
 def test_listing_the_models_loads_nothing_heavy() -> None:
     start = "sys.argv = ['trt-build', '--list']; from zoomrt.cli.build import main; main()"
     assert loaded_by(start) == set()
+
+
+def test_benchmarks_need_no_torch() -> None:
+    """torch is a peer like any other."""
+    loaded = loaded_by("import zoomrt.bench.run, zoomrt.bench.page, zoomrt.bench.compare")
+    assert {"torch", "openvino"}.isdisjoint(loaded)
 
 
 def test_a_heavy_import_is_seen() -> None:

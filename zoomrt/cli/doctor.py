@@ -182,7 +182,7 @@ def _version(module: str) -> str:
 
 
 def _distribution(module: str) -> str:
-    return {"PIL": "pillow"}.get(module, module.replace("_", "-").replace(".", "-"))
+    return {"PIL": "pillow", "skimage": "scikit-image"}.get(module, module.replace("_", "-").replace(".", "-"))
 
 
 def _usable_cores() -> int | None:

@@ -17,7 +17,7 @@ from zoomrt.errors import BundleError, MissingDependency
 from zoomrt.runtime.runner_errors import RunnerErrors
 from zoomrt.runtime.session import Session
 
-__all__ = ["ERRORS", "OnnxRuntimeSession", "core_count"]
+__all__ = ["ERRORS", "OnnxRuntimeSession", "core_count", "session_options"]
 
 _TOO_OLD = ("opset", "ir version", "no op registered", "not a registered", "could not find an implementation")
 ERRORS = RunnerErrors("ONNX Runtime", "onnxruntime", _TOO_OLD)
@@ -46,6 +46,19 @@ def core_count() -> int:
         return len(allowed)
 
 
+def session_options(precision: str, threads: int | None = None) -> Any:
+    """The `onnxruntime.SessionOptions` under which a bundle of that precision runs; for profiling under the same."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads if threads is not None else core_count()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    if precision not in ("fp32", "fp16"):  # 8-bit codes stay what they are in the graph
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return options
+
+
 class OnnxRuntimeSession(Session):
     """The graphs of a bundle, loaded.
 
@@ -64,12 +77,7 @@ class OnnxRuntimeSession(Session):
             raise MissingDependency(
                 "cannot import ONNX Runtime", seen=cause, needed=needed, remedy=f"Run: {remedy}"
             ) from cause
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads if threads is not None else core_count()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _SILENT
-        if bundle.manifest.precision not in ("fp32", "fp16"):  # 8-bit codes stay what they are in the graph
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options = session_options(bundle.manifest.precision, threads)
         self._engines = {n: self._load(onnxruntime, options, bundle, n) for n in self.batches}
 
     def _load(self, onnxruntime: Any, options: Any, bundle: Bundle, batch: int) -> _Engine:

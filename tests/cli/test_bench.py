@@ -1,0 +1,212 @@
+"""trt-bench: one bundle end to end, its record and page, comparisons, and peers that fail as lines."""
+
+from __future__ import annotations
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from cli_helpers import SCALE, TILE, tree, write_noise
+from PIL import Image
+
+from zoomrt.bench.compare import changes, is_slower, lines
+from zoomrt.bench.record import Record, read_record
+from zoomrt.bench.statistics import latency_of
+from zoomrt.bundle import open_bundle, writing_bundle
+from zoomrt.cli import bench
+from zoomrt.cli._common import run
+
+QUICK = ("--repeats", "3", "--seconds", "0", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def _small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoomrt.bench import roofline
+
+    monkeypatch.setattr(roofline, "_SIDE", 64)
+    monkeypatch.setattr(roofline, "_COPY_BYTES", 1 << 20)
+
+
+@pytest.fixture(scope="session")
+def record(nearest_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """A record of the nearest-neighbour bundle with peers that run, that cannot, and that have no weights."""
+    folder = tmp_path_factory.mktemp("bench")
+    os.environ["ZOOMRT_CACHE"] = str(folder / "cache")
+    words = [str(nearest_bundle), "--peers", "onnxruntime,openvino,torch,onnxruntime-cuda,real-esrgan", *QUICK]
+    assert run(bench.cli, [*words, "--json", str(folder / "r.json"), "-q"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["cache", "r.json"]
+    return read_record(folder / "r.json")
+
+
+def test_rows_are_timed_or_say_why_not(record: Record) -> None:
+    rows = {row.name: row for row in record.rows}
+    assert list(rows) == ["zoomrt", "onnxruntime", "openvino", "torch", "onnxruntime-cuda", "real-esrgan"]
+    for name in ("zoomrt", "onnxruntime", "openvino", "real-esrgan"):
+        found = rows[name].latency
+        assert found is not None, rows[name].failed
+        assert found.n == 3
+        assert found.coverage == pytest.approx(0.75)  # three samples hold it no better
+        assert (rows[name].ratio is None) == (name == "zoomrt")
+    assert "nearest" in str(rows["torch"].failed)
+    assert "CUDA" in str(rows["onnxruntime-cuda"].failed)
+    assert rows["onnxruntime"].psnr_db == 200.0  # copies of pixels, whoever makes them
+    assert rows["real-esrgan"].psnr_db is None
+    assert "random weights" in rows["real-esrgan"].psnr_missing
+
+
+def test_what_explains_it_is_there(record: Record) -> None:
+    assert record.cost is not None
+    assert record.cost.gmac == pytest.approx(3 * SCALE**2 * TILE**2 * 3 / 1e9)  # a 1x1 convolution
+    assert record.layers is not None
+    assert record.layers.groups_ms["convolution"] > 0
+    assert set(record.stages_ms) == {"convert in", "engine", "blend", "convert out"}
+    assert record.memory is not None
+    assert record.memory.peak_mb >= max(record.memory.mb)
+    assert record.machine["cores"] >= 1
+    assert record.versions["zoomrt"]
+    assert record.rows[0].roofline is not None
+
+
+def test_record_survives_json(record: Record) -> None:
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
+
+
+@pytest.mark.parametrize("what", ["tile", "frame"])
+def test_tiles_frames_and_truth(nearest_bundle: Path, tmp_path: Path, what: str, capfd) -> None:
+    """Enlarged noise against itself: the engine is exact, bicubic is not."""
+    low, high = tmp_path / "lr", tmp_path / "hr"
+    source = write_noise(low / "a.png")
+    high.mkdir()
+    Image.fromarray(np.asarray(Image.open(source)).repeat(SCALE, axis=0).repeat(SCALE, axis=1)).save(high / "a.png")
+    words = [str(nearest_bundle), "--time", what, "--input", str(source), "--pairs", str(low), str(high), *QUICK]
+    assert run(bench.cli, [*words, "--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html")]) == 0
+    found = read_record(tmp_path / "r.json")
+    of = {one.of: one for one in found.quality}
+    assert (of["zoomrt"].psnr_db, of["zoomrt"].ssim) == (200.0, 1.0)
+    assert of["bicubic"].psnr_db < 40
+    assert (what == "frame") == ("frame, inside the engine" in found.stages_ms)
+    out = capfd.readouterr().out
+    assert "median ms" in out
+    assert f"timed: {what}" in out
+
+
+class Balanced(HTMLParser):
+    """Fails on tags that do not close in order; keeps what the page would load from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href") and tag != "use"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone(record: Record) -> None:
+    from zoomrt.bench.page import page
+
+    odd = msgspec.structs.replace(record, input="<script>alert(1)</script>")
+    text = page(odd)
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    assert not [one for one in parser.loaded if not one.startswith("#")]
+    assert "<script" not in text
+    for title in ("Latency", "Stages", "Roofline", "Quality against speed", "Memory over time"):
+        assert f"<h2>{title}</h2>" in text
+    assert "currentColor" in text
+    assert "#010203" not in text
+
+
+def scaled(record: Record, factor: float, spread: float = 0.01) -> Record:
+    """The same record with other times for the engine."""
+    seconds = np.random.default_rng().normal(factor, spread * factor, 40).clip(0.1 * factor)
+    engine = msgspec.structs.replace(record.rows[0], latency=latency_of(seconds.tolist()))
+    return msgspec.structs.replace(record, rows=(engine, *record.rows[1:]))
+
+
+@pytest.mark.parametrize(
+    ("factor", "spread", "beyond", "slower"),
+    [(1.0, 0.01, False, False), (1.3, 0.01, True, True), (1.03, 0.001, True, False), (0.7, 0.01, True, False)],
+)
+def test_only_what_is_beyond_noise_is_a_change(
+    record: Record, factor: float, spread: float, beyond: bool, slower: bool
+) -> None:
+    # the same times twice where nothing changed: fresh ones would differ beyond their intervals now and then
+    before = scaled(record, 1.0, spread)
+    found = changes(before, before if factor == 1.0 else scaled(record, factor, spread))
+    assert found.rows[0].beyond_noise == beyond
+    assert is_slower(found, 0.05) == slower
+    assert ("no change beyond noise" in lines(found)[0]) == (not beyond)
+
+
+def test_compare_as_a_command(record: Record, tmp_path: Path, capfd) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    for path, factor in zip(paths, (1.0, 1.5), strict=True):
+        path.write_bytes(msgspec.json.encode(scaled(record, factor)))
+    forth, back = [str(path) for path in paths], [str(path) for path in reversed(paths)]
+    assert run(bench.cli, ["compare", *forth, "--fail-if", "slower:5%"]) == bench.REGRESSION
+    assert re.search(r"zoomrt: .* slower", capfd.readouterr().out)
+    assert run(bench.cli, ["compare", *back, "--fail-if", "slower:5%"]) == 0
+    assert run(bench.cli, ["compare", *forth, "--fail-if", "slower:80%"]) == 0
+    assert run(bench.cli, ["compare", *forth]) == 0
+    assert run(bench.cli, ["compare", *forth, "--fail-if", "bigger"]) == 2
+    paths[0].write_text('{"schema_version": 99}')
+    assert run(bench.cli, ["compare", *forth]) == 3
+    assert "schema_version 99" in capfd.readouterr().err
+    other = msgspec.structs.replace(record, rows=record.rows[1:])
+    assert is_slower(changes(record, other), 0.05)  # the engine was not measured twice
+
+
+def test_an_engine_for_another_machine_is_a_line(nearest_bundle: Path, tmp_path: Path, capfd) -> None:
+    """Nothing of it is timed; what was read back from it is shown."""
+    source = open_bundle(nearest_bundle)
+    path = tmp_path / "gpu"
+    with writing_bundle(path) as (scratch, manifests):
+        (scratch / "graph.onnx").write_bytes(source.file("graph.onnx").read_bytes())
+        (scratch / "engine").write_bytes(b"of full TensorRT")
+        report = {"1": {"kernels": 7, "static_bytes": 5_000_000, "backend": "tensorrt"}}
+        changed = {"backend": "tensorrt", "engines": {"1": "engine"}, "engine_report": report}
+        manifests.append(msgspec.structs.replace(source.manifest, **changed))
+    assert run(bench.cli, [str(path), *QUICK, "--html", str(tmp_path / "p.html")]) == 0
+    out = capfd.readouterr().out
+    assert "zoomrt: cannot run bundle" in out
+    assert "7 kernels, 5 MB read and written per run" in out
+    assert "read back and not run" in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["none"], 9),
+        (["B", "--peers", "torhc"], 2),
+        (["B", "--time", "week"], 2),
+        (["B", "--repeats", "0"], 2),
+        (["B", "--pairs", "x", "y"], 3),
+        (["B", "--input", "none.png"], 3),
+        (["B", "--json", "no/such/folder/r.json", *QUICK], 13),
+        (["compare", "none.json", "none.json"], 3),
+    ],
+)
+def test_bad_requests(nearest_bundle: Path, tmp_path: Path, words: list[str], code: int, capfd, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(bench.cli, [str(nearest_bundle) if word == "B" else word for word in words]) == code
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert tree(tmp_path) == {}
+
+
+def test_peers_named_for_help_are_those_there_are() -> None:
+    from zoomrt.bench.peers import PEERS
+
+    assert tuple(PEERS) == bench.PEERS

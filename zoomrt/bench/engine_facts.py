@@ -1,0 +1,31 @@
+"""A finished GPU engine against its manifest: what cannot be timed here is at least what it says it is."""
+
+from __future__ import annotations
+
+from zoomrt.bundle import Bundle
+from zoomrt.errors import BuildError, EngineMismatch
+from zoomrt.export.plan_reader import read_plan
+
+__all__ = ["check_engines"]
+
+
+def check_engines(bundle: Bundle) -> None:
+    """Read TensorRT-RTX engines back and compare kernels, GPUs and size. Raises EngineMismatch.
+
+    Plans of full TensorRT cannot be read without TensorRT; their hash was checked when the bundle was opened.
+    """
+    manifest = bundle.manifest
+    if manifest.backend != "tensorrt_rtx":
+        return
+    for batch, name in manifest.engines.items():
+        told = manifest.engine_report.get(batch, {})
+        remedy = "Build the bundle again with trt-build."
+        what = f"engine {name!r} is not what the manifest says"
+        try:
+            plan = read_plan(bundle.file(name))
+        except BuildError as cause:
+            raise EngineMismatch(what, seen=cause.seen, needed="a TensorRT-RTX plan", remedy=remedy) from cause
+        read = {"kernels": len(plan.kernels), "sms": list(plan.sms), "engine_bytes": plan.bytes}
+        for field, value in read.items():
+            if field in told and told[field] != value:
+                raise EngineMismatch(what, seen=f"{field} {value}", needed=told[field], remedy=remedy)

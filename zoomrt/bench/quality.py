@@ -1,0 +1,105 @@
+"""How good the pictures are, beside how fast they come: PSNR and SSIM (scikit-image), on 8-bit RGB.
+
+LPIPS and its kin are not here: the libraries (lpips, torchmetrics, piq) carry the last layer alone and download the
+network below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage import metrics
+
+from zoomrt.bench.record import Quality
+from zoomrt.errors import InputError
+from zoomrt.runtime.images import read_picture
+from zoomrt.runtime.upscaler import Upscaler
+
+__all__ = ["EQUAL_DB", "bicubic", "compare_pictures", "pairs_in", "psnr_db", "quality_of"]
+
+EQUAL_DB = 200.0
+"""What stands for equal pictures, whose PSNR is infinite."""
+_METRICS: Any = metrics  # untyped
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+def psnr_db(wanted: NDArray[np.floating], got: NDArray[np.floating], peak: float) -> float:
+    """At most EQUAL_DB."""
+    error = float(np.mean((wanted.astype(np.float64) - got.astype(np.float64)) ** 2))
+    return min(EQUAL_DB, 10 * float(np.log10(peak**2 / error))) if error else EQUAL_DB
+
+
+def compare_pictures(of: str, to: str, pictures: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Quality:
+    """Means over (got, wanted), (H, W, 3) each, of equal sizes. SSIM with the Gaussian window of the paper."""
+    psnr, ssim = [], []
+    for got, wanted in pictures:
+        same = bool(np.array_equal(got, wanted))
+        psnr.append(EQUAL_DB if same else float(_METRICS.peak_signal_noise_ratio(wanted, got, data_range=255)))
+        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        ssim.append(float(_METRICS.structural_similarity(wanted, got, channel_axis=2, data_range=255, **options)))
+    return Quality(
+        of=of, to=to, count=len(pictures), psnr_db=round(float(np.mean(psnr)), 3), ssim=round(float(np.mean(ssim)), 5)
+    )
+
+
+def quality_of(name: str, upscaler: Upscaler, pairs: list[tuple[Path, Path]]) -> Quality:
+    """Against ground truth, of `pairs_in`. Raises InputError for a pair whose sizes do not fit the scale."""
+    made = []
+    for small, truth in _read(pairs, upscaler.scale):
+        made.append((upscaler.upscale(small), truth))
+    return compare_pictures(name, "ground truth", made)
+
+
+def bicubic(pairs: list[tuple[Path, Path]], scale: int) -> Quality:
+    """What every picture viewer does, as the row to beat."""
+    from PIL import Image
+
+    def enlarged(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        size = (small.shape[1] * scale, small.shape[0] * scale)
+        return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+
+    made = [(enlarged(small), truth) for small, truth in _read(pairs, scale)]
+    return compare_pictures("bicubic", "ground truth", made)
+
+
+def pairs_in(low: Path, high: Path) -> list[tuple[Path, Path]]:
+    """Pictures of equal file stems in two folders, sorted. Raises InputError for a picture without partner, or none."""
+    found = [{f.stem: f for f in _listed(folder) if f.suffix.lower() in _SUFFIXES} for folder in (low, high)]
+    lonely = sorted(found[0].keys() ^ found[1].keys())
+    if lonely or not found[0]:
+        seen = f"no partner for {', '.join(lonely[:4])}" if lonely else "no pictures"
+        remedy = "Give each low-resolution picture the file name of its high-resolution one."
+        raise InputError("cannot pair the pictures", seen=seen, needed="equal names in both", remedy=remedy)
+    return [(found[0][stem], found[1][stem]) for stem in sorted(found[0])]
+
+
+def _listed(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(
+            "cannot pair the pictures", seen=f"no folder {str(folder)!r}", needed="a folder", remedy="Check --pairs."
+        )
+    return list(folder.iterdir())
+
+
+def _read(pairs: list[tuple[Path, Path]], scale: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    for low, high in pairs:
+        small, truth = (_rgb(path) for path in (low, high))
+        wanted = tuple(side * scale for side in small.shape[:2])
+        if truth.shape[:2] != wanted:
+            raise InputError(
+                f"{str(high)!r} is not {scale} times as large as its partner",
+                seen=f"{truth.shape[1]} x {truth.shape[0]}",
+                needed=f"{wanted[1]} x {wanted[0]}",
+                remedy="Crop one of them.",
+            )
+        yield small, truth
+
+
+def _rgb(path: Path) -> NDArray[np.uint8]:
+    pixels = read_picture(path).pixels
+    wide = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    return wide if wide.dtype == np.uint8 else (wide // 257).astype(np.uint8)

@@ -1,0 +1,66 @@
+"""What repeated timings say: percentiles, a robust spread, and an interval for the median that assumes no distribution.
+
+The interval is by order statistics: the number of samples below the true median is binomial(n, 1/2), whatever the
+distribution, so the k-th smallest and the k-th largest sample enclose it with a probability that is known exactly
+(Conover, Practical Nonparametric Statistics, section 3.2). Timings must be independent for that; a machine that gets
+slower over seconds breaks it, which is why comparisons are made pair by pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from zoomrt.bench.record import Latency, Ratio
+
+__all__ = ["CONFIDENCE", "latency_of", "median_interval", "ratio_of"]
+
+CONFIDENCE = 0.95
+"""Probability with which an interval encloses the true median, where there are samples enough: six."""
+
+
+def median_interval(samples: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """The narrowest symmetric interval of order statistics that holds the median with at least that confidence.
+
+    Returns (low, high, coverage). With too few samples for that, the whole range and the coverage that it does have:
+    1 - 2^(1 - n). Raises ValueError without samples.
+    """
+    ordered, n = sorted(samples), len(samples)
+    if not n:
+        raise ValueError("no samples")
+    below = 0.5**n  # P(binomial(n, 1/2) < k) as k grows from 1
+    k, coverage = 1, 1 - 2 * below
+    while k < (n + 1) // 2:
+        more = below + math.comb(n, k) * 0.5**n
+        if 1 - 2 * more < confidence:
+            break
+        k, below, coverage = k + 1, more, 1 - 2 * more
+    return ordered[k - 1], ordered[n - k], max(coverage, 0.0)
+
+
+def latency_of(seconds: Sequence[float]) -> Latency:
+    """Summary of timings in seconds; at least one."""
+    ms = np.asarray(seconds, np.float64) * 1e3
+    p50, p90, p99 = (float(value) for value in np.percentile(ms, [50, 90, 99]))
+    low, high, coverage = median_interval(ms.tolist())
+    return Latency(
+        n=len(ms),
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        min_ms=float(ms.min()),
+        mean_ms=float(ms.mean()),
+        mad_ms=float(np.median(np.abs(ms - p50))),
+        interval_ms=(low, high),
+        coverage=coverage,
+        samples_ms=tuple(round(value, 4) for value in ms.tolist()),
+    )
+
+
+def ratio_of(times: Sequence[float], base: Sequence[float]) -> Ratio:
+    """Median of the ratios time / base, pair by pair: what slows both of a pair does not move it."""
+    ratios = [mine / other for mine, other in zip(times, base, strict=True)]
+    low, high, coverage = median_interval(ratios)
+    return Ratio(median=float(np.median(ratios)), interval=(low, high), coverage=coverage, n=len(ratios))

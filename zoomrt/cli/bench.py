@@ -1,0 +1,166 @@
+"""trt-bench: how fast a bundle is and why, with peers beside it. Parses, calls the benchmark, prints the record."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from zoomrt.cli._common import progress_bar, require, say, shared_options, start
+from zoomrt.errors import UsageError, unknown_name
+
+PEERS = ("torch", "compile", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "real-esrgan")
+WHATS = ("engine", "tile", "frame")
+REGRESSION = 20
+"""Exit code of `trt-bench compare --fail-if` where the condition holds: no error, but not a success either."""
+
+
+class _Bench(click.Command):
+    """A command that takes a bundle, and has one other form whose first word is `compare`."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == ["compare"]:
+            return compare.make_context(f"{info_name} compare", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+@click.command("trt-bench", cls=_Bench)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--peers", default="", help=f"With commas: {', '.join(PEERS)}.")
+@click.option("--time", "what", default="engine", show_default=True, help="What is timed: engine, tile or frame.")
+@click.option("--repeats", default=6, show_default=True, help="Runs at least; six are the fewest for a 95 % interval.")
+@click.option("--seconds", default=10.0, show_default=True, help="No more runs of a row once so many are spent.")
+@click.option("--threads", type=int, help="CPU threads; one per core if left out.")
+@click.option(
+    "--input", "picture", type=click.Path(path_type=Path), help="Picture; the bundled photograph if left out."
+)
+@click.option("--pairs", nargs=2, type=click.Path(path_type=Path), help="Folders LR/ and HR/: quality to ground truth.")
+@click.option("--weights", type=click.Path(path_type=Path), help="The network's checkpoint, for torch as peer.")
+@click.option("--base", type=click.Path(path_type=Path), help="As for trt-build, for torch as peer.")
+@click.option("--decoder", type=click.Path(path_type=Path), help="As for trt-build.")
+@click.option("--autoencoder", type=click.Path(path_type=Path), help="As for trt-build.")
+@click.option("--prompt-embedding", type=click.Path(path_type=Path), help="As for trt-build.")
+@click.option("--steps", type=int, help="As for trt-build.")
+@click.option("--baseline-weights", type=click.Path(path_type=Path), help="Of Real-ESRGAN; random if left out.")
+@click.option("--new-ceilings", is_flag=True, help="Measure the machine's peaks again, and keep the better ones.")
+@click.option("--json", "record_file", type=click.Path(path_type=Path), help="Write the record here.")
+@click.option("--html", "page_file", type=click.Path(path_type=Path), help="Write a page with plots here.")
+@shared_options
+def cli(
+    bundle: Path,
+    peers: str,
+    what: str,
+    repeats: int,
+    seconds: float,
+    threads: int | None,
+    picture: Path | None,
+    pairs: tuple[Path, Path] | None,
+    weights: Path | None,
+    base: Path | None,
+    decoder: Path | None,
+    autoencoder: Path | None,
+    prompt_embedding: Path | None,
+    steps: int | None,
+    baseline_weights: Path | None,
+    new_ceilings: bool,
+    record_file: Path | None,
+    page_file: Path | None,
+    quiet: bool,
+) -> None:
+    """Time BUNDLE, alone and in turns with peers: median with its interval, quality, and the distance to the wall.
+
+    `trt-bench compare A.json B.json` says what changed between two records.
+    """
+    if what not in WHATS:
+        raise unknown_name("thing to time", what, WHATS)
+    named = tuple(dict.fromkeys(name.strip() for name in peers.split(",") if name.strip()))
+    for name in named:
+        if name not in PEERS:
+            raise unknown_name("peer", name, PEERS)
+    for option, value, least in (("--repeats", repeats, 1), ("--seconds", seconds, 0), ("--threads", threads, 1)):
+        if value is not None and not least <= value < float("inf"):
+            raise UsageError(f"cannot use {option}", seen=value, needed=f"{least} or more", remedy="Leave it out.")
+    require("bench", "trt-bench")
+
+    from zoomrt.bench.record import write_record
+    from zoomrt.bench.run import BenchRequest, run_bench
+    from zoomrt.bench.table import render
+    from zoomrt.bench.timing import Rule
+    from zoomrt.export.sources import Sources
+
+    request = BenchRequest(
+        bundle=bundle,
+        peers=named,
+        what=what,  # type: ignore[arg-type]
+        rule=Rule(repeats=repeats, seconds=seconds),
+        threads=threads,
+        picture=picture,
+        pairs=pairs,
+        weights=weights,
+        sources=Sources(
+            base=base, decoder=decoder, autoencoder=autoencoder, prompt_embedding=prompt_embedding, steps=steps
+        ),
+        baseline=baseline_weights,
+        new_ceilings=new_ceilings,
+        words=sys.argv[1:],
+    )
+    with progress_bar(quiet=quiet) as advance:
+        record = run_bench(request, advance)
+    if record_file is not None:
+        write_record(record, record_file)
+    if page_file is not None:
+        from zoomrt.bench.page import write_page
+
+        write_page(record, page_file)
+    if not quiet:
+        say(render(record, width=max(160, shutil.get_terminal_size().columns)))
+
+
+@click.command("trt-bench compare")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@click.option("--fail-if", "condition", help=f"Such as slower:5%; exit code {REGRESSION} where the engine is.")
+@shared_options
+@click.pass_context
+def compare(context: click.Context, before: Path, after: Path, condition: str | None, quiet: bool) -> None:
+    """Say what changed beyond noise from BEFORE to AFTER, two files of trt-bench --json."""
+    allowed = _slower(condition)
+    from zoomrt.bench.compare import changes, is_slower, lines
+    from zoomrt.bench.record import read_record
+
+    found = changes(read_record(before), read_record(after))
+    if not quiet:
+        for line in lines(found):
+            say(line)
+    if allowed is not None and is_slower(found, allowed):
+        context.exit(REGRESSION)
+
+
+def _slower(condition: str | None) -> float | None:
+    """`slower:5%` -> 0.05."""
+    if condition is None:
+        return None
+    met = re.fullmatch(r"slower:(\d+(?:\.\d+)?)%", condition.strip())
+    if met is None:
+        raise UsageError(
+            "cannot read --fail-if", seen=repr(condition), needed="slower:PERCENT%", remedy="Write slower:5%."
+        )
+    return float(met[1]) / 100
+
+
+def main() -> None:
+    """Entry point."""
+    start(cli)
+
+
+if __name__ == "__main__":
+    main()
