@@ -6,31 +6,17 @@ python -m benchmarks.report
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks import _zoom_tables
+from benchmarks._tables import RESULTS, load, source, table
+
 PAGE = Path(__file__).parent / "RESULTS.md"
 README = Path(__file__).parent.parent / "README.md"
 GOOD_DB = 40.0
 """Engines farther from FP32 than that are in RESULTS.md only."""
 BEGIN, END = "<!-- figures: python -m benchmarks.report -->", "<!-- end of figures -->"
-
-
-def load(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return document
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]] + [""]
-
-
-def source(document: dict[str, Any]) -> str:
-    machine, versions = document["machine"], document["versions"]
-    tools = ", ".join(f"{name} {value}" for name, value in versions.items())
-    return f"`{document['command']}`, {document['date'][:10]}, {machine['cpu']}, {machine['cores']} cores; {tools}."
 
 
 def quality() -> list[str]:
@@ -291,6 +277,8 @@ def results() -> str:
         "Speed on the CPU": [*families(), *cpu_engines(), *latency()],
         "INT8 and FP8": eight_bits(),
         "Engines for GPUs": [*engines(), *true_size()],
+        "Zoom": [*_zoom_tables.zoom(), *_zoom_tables.endurance()],
+        "Several steps, and codes": [*_zoom_tables.several_steps(), *_zoom_tables.codes()],
         "The runtime around the engine": [*overhead(), *agreement(), *starting()],
     }
     body = [line for title, lines in parts.items() for line in (f"## {title}", "", *lines)]
@@ -324,6 +312,14 @@ def render() -> str:
     lines.append(
         f"* `osediff` FP16 for `sm89`, from files to engine in {engine['seconds']:.0f} s on two cores without a GPU: "
         f"{engine['kernels']} kernels, {engine['attentions_fused']} attentions fused, {engine['engine_mb']} MB."
+    )
+    zoom = load("zoom")["figures"]
+    pan, live = zoom["previews"]["720p"]["4x"], zoom["live"]["720p"]
+    lines.append(
+        f"* A 720p preview at zoom 4 with `edge` on {zoom['threads']} CPU threads: {pan['reuse']['p50_ms']:.0f} ms a frame "
+        f"in a pan that finds its tiles again, {pan['anew']['p50_ms'] / 1e3:.1f} s with all computed, "
+        f"{pan['naive_ms'] / 1e3:.1f} s for the whole frame. With a budget it answered {live['answers_per_second']:.0f} of "
+        "30 frames a second, as sharp as time allowed."
     )
     return "\n".join([BEGIN, "", *lines, "", END])
 
