@@ -316,10 +316,10 @@ def render() -> str:
     zoom = load("zoom")["figures"]
     pan, live = zoom["previews"]["720p"]["4x"], zoom["live"]["720p"]
     lines.append(
-        f"* A 720p preview at zoom 4 with `edge` on {zoom['threads']} CPU threads: {pan['reuse']['p50_ms']:.0f} ms a frame "
-        f"in a pan that finds its tiles again, {pan['anew']['p50_ms'] / 1e3:.1f} s with all computed, "
-        f"{pan['naive_ms'] / 1e3:.1f} s for the whole frame. With a budget it answered {live['answers_per_second']:.0f} of "
-        "30 frames a second, as sharp as time allowed."
+        f"* A 720p preview at zoom 4 with `edge` on {zoom['threads']} CPU threads: {pan['reuse']['p50_ms']:.0f} ms a "
+        f"frame in a pan that finds its tiles again, {pan['anew']['p50_ms'] / 1e3:.1f} s with all computed, "
+        f"{pan['naive_ms'] / 1e3:.1f} s for the whole frame. With a budget it answered "
+        f"{live['answers_per_second']:.0f} of 30 frames a second, as sharp as time allowed."
     )
     return "\n".join([BEGIN, "", *lines, "", END])
 
