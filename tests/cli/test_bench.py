@@ -149,6 +149,17 @@ def test_only_what_is_beyond_noise_is_a_change(
     assert ("no change beyond noise" in lines(found)[0]) == (not beyond)
 
 
+def test_the_ends_of_the_ratio_are_those_of_the_intervals(record: Record) -> None:
+    """Before 10 to 20 ms around 16, after 12 to 40 around 24: from 12 / 20 to 40 / 10."""
+
+    def with_latency(low: float, middle: float, high: float) -> Record:
+        found = msgspec.structs.replace(latency_of([1.0]), p50_ms=middle, interval_ms=(low, high))
+        return msgspec.structs.replace(record, rows=(msgspec.structs.replace(record.rows[0], latency=found),))
+
+    (change,) = changes(with_latency(10.0, 16.0, 20.0), with_latency(12.0, 24.0, 40.0)).rows
+    assert (change.ratio, change.least, change.most) == pytest.approx((1.5, 0.6, 4.0))
+
+
 def test_compare_as_a_command(record: Record, tmp_path: Path, capfd) -> None:
     paths = [tmp_path / name for name in ("a.json", "b.json")]
     for path, factor in zip(paths, (1.0, 1.5), strict=True):
