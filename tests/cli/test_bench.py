@@ -67,6 +67,7 @@ def test_what_explains_it_is_there(record: Record) -> None:
     assert record.memory is not None
     assert record.memory.peak_mb >= max(record.memory.mb)
     assert record.machine["cores"] >= 1
+    assert record.machine["after"].keys() == {"clock_mhz", "hottest_c", "load_1min", "gpus"}
     assert record.versions["zoomrt"]
     assert record.rows[0].roofline is not None
 
