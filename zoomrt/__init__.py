@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from zoomrt.errors import ZoomrtError
     from zoomrt.runtime.pixel_formats import CameraFrame
     from zoomrt.runtime.upscaler import Upscaler, load
-    from zoomrt.runtime.zoom import ZoomResult, ZoomSession
+    from zoomrt.runtime.zoom import ZoomSession
+    from zoomrt.runtime.zoom_result import ZoomResult
 
 __all__ = [
     "CameraFrame",
@@ -36,7 +37,7 @@ _HOMES = {
     "Upscaler": "zoomrt.runtime.upscaler",
     "load": "zoomrt.runtime.upscaler",
     "CameraFrame": "zoomrt.runtime.pixel_formats",
-    "ZoomResult": "zoomrt.runtime.zoom",
+    "ZoomResult": "zoomrt.runtime.zoom_result",
     "ZoomSession": "zoomrt.runtime.zoom",
 }
 

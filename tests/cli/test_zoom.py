@@ -133,3 +133,30 @@ def test_bad_files(nearest_bundle: Path, video: Path, tmp_path: Path, command: A
     assert "--overwrite" in failure_line(command("zoom", nearest_bundle, video, "-o", kept), 13)
     assert kept.read_bytes() == b"mine"
     assert sorted(tree(tmp_path)) == ["cut.mkv", "kept.mkv", "text.mp4"]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_turned_video_is_read_as_it_is_shown(
+    nearest_bundle: Path, tmp_path: Path, command: Any, degrees: int
+) -> None:
+    """As phones store portraits. OpenCV turns such a video too."""
+    cv2 = pytest.importorskip("cv2")
+    turned = tmp_path / "turned.mp4"
+    with av.open(str(turned), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=RATE)
+        pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        pictures.set_display_rotation(degrees)
+        y, x = np.mgrid[:HEIGHT, :WIDTH]
+        pixels = np.stack([4 * x, 5 * y, 2 * (x + y)], axis=2).astype(np.uint8)
+        container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(pictures.encode())
+    found, expected = cv2.VideoCapture(str(turned)).read()
+    assert found
+    mine = camera_frame(decoded(turned)[0])
+    assert mine.size == ((HEIGHT, WIDTH) if degrees == 180 else (WIDTH, HEIGHT))
+    assert np.abs(mine.planes[0].astype(int) - expected[:, :, ::-1]).max() <= 3  # two converters from YUV
+    done = command("zoom", nearest_bundle, turned, "-o", tmp_path / "%d.png", "--zoom", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = np.asarray(Image.open(tmp_path / "1.png").convert("RGB")).astype(int)
+    assert shown.shape == mine.planes[0].shape
+    assert np.abs(shown - mine.planes[0]).max() <= 1

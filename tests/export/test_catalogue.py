@@ -85,39 +85,53 @@ def two_stages() -> Figures:
     return size(network), 4 * skipdiff.STEPS * work(network, picture, picture, (1, 64))
 
 
-COUNTED: dict[tuple[str, str], Callable[[], Figures]] = {
-    ("edge", ""): shipped,
-    ("osediff", ""): stable_diffusion,
-    ("hypir", ""): stable_diffusion,
-    ("adcsr", ""): lambda: (456_073_683, 549.5),  # adcsr_and_mobile.md, where both were counted
-    ("sinsr", "v1, v2"): lambda: latent_chain(1),
-    ("resshift", "s15 v1, v2"): lambda: latent_chain(15),
-    ("resshift", "s4 v3, bicsr"): lambda: latent_chain(4),
-    ("jit-sr", "B/16"): lambda: jit(JitConfig(), 50),
-    ("jit-sr", "B/16 v2"): lambda: jit(JitConfig(width=1024, depth=16, heads=16, hidden=2730), 100),
-    ("jit-sr", "L/16"): lambda: jit(JitConfig(width=1024, depth=24, heads=16, hidden=2730), 100),
-    ("skipdiff", "no step skipped"): two_stages,
-    ("real-esrgan", "x4plus"): lambda: one_tile(lambda: DenseNetwork(DenseConfig())),
-    ("real-esrgan", "x2plus"): lambda: one_tile(lambda: DenseNetwork(DenseConfig(unshuffle=2)), 256),
-    ("real-esrgan", "x4plus_anime_6B"): lambda: one_tile(lambda: DenseNetwork(DenseConfig(blocks=6))),
-    ("real-esrgan-compact", "animevideov3"): lambda: one_tile(lambda: CompactNetwork(CompactConfig(middle=16))),
-    ("real-esrgan-compact", "general-x4v3"): lambda: one_tile(lambda: CompactNetwork(CompactConfig())),
-    ("swinir", "classical M"): lambda: one_tile(lambda: SwinNetwork(SwinConfig(tail="pixelshuffle"))),
-    ("swinir", "lightweight S"): lambda: one_tile(
-        lambda: SwinNetwork(SwinConfig(60, (6,) * 4, mlp=120, tail="pixelshuffledirect", features=60))
-    ),
-    ("swinir", "real M"): lambda: one_tile(lambda: SwinNetwork(SwinConfig())),
-    ("swinir", "real L"): lambda: one_tile(lambda: SwinNetwork(SwinConfig(240, (6,) * 9, 8, 480, long_end=True))),
-    ("edsr", "baseline"): lambda: one_tile(lambda: EdsrNetwork(EdsrConfig())),
-    ("edsr", "full"): lambda: one_tile(lambda: EdsrNetwork(EdsrConfig(256, 32))),
+def swinir(scale: int, **config: object) -> Callable[[], Figures]:
+    """One tile, of the fewest windows that give 512 pixels."""
+    return lambda: one_tile(lambda: SwinNetwork(SwinConfig(scale=scale, **config)), -(-512 // (8 * scale)) * 8)
+
+
+def edsr(scale: int, **config: int) -> Callable[[], Figures]:
+    return lambda: one_tile(lambda: EdsrNetwork(EdsrConfig(scale=scale, **config)), -(-512 // scale))
+
+
+SWINIR_SMALL = {"width": 60, "depths": (6,) * 4, "mlp": 120, "tail": "pixelshuffledirect", "features": 60}
+SWINIR_LARGE = {"width": 240, "depths": (6,) * 9, "heads": 8, "mlp": 480, "long_end": True}
+
+COUNTED: dict[tuple[str, str, int], Callable[[], Figures]] = {
+    ("edge", "", 4): shipped,
+    ("osediff", "", 4): stable_diffusion,
+    ("hypir", "", 4): stable_diffusion,
+    ("adcsr", "", 4): lambda: (456_073_683, 549.5),  # adcsr_and_mobile.md, where both were counted
+    ("sinsr", "v1, v2", 4): lambda: latent_chain(1),
+    ("resshift", "s15 v1, v2", 4): lambda: latent_chain(15),
+    ("resshift", "s4 v3, bicsr", 4): lambda: latent_chain(4),
+    ("jit-sr", "B/16", 4): lambda: jit(JitConfig(), 50),
+    ("jit-sr", "B/16 v2", 4): lambda: jit(JitConfig(width=1024, depth=16, heads=16, hidden=2730), 100),
+    ("jit-sr", "L/16", 4): lambda: jit(JitConfig(width=1024, depth=24, heads=16, hidden=2730), 100),
+    ("skipdiff", "no step skipped", 4): two_stages,
+    ("real-esrgan", "x4plus", 4): lambda: one_tile(lambda: DenseNetwork(DenseConfig())),
+    ("real-esrgan", "x2plus", 2): lambda: one_tile(lambda: DenseNetwork(DenseConfig(unshuffle=2)), 256),
+    ("real-esrgan", "x4plus_anime_6B", 4): lambda: one_tile(lambda: DenseNetwork(DenseConfig(blocks=6))),
+    ("real-esrgan-compact", "animevideov3", 4): lambda: one_tile(lambda: CompactNetwork(CompactConfig(middle=16))),
+    ("real-esrgan-compact", "general-x4v3", 4): lambda: one_tile(lambda: CompactNetwork(CompactConfig())),
+    **{("swinir", "classical M", scale): swinir(scale, tail="pixelshuffle") for scale in (2, 3, 4, 8)},
+    **{("swinir", "lightweight S", scale): swinir(scale, **SWINIR_SMALL) for scale in (2, 3, 4)},
+    **{("swinir", "real M", scale): swinir(scale) for scale in (2, 4)},
+    ("swinir", "real L", 4): swinir(4, **SWINIR_LARGE),
+    **{("edsr", "baseline", scale): edsr(scale) for scale in (2, 3, 4)},
+    **{("edsr", "full", scale): edsr(scale, width=256, blocks=32) for scale in (2, 3, 4)},
 }
 
 
-@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: f"{e.family} {e.variant}".strip())
+@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: f"{e.family} {e.variant} x{e.scale}")
 def test_figures(entry: Entry) -> None:
-    parameters, gmac = COUNTED[entry.family, entry.variant]()
+    parameters, gmac = COUNTED[entry.family, entry.variant, entry.scale]()
     assert entry.parameters == parameters
     assert entry.gmac == pytest.approx(gmac, rel=0.02)
+
+
+def test_every_count_has_a_row() -> None:
+    assert set(COUNTED) == {(entry.family, entry.variant, entry.scale) for entry in CATALOGUE}
 
 
 @pytest.mark.parametrize("name", family_names())

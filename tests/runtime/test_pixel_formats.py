@@ -11,7 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from zoomrt.errors import InputError, UsageError
-from zoomrt.runtime.pixel_formats import FORMATS, CameraFrame, empty_like, read_window, write_view
+from zoomrt.runtime.pixel_formats import (
+    FORMATS,
+    CameraFrame,
+    empty_like,
+    read_window,
+    rows_to_write,
+    write_rows,
+    write_view,
+)
 
 H, W = 48, 64
 MATRICES, RANGES, SITINGS = ("bt601", "bt709", "bt2020"), (False, True), ("left", "center", "top-left")
@@ -138,6 +146,21 @@ def test_flat_colours_are_the_standards_formula(
             assert np.abs(plane - min(level, 255)).max() <= 0.5 + 1e-3
         back = read_window(frame, slice(0, 4), slice(0, 6))
         assert np.abs(back - view).max() <= 2 / 219 + 1e-6
+
+
+@pytest.mark.parametrize("siting", SITINGS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_written_apart_are_those_of_the_whole(format: Any, siting: Any, rng: np.random.Generator) -> None:
+    view = rng.random((3, H, W), np.float32)
+    like = CameraFrame((np.zeros((2, 2, 3), np.uint8),), siting=siting)
+    whole, apart = empty_like(like, (H, W), format), empty_like(like, (H, W), format)
+    write_view(view, whole)
+    cuts = [0, *2 * np.sort(rng.choice(np.arange(1, H // 2), 3, replace=False)), H]
+    for start, stop in itertools.pairwise(cuts):
+        rows = slice(int(start), int(stop))
+        write_rows(view[:, rows_to_write(rows, apart)], apart, rows)
+    for one, other in zip(whole.planes, apart.planes, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -122,6 +122,24 @@ def test_missing_tiles_are_bicubic_and_the_others_stay(count: int) -> None:
     np.testing.assert_allclose(nearly[:, far], everything[:, far], atol=5e-3)
 
 
+@pytest.mark.parametrize("colour", ["none", "mean_std"])
+def test_strips_are_the_whole(colour: Any, rng: np.random.Generator) -> None:
+    """Any rows, and those that the session takes; with a colour step all of them at once."""
+    frame, output, tile = planes_of(photograph(100, 100)), (150, 96), facts(colour=colour)
+    view = view_of((100, 100), output, tile, 1.7, (0.5, 0.5))
+    window = frame[:, view.window[0], view.window[1]]
+    tiles = tiles_of(view, window, tile)
+    some = {index: tiles[index] for index in view.wanted[:2]}
+    assert [part.start for part in view.strips] == ([0, 64, 128] if colour == "none" else [0])
+    assert [part.stop for part in view.strips] == ([64, 128, 150] if colour == "none" else [150])
+    if colour == "none":
+        start, stop = np.sort(rng.choice(151, 2, replace=False))
+        for shown in ({}, some, tiles):
+            whole = view.compose(window, shown)
+            for rows in (*view.strips, slice(start, stop)):
+                np.testing.assert_allclose(view.compose(window, shown, rows), whole[:, rows], atol=1e-6)
+
+
 def shift_between(one: Planes, other: Planes) -> NDArray[np.float64]:
     """(down, right) shift in pixels that best maps `one` on `other`: Lucas and Kanade's least squares, one step."""
     a, b = one.mean(axis=0).astype(np.float64), other.mean(axis=0).astype(np.float64)

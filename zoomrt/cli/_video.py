@@ -49,7 +49,7 @@ class Source:
     """An opened video, picture sequence or camera.
 
     name : a file, a pattern with %d, or what the device is called. device : FFmpeg's name of the device's kind
-    (v4l2, avfoundation, dshow, lavfi), None for files.
+    (v4l2, avfoundation, dshow, lavfi), None for files. like : the first picture; it says how colours are meant.
 
     Raises InputError for what cannot be opened or has no picture.
     """
@@ -68,11 +68,21 @@ class Source:
         self.video.thread_type = "AUTO"
         self.audio = None if device else next(iter(self.container.streams.audio), None)
         self.rate = Fraction(self.video.average_rate or rate or DEFAULT_RATE)
+        self._rest = self._read()
+        self._first: list[tuple[Any, Any]] = []  # sound may come before the first picture
+        while not self._first or self._first[-1][0] is None:
+            try:
+                self._first.append(next(self._rest))
+            except (StopIteration, InputError) as cause:
+                self.container.close()
+                raise cause if isinstance(cause, InputError) else _unreadable(name, "no pictures in it") from None
+        self.like = camera_frame(self._first[-1][0])
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.video.codec_context.width, self.video.codec_context.height
+        """(width, height) in pixels, as it is shown: a phone's portrait is stored lying, with a note to turn it."""
+        height, width = self.like.size
+        return width, height
 
     @property
     def seconds(self) -> float | None:
@@ -88,6 +98,11 @@ class Source:
 
         Raises InputError where the file is damaged.
         """
+        yield from self._first
+        self._first.clear()
+        yield from self._rest
+
+    def _read(self) -> Iterator[tuple[Any, Any]]:
         streams = [self.video, *([self.audio] if self.audio else [])]
         try:
             for packet in self.container.demux(streams):
@@ -104,13 +119,15 @@ class Source:
 
 
 def camera_frame(frame: Any) -> CameraFrame:
-    """A decoded `av.VideoFrame` as planes in place; valid as long as the frame is."""
-    if frame.format.name not in _READ or frame.width % 2 or frame.height % 2:
-        frame = frame.reformat(format="rgb24")
+    """A decoded `av.VideoFrame` as planes in place, turned as it is to be shown; valid as long as the frame is."""
+    quarters = round(frame.rotation / 90) % 4  # counterclockwise
+    if frame.format.name not in _READ or frame.width % 2 or frame.height % 2 or quarters:
+        frame = frame.reformat(format="rgb24")  # also turned chroma would lie where no format has it
     form = _READ[frame.format.name]
     matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= _HD_LINES else "bt601")
     full = int(frame.color_range) == _FULL or frame.format.name.startswith("yuvj")
-    return CameraFrame(_planes(frame, form), form, matrix, full)
+    planes = tuple(np.rot90(plane, quarters) for plane in _planes(frame, form)) if quarters else _planes(frame, form)
+    return CameraFrame(planes, form, matrix, full)
 
 
 def _planes(frame: Any, form: PixelFormat) -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import click
 
 from zoomrt.cli._common import Advance, progress_bar, require, say, shared_options, start
 from zoomrt.cli._zoom_path import ZoomPath, parse_keyframes, parse_path
-from zoomrt.errors import InputError, StorageError, UsageError
+from zoomrt.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
     from zoomrt.cli._video import Source
@@ -122,18 +121,8 @@ class _Run:
         """Write a video file, with the sound of the source."""
         from zoomrt.cli._video import VideoWriter, camera_frame
 
-        packets = source.packets()
-        first: list[tuple[Any, Any]] = []
-        for item in packets:  # the first picture says how colours are meant; sound may come before it
-            first.append(item)
-            if item[0] is not None:
-                break
-        else:
-            raise InputError("cannot zoom", seen="no pictures", needed="a video with frames", remedy="Check the input.")
-        like = camera_frame(first[-1][0])
-        width, height = self._canvas_size()
-        with VideoWriter(output, (width, height), source.rate, like, source.audio) as writer:
-            for frame, sound in itertools.chain(first, packets):
+        with VideoWriter(output, self._canvas_size(), source.rate, source.like, source.audio) as writer:
+            for frame, sound in source.packets():
                 if sound is not None:
                     if seconds is None or sound.pts is None or sound.pts * sound.time_base < seconds:
                         writer.copy_sound(sound)

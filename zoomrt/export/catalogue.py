@@ -18,7 +18,8 @@ class Entry:
     """One variant of a family.
 
     parameters : of encoder, network and decoder together, as far as they run.
-    gmac : billions of multiply-adds for a 512 x 512 output in as few tiles as its tile allows, all steps taken.
+    gmac : billions of multiply-adds for a 512 x 512 output (x3: 513, SwinIR 528) in as few tiles as its tile
+        allows, all steps taken.
     steps : network evaluations per tile. status : whether weights exist, and where.
     """
 
@@ -50,11 +51,21 @@ CATALOGUE = (
     Entry("real-esrgan-compact", "animevideov3", 4, 621_424, 10.1, 1, "BSD-3-Clause", _PUBLISHED),
     Entry("real-esrgan-compact", "general-x4v3", 4, 1_213_296, 19.8, 1, "BSD-3-Clause", _PUBLISHED),
     Entry("swinir", "classical M", 4, 11_900_199, 214.2, 1, "Apache-2.0", _PUBLISHED),
+    Entry("swinir", "classical M", 2, 11_752_487, 816.9, 1, "Apache-2.0", _PUBLISHED),
+    Entry("swinir", "classical M", 3, 11_937_127, 392.1, 1, "Apache-2.0", _PUBLISHED),
+    Entry("swinir", "classical M", 8, 12_047_911, 63.6, 1, "Apache-2.0", _PUBLISHED),
     Entry("swinir", "lightweight S", 4, 929_628, 17.4, 1, "Apache-2.0", _PUBLISHED),
+    Entry("swinir", "lightweight S", 2, 910_152, 68.5, 1, "Apache-2.0", _PUBLISHED),
+    Entry("swinir", "lightweight S", 3, 918_267, 32.6, 1, "Apache-2.0", _PUBLISHED),
     Entry("swinir", "real M", 4, 11_715_559, 223.9, 1, "Apache-2.0", _PUBLISHED),
+    Entry("swinir", "real M", 2, 11_678_631, 826.6, 1, "Apache-2.0", _PUBLISHED),
     Entry("swinir", "real L", 4, 28_013_059, 502.5, 1, "Apache-2.0", _PUBLISHED),
     Entry("edsr", "baseline", 4, 1_517_595, 32.5, 1, "MIT", _PUBLISHED),
+    Entry("edsr", "baseline", 2, 1_369_883, 90.0, 1, "MIT", _PUBLISHED),
+    Entry("edsr", "baseline", 3, 1_554_523, 45.8, 1, "MIT", _PUBLISHED),
     Entry("edsr", "full", 4, 43_089_947, 823.3, 1, "MIT", _PUBLISHED),
+    Entry("edsr", "full", 2, 40_729_627, 2669.4, 1, "MIT", _PUBLISHED),
+    Entry("edsr", "full", 3, 43_680_027, 1278.3, 1, "MIT", _PUBLISHED),
 )
 
 

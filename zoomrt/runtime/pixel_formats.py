@@ -19,7 +19,18 @@ from numpy.typing import NDArray
 from zoomrt.errors import InputError, unknown_name
 from zoomrt.runtime.buffers import host_array
 
-__all__ = ["FORMATS", "CameraFrame", "Matrix", "PixelFormat", "Siting", "empty_like", "read_window", "write_view"]
+__all__ = [
+    "FORMATS",
+    "CameraFrame",
+    "Matrix",
+    "PixelFormat",
+    "Siting",
+    "empty_like",
+    "read_window",
+    "rows_to_write",
+    "write_rows",
+    "write_view",
+]
 
 PixelFormat = Literal["rgb", "bgr", "nv12", "nv21", "i420", "p010"]
 Matrix = Literal["bt601", "bt709", "bt2020"]
@@ -201,24 +212,45 @@ def read_window(frame: CameraFrame, rows: slice, columns: slice) -> NDArray[np.f
 
 def write_view(view: NDArray[np.float32], frame: CameraFrame) -> None:
     """Write RGB, (3, H, W) float32 in [0, 1], into a frame's planes, rounded; `frame` must be writable."""
+    write_rows(view, frame, slice(0, frame.size[0]))
+
+
+def rows_to_write(rows: slice, frame: CameraFrame) -> slice:
+    """The rows of a view that `write_rows` needs for these: chroma is made from one row more above and below."""
     if frame.format in ("rgb", "bgr"):
-        codes = np.rint(view * np.float32(255)).astype(np.uint8)
+        return rows
+    return slice(max(rows.start - 1, 0), min(rows.stop + 1, frame.size[0]))
+
+
+def write_rows(view: NDArray[np.float32], frame: CameraFrame, rows: slice) -> None:
+    """Write some rows of a view into a frame's planes, as `write_view` does.
+
+    view : (3, n, W), the rows that `rows_to_write` names. rows : even bounds, for half as many rows of chroma.
+    """
+    if frame.format in ("rgb", "bgr"):
+        codes = view * np.float32(255)
+        np.rint(codes, out=codes)
         for channel, plane in enumerate(codes if frame.format == "rgb" else codes[::-1]):
-            frame.planes[0][:, :, channel] = plane
+            np.copyto(frame.planes[0][rows, :, channel], plane, casting="unsafe")
         return
+    first = rows_to_write(rows, frame).start
+    around = np.clip(np.arange(rows.start - 1, rows.stop + 1), 0, frame.size[0] - 1) - first
+    inner = slice(rows.start - first, rows.stop - first)
+    chroma_rows = slice(rows.start // 2, rows.stop // 2)
     black, luma_gain, chroma_gain, middle = _levels(frame)
     weight_red, weight_blue = _WEIGHTS[frame.matrix]
     luma = view[0] * np.float32(weight_red)
     luma += view[1] * np.float32(1 - weight_red - weight_blue)
     luma += view[2] * np.float32(weight_blue)
     for channel, weight, plane in zip((2, 0), (weight_blue, weight_red), _chroma_planes(frame), strict=True):
-        chroma = _halved(view[channel] - luma, frame.siting)
+        chroma = _halved((view[channel] - luma)[around], frame.siting)
         chroma *= np.float32(chroma_gain / (2 * (1 - weight)))
         chroma += np.float32(middle)
-        _store(chroma, plane)
+        _store(chroma, plane[chroma_rows])
+    luma = luma[inner]
     luma *= np.float32(luma_gain)
     luma += np.float32(black)
-    _store(luma, frame.planes[0])
+    _store(luma, frame.planes[0][rows])
 
 
 def _store(values: NDArray[np.float32], plane: NDArray[Any]) -> None:
@@ -257,6 +289,10 @@ def _offsets(siting: Siting) -> tuple[float, float]:
     return {"left": (0.5, 0.0), "center": (0.5, 0.5), "top-left": (0.0, 0.0)}[siting]
 
 
+_TAPS = {0.0: (0.25, 0.5, 0.25), 0.5: (0.125, 0.375, 0.375, 0.125)}
+"""Weights of neighbours in a chroma sample that lies on a luma pixel, or between two; the first is the one before."""
+
+
 def _enlarged(plane: NDArray[Any], rows: slice, columns: slice, frame: CameraFrame) -> NDArray[np.float32]:
     """Chroma at every luma pixel of a window, linear between samples, (rows, columns) float32."""
     down, right = _offsets(frame.siting)
@@ -286,11 +322,13 @@ def _between(part: slice, offset: float, size: int) -> tuple[NDArray[np.intp], N
 
 
 def _halved(plane: NDArray[np.float32], siting: Siting) -> NDArray[np.float32]:
-    """Half the size, by the triangle that reaches two pixels to either side of a sample; the edge is repeated."""
-    for axis, offset in enumerate(_offsets(siting)):
-        taps = (0.25, 0.5, 0.25) if offset == 0 else (0.125, 0.375, 0.375, 0.125)
-        moved = plane.swapaxes(0, axis)
-        padded = np.concatenate([moved[:1], moved, moved[-1:]])
-        count = len(moved) // 2
-        plane = sum(np.float32(tap) * padded[k : k + 2 * count : 2] for k, tap in enumerate(taps)).swapaxes(0, axis)  # type: ignore[union-attr]
-    return plane
+    """Half the size, by the triangle that reaches two pixels to either side of a sample.
+
+    plane : (1 + 2 n + 1, 2 m), with a row more above and below. Columns are repeated at the edge.
+    """
+    down, right = _offsets(siting)
+    taps, count = _TAPS[down], len(plane) // 2 - 1
+    plane = sum(np.float32(tap) * plane[k : k + 2 * count : 2] for k, tap in enumerate(taps))  # type: ignore[assignment]
+    padded = np.concatenate([plane[:, :1], plane, plane[:, -1:]], axis=1)
+    taps, count = _TAPS[right], plane.shape[1] // 2
+    return sum(np.float32(tap) * padded[:, k : k + 2 * count : 2] for k, tap in enumerate(taps))  # type: ignore[return-value]

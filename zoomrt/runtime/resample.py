@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BICUBIC", "LANCZOS", "Axis", "Band", "Kernel", "add_resampled", "axis_sum", "cut", "plan_axis"]
+__all__ = ["BICUBIC", "LANCZOS", "Axis", "Band", "Kernel", "add_resampled", "axis_sum", "cut", "outputs", "plan_axis"]
 
 _GROUP = 16
 """Outputs per matrix: fewer make more calls, more make emptier matrices (`benchmarks/zoom.py` has the time)."""
@@ -64,12 +65,47 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """How `count` outputs are made from source pixels `first` .. `stop - 1`."""
+    """How `count` outputs are made from source pixels `first` .. `stop - 1`.
 
-    count: int
-    first: int
-    stop: int
-    bands: tuple[Band, ...]
+    centres : (count,) of the outputs, in source pixels. stretch : how much wider the kernel is than its own pixels.
+    firsts, stops : (count,) the source pixels that each output is made from.
+    """
+
+    kernel: Kernel
+    centres: NDArray[np.float64]
+    stretch: float
+    firsts: NDArray[np.intp]
+    stops: NDArray[np.intp]
+
+    @property
+    def count(self) -> int:
+        return len(self.centres)
+
+    @property
+    def first(self) -> int:
+        return int(self.firsts[0])
+
+    @property
+    def stop(self) -> int:
+        return int(self.stops[-1])
+
+    @cached_property
+    def bands(self) -> tuple[Band, ...]:
+        """Made when they are wanted: a view without the network's pixels needs none of their weights."""
+        taps = int((self.stops - self.firsts).max())
+        pixels = self.firsts[:, None] + np.arange(taps)
+        weights = self.kernel.at((pixels + 0.5 - self.centres[:, None]) / self.stretch)
+        weights[pixels >= self.stops[:, None]] = 0
+        weights /= weights.sum(axis=1, keepdims=True)
+        bands = []
+        for top in range(0, self.count, _GROUP):
+            rows = slice(top, min(top + _GROUP, self.count))
+            places = pixels[rows] - self.firsts[top]
+            matrix = np.zeros((len(places), int(places[-1, -1]) + 1), np.float32)
+            matrix[np.arange(len(places))[:, None], places] = weights[rows]
+            width = int(self.stops[rows.stop - 1] - self.firsts[top])
+            bands.append(Band(top, int(self.firsts[top]), np.ascontiguousarray(matrix[:, :width])))
+        return tuple(bands)
 
 
 def plan_axis(start: float, stop: float, count: int, size: int, kernel: Kernel) -> Axis:
@@ -81,20 +117,11 @@ def plan_axis(start: float, stop: float, count: int, size: int, kernel: Kernel) 
     step = (stop - start) / count
     stretch = max(step, 1.0)
     reach = kernel.support * stretch
-    centres = start + (np.arange(count) + 0.5) * step
+    centres = start + (np.arange(count, dtype=np.float64) + 0.5) * step
     # from the first to the last pixel whose middle is less than `reach` away
     firsts = np.clip(np.floor(centres - reach - 0.5).astype(np.intp) + 1, 0, size - 1)
     stops = np.clip(np.ceil(centres + reach - 0.5).astype(np.intp), firsts + 1, size)
-    bands = []
-    for top in range(0, count, _GROUP):
-        rows = slice(top, min(top + _GROUP, count))
-        source = int(firsts[rows].min())
-        pixels = np.arange(source, int(stops[rows].max()))
-        weights = kernel.at((pixels + 0.5 - centres[rows, None]) / stretch)
-        weights[(pixels < firsts[rows, None]) | (pixels >= stops[rows, None])] = 0
-        weights /= weights.sum(axis=1, keepdims=True)
-        bands.append(Band(top, source, weights.astype(np.float32)))
-    return Axis(count, int(firsts.min()), int(stops.max()), tuple(bands))
+    return Axis(kernel, centres, stretch, firsts, stops)
 
 
 def cut(axis: Axis, start: int, weights: NDArray[np.float32]) -> list[Band]:
@@ -109,6 +136,16 @@ def cut(axis: Axis, start: int, weights: NDArray[np.float32]) -> list[Band]:
             matrix = band.matrix[:, low - band.source : high - band.source] * weights[low - start : high - start]
             parts.append(Band(band.start, low - start, np.ascontiguousarray(matrix)))
     return parts
+
+
+def outputs(bands: Sequence[Band], part: slice) -> list[Band]:
+    """The bands, or parts of them, that make outputs `part` of an axis; `start` of those returned counts from there."""
+    found = []
+    for band in bands:
+        low, high = max(band.start, part.start), min(band.start + len(band.matrix), part.stop)
+        if low < high:
+            found.append(Band(low - part.start, band.source, band.matrix[low - band.start : high - band.start]))
+    return found
 
 
 def axis_sum(bands: Sequence[Band], count: int) -> NDArray[np.float32]:

@@ -11,7 +11,8 @@ nothing else in the view changes when it arrives.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,15 @@ from zoomrt.bundle import TileFacts
 from zoomrt.runtime import noise
 from zoomrt.runtime.colour import apply_affine, matching_affine, moments_of_frame
 from zoomrt.runtime.crop import Crop, centre_first, crop_of, lr_range, needed_spans, network_share
-from zoomrt.runtime.resample import BICUBIC, LANCZOS, Axis, Band, add_resampled, axis_sum, cut, plan_axis
+from zoomrt.runtime.resample import BICUBIC, LANCZOS, Axis, Band, add_resampled, axis_sum, cut, outputs, plan_axis
 from zoomrt.runtime.tile_cache import CODE_PEAK
 from zoomrt.runtime.tiles import AxisPlan, TilePlan, plan
 from zoomrt.runtime.wavelet import match_low_frequencies
 
 __all__ = ["View", "view_of"]
+
+_STRIP = 64
+"""Rows of a strip: those of a 1080p view take 1.5 MB (`benchmarks/zoom.py` has the time)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,7 @@ class View:
     """Rows and columns from the network's picture of the whole frame to the output."""
     plain_axes: tuple[Axis, Axis]
     """The same from the frame."""
+    _bands: dict[tuple[int, int], tuple[list[Band], slice]] = field(default_factory=dict, init=False)
 
     def tile_input(self, window: NDArray[np.float32], index: int) -> NDArray[np.float32]:
         """What tile `index` reads, (3, tile height, tile width) in [0, 1], mirrored beyond the frame; a copy.
@@ -66,19 +71,33 @@ class View:
         if self.facts.noise is not None:
             noise.gather(self.facts.noise, self.tiles, index, out[3:])
 
-    def compose(self, window: NDArray[np.float32], tiles: Mapping[int, NDArray[np.uint16]]) -> NDArray[np.float32]:
-        """The view, (3, height, width) float32 in [0, 1].
+    @property
+    def strips(self) -> list[slice]:
+        """The view's rows in parts that fit a processor's cache; one part where the colour step looks at all of them.
+
+        Taken as a whole, each step of a 1080p view would send 25 MB through memory.
+        """
+        height = self.output[0]
+        step = _STRIP if self.facts.colour == "none" else height
+        return [slice(top, min(top + step, height)) for top in range(0, height, step)]
+
+    def compose(
+        self, window: NDArray[np.float32], tiles: Mapping[int, NDArray[np.uint16]], rows: slice | None = None
+    ) -> NDArray[np.float32]:
+        """Rows of the view, (3, rows, width) float32 in [0, 1].
 
         window : as for `tile_input`. tiles : index -> (3, tile height * scale, tile width * scale) codes, any part of
             `wanted`; none gives the plain bicubic view.
+        rows : which ones; None means all, and with a colour step only that is right.
         """
+        rows = rows or slice(0, self.output[0])
         if not tiles:
-            return _clip(self._plain(window))
-        network, cover = self._blend(tiles)
+            return _clip(self._plain(window, rows))
+        network = self._blend(tiles, rows)
         alone = self.share == 1 and len(tiles) == len(self.wanted)
         if alone and self.facts.colour == "none":
             return _clip(network)
-        plain = self._plain(window)
+        plain, cover = self._plain(window, rows), self._cover(tiles, rows)
         if self.facts.colour != "none":
             network += (1 - cover) * plain
             cover.fill(1)
@@ -90,29 +109,51 @@ class View:
         network += plain
         return _clip(network)
 
-    def _plain(self, window: NDArray[np.float32]) -> NDArray[np.float32]:
-        bands = [
-            cut(axis, part.start, np.ones(part.stop - part.start, np.float32))
-            for axis, part in zip(self.plain_axes, self.window, strict=True)
-        ]
-        out = np.zeros((3, *self.output), np.float32)
-        add_resampled(window, bands[0], bands[1], out)
+    def _plain(self, window: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
+        out = np.zeros((3, rows.stop - rows.start, self.output[1]), np.float32)
+        down, across = self._plain_bands
+        add_resampled(window, outputs(down, rows), across, out)
         return out
 
-    def _blend(self, tiles: Mapping[int, NDArray[np.uint16]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The tiles' part of the view and its cover; raster order, so that the same tiles give the same bits."""
-        out, cover = np.zeros((3, *self.output), np.float32), np.zeros(self.output, np.float32)
+    def _blend(self, tiles: Mapping[int, NDArray[np.uint16]], rows: slice) -> NDArray[np.float32]:
+        """The tiles' part of the view; raster order, so that the same tiles give the same bits."""
+        out = np.zeros((3, rows.stop - rows.start, self.output[1]), np.float32)
         for index in sorted(tiles):
-            bands: list[list[Band]] = []
-            corner = []
-            parts = zip(self.axes, (self.tiles.rows, self.tiles.columns), self.tiles.position(index), strict=True)
-            for axis, part, chosen in parts:
-                span = part.spans[chosen]
-                bands.append(cut(axis, span.start, part.weights(chosen)[span.start : span.stop]))
-                corner.append(slice(span.offset, span.offset + span.stop - span.start))
-            add_resampled(tiles[index][:, corner[0], corner[1]], bands[0], bands[1], out, 1 / CODE_PEAK)
-            cover += np.outer(axis_sum(bands[0], self.output[0]), axis_sum(bands[1], self.output[1]))
-        return out, cover
+            (down, top), (across, left) = self._tile_bands(index)
+            add_resampled(tiles[index][:, top, left], outputs(down, rows), across, out, 1 / CODE_PEAK)
+        return out
+
+    def _cover(self, tiles: Mapping[int, NDArray[np.uint16]], rows: slice) -> NDArray[np.float32]:
+        """What the blend weights of these tiles add up to, (rows, width)."""
+        cover = np.zeros((rows.stop - rows.start, self.output[1]), np.float32)
+        for index in sorted(tiles):
+            (down, _), (across, _) = self._tile_bands(index)
+            part = outputs(down, rows)
+            if part:
+                cover += np.outer(axis_sum(part, len(cover)), axis_sum(across, self.output[1]))
+        return cover
+
+    @cached_property
+    def _plain_bands(self) -> tuple[list[Band], list[Band]]:
+        """Rows and columns, from the window."""
+        down, across = (
+            cut(axis, part.start, np.ones(part.stop - part.start, np.float32))
+            for axis, part in zip(self.plain_axes, self.window, strict=True)
+        )
+        return down, across
+
+    def _tile_bands(self, index: int) -> tuple[tuple[list[Band], slice], tuple[list[Band], slice]]:
+        """For rows and for columns: a tile's part of the axis, and which of the tile's pixels it counts from."""
+        row, column = self.tiles.position(index)
+        return self._bands_of(0, row), self._bands_of(1, column)
+
+    def _bands_of(self, side: int, chosen: int) -> tuple[list[Band], slice]:
+        if (side, chosen) not in self._bands:
+            part = (self.tiles.rows, self.tiles.columns)[side]
+            span = part.spans[chosen]
+            bands = cut(self.axes[side], span.start, part.weights(chosen)[span.start : span.stop])
+            self._bands[side, chosen] = bands, slice(span.offset, span.offset + span.stop - span.start)
+        return self._bands[side, chosen]
 
 
 def view_of(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,51 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.errors import InputError, RuntimeFault, UsageError, unknown_name
-from zoomrt.runtime.deadline import Mode, Planner, mode_of
-from zoomrt.runtime.pixel_formats import FORMATS, CameraFrame, PixelFormat, empty_like, read_window, write_view
+from zoomrt.runtime.deadline import Planner, mode_of
+from zoomrt.runtime.pixel_formats import (
+    FORMATS,
+    CameraFrame,
+    PixelFormat,
+    empty_like,
+    read_window,
+    rows_to_write,
+    write_rows,
+)
 from zoomrt.runtime.temporal import Smoother
 from zoomrt.runtime.tile_cache import TileCache, unchanged
 from zoomrt.runtime.tile_engine import Job, TileEngine
 from zoomrt.runtime.tiles import check_size
 from zoomrt.runtime.upscaler import Upscaler, load
 from zoomrt.runtime.view import View, view_of
+from zoomrt.runtime.zoom_result import Ticket, ZoomResult
 
-__all__ = ["Ticket", "ZoomResult", "ZoomSession"]
-
-
-@dataclass(frozen=True, eq=False)
-class ZoomResult:
-    """One view and how it came about."""
-
-    frame: CameraFrame | None
-    """The picture; None where a newer frame took this one's place before its turn."""
-    mode: Mode
-    """`full`: all that the zoom asks for; `centre_first`: some tiles are bicubic; `bicubic`: all are; `dropped`."""
-    tiles: int = 0
-    """Tiles that the crop needs; 0 up to one output pixel per frame pixel, where the network is not needed."""
-    computed: int = 0
-    reused: int = 0
-    latency_ms: float = 0.0
-    """From `submit` or `process` to the finished picture."""
-    problem: BaseException | None = None
-    """What a tile that was refined in the background failed with since the frame before."""
-
-    @property
-    def bicubic(self) -> int:
-        """Tiles that are missing and show as bicubic."""
-        return self.tiles - self.computed - self.reused
-
-    @property
-    def pixels(self) -> NDArray[Any]:
-        """The picture's first plane: all of it where the output is rgb or bgr. RuntimeFault for a dropped frame."""
-        if self.frame is None:
-            remedy = "Look at `mode` first, or submit fewer frames."
-            raise RuntimeFault("no picture", seen="a dropped frame", needed="an answered one", remedy=remedy)
-        return self.frame.pixels
-
-
-Ticket = Future[ZoomResult]
-"""A promise of a result; `asyncio.wrap_future` makes it awaitable."""
+__all__ = ["ZoomSession"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +113,9 @@ class ZoomSession:
         self._engine: TileEngine | None = None
         try:
             self._warm_up(budget_ms)
-            self._engine = TileEngine(self._upscaler, self._keep, self._planner.tile.observe)
+            self._engine = TileEngine(
+                self._upscaler, self._keep, self._planner.tile.observe, yields=budget_ms is not None
+            )
         except BaseException:
             if self._owns:
                 self._upscaler.close()
@@ -205,7 +182,7 @@ class ZoomSession:
         request = _Request(_camera_frame(frame), zoom, center, out, time.perf_counter())
         view = view_of(request.frame.size, self._output, self._facts, zoom, center)
         target = self._target(request)
-        write_view(view.compose(read_window(request.frame, *view.window), {}), target)
+        _write(view, read_window(request.frame, *view.window), {}, target)
         return target
 
     def close(self) -> None:
@@ -274,7 +251,7 @@ class ZoomSession:
             problem = self._background_problem()
             computed = self._compute(jobs, shown, request.arrival)
             started = time.perf_counter()
-            write_view(view.compose(window, shown), out)
+            _write(view, window, shown, out)
             self._planner.finish.observe(time.perf_counter() - started)
             mode = mode_of(len(shown), len(view.wanted))
             latency = _ms_since(request.arrival)
@@ -368,6 +345,13 @@ class ZoomSession:
     def _check_open(self) -> None:
         if self._closed:
             raise _closed_fault()
+
+
+def _write(
+    view: View, window: NDArray[np.float32], shown: Mapping[int, NDArray[np.uint16]], target: CameraFrame
+) -> None:
+    for rows in view.strips:
+        write_rows(view.compose(window, shown, rows_to_write(rows, target)), target, rows)
 
 
 def _camera_frame(frame: object) -> CameraFrame:
