@@ -22,7 +22,8 @@ from zoomrt.export.families.real_esrgan import DenseConfig, DenseNetwork
 from zoomrt.export.families.swinir import SwinConfig, SwinNetwork
 from zoomrt.export.graph import export_graph
 
-TOLERANCE = 0.02
+TOLERANCE = 0.02  # of the sheets, which round
+EXACT = 1e-9  # of torch, which counts the same products
 
 
 class Mixed(nn.Module):
@@ -67,7 +68,9 @@ def test_work_is_what_torch_counts(tmp_path: Path, name: str, opset: int) -> Non
     export_graph(network, tmp_path / "g.onnx", shape=shape, half=False, opset=opset)
     found = cost_of({tmp_path / "g.onnx": 1})
     assert found.uncounted == ()
-    assert found.gmac == pytest.approx(counted_by_torch(network, shape), rel=TOLERANCE)
+    wanted = counted_by_torch(network, shape)
+    # the export folds edge's constant timestep, and the layers that it goes through with it
+    assert found.gmac == pytest.approx(wanted, rel=TOLERANCE if name == "edge" else EXACT)
     assert sum(gmac for gmac, _ in found.groups.values()) == pytest.approx(found.gmac)
     assert cost_of({tmp_path / "g.onnx": 3}).gmac == pytest.approx(3 * found.gmac)
 

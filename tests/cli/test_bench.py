@@ -67,6 +67,7 @@ def test_what_explains_it_is_there(record: Record) -> None:
     assert record.memory is not None
     assert record.memory.peak_mb >= max(record.memory.mb)
     assert record.machine["cores"] >= 1
+    assert record.machine["after"].keys() == {"clock_mhz", "hottest_c", "load_1min", "gpus"}
     assert record.versions["zoomrt"]
     assert record.rows[0].roofline is not None
 
@@ -147,6 +148,17 @@ def test_only_what_is_beyond_noise_is_a_change(
     assert found.rows[0].beyond_noise == beyond
     assert is_slower(found, 0.05) == slower
     assert ("no change beyond noise" in lines(found)[0]) == (not beyond)
+
+
+def test_the_ends_of_the_ratio_are_those_of_the_intervals(record: Record) -> None:
+    """Before 10 to 20 ms around 16, after 12 to 40 around 24: from 12 / 20 to 40 / 10."""
+
+    def with_latency(low: float, middle: float, high: float) -> Record:
+        found = msgspec.structs.replace(latency_of([1.0]), p50_ms=middle, interval_ms=(low, high))
+        return msgspec.structs.replace(record, rows=(msgspec.structs.replace(record.rows[0], latency=found),))
+
+    (change,) = changes(with_latency(10.0, 16.0, 20.0), with_latency(12.0, 24.0, 40.0)).rows
+    assert (change.ratio, change.least, change.most) == pytest.approx((1.5, 0.6, 4.0))
 
 
 def test_compare_as_a_command(record: Record, tmp_path: Path, capfd) -> None:

@@ -21,7 +21,7 @@ import zoomrt
 from zoomrt.bench.record import Memory
 from zoomrt.runtime.onnxruntime_session import core_count
 
-__all__ = ["MemoryWatch", "code_state", "cpu_name", "gpus", "machine", "versions"]
+__all__ = ["MemoryWatch", "code_state", "conditions", "cpu_name", "gpus", "machine", "versions"]
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _SAMPLE_S = 0.05
@@ -37,19 +37,26 @@ def cpu_name() -> str:
 
 def machine() -> dict[str, Any]:
     """Plain JSON; null where the system does not tell."""
-    clocks = psutil.cpu_freq()
-    temperatures: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
-    readings = [one.current for sensors in temperatures.values() for one in sensors]
     affinity = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
     return {
         "cpu": cpu_name(),
         "cores": core_count(),
         "affinity": affinity,
-        "clock_mhz": round(clocks.current) if clocks else None,
         "governor": _GOVERNOR.read_text().strip() if _GOVERNOR.exists() else None,
-        "hottest_c": max(readings, default=None),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.platform(),
+        **conditions(),
+    }
+
+
+def conditions() -> dict[str, Any]:
+    """What changes while a benchmark runs: clock, temperature, load, and what `gpus` says."""
+    clocks = psutil.cpu_freq()
+    temperatures: dict[str, Any] = getattr(psutil, "sensors_temperatures", dict)()
+    readings = [one.current for sensors in temperatures.values() for one in sensors]
+    return {
+        "clock_mhz": round(clocks.current) if clocks else None,
+        "hottest_c": max(readings, default=None),
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "gpus": gpus(),
     }

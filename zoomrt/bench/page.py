@@ -144,13 +144,14 @@ def _method(record: Record) -> list[str]:
     machine = record.machine
     known = ("governor", "clock_mhz", "hottest_c", "memory_gb", "load_1min")
     told = ", ".join(f"{name} {machine[name]}" for name in known if machine.get(name) is not None)
+    after = ", ".join(f"{name} {machine['after'].get(name)}" for name in ("clock_mhz", "hottest_c", "load_1min"))
     lines = [
         f"Command: {record.command}",
         f"Repeats: {record.rule}. Intervals hold the true median, by order statistics; ratios are taken in turns, pair "
         "by pair. Loading and the first call are not among them.",
         f"Machine: {machine['cpu']}, {record.threads} threads of {machine['cores']} cores, affinity "
-        f"{machine.get('affinity')}, {machine['system']}; {told}",
-        *(f"GPU: {gpu}" for gpu in machine.get("gpus", [])),
+        f"{machine.get('affinity')}, {machine['system']}; {told}; afterwards {after}",
+        *(f"GPU: {gpu}" for gpu in [*machine["gpus"], *machine["after"]["gpus"]]),
         "Versions: " + ", ".join(f"{name} {value}" for name, value in record.versions.items()),
         f"Code: {record.code}",
     ]

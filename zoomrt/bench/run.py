@@ -87,7 +87,7 @@ def run_bench(request: BenchRequest, report: Progress = lambda _label, _fraction
         command=shlex.join(["trt-bench", *request.words]),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         code=machine.code_state(),
-        machine=run.machine,
+        machine={**run.machine, "after": machine.conditions()},
         versions=machine.versions(*_PACKAGES),
         bundle=_bundle_facts(manifest, request.bundle),
         what=request.what,
