@@ -19,7 +19,9 @@ from zoomrt.kernels.attention import SIZES, attention, configurations, cost, ref
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 
-def parts(generator: torch.Generator, dtype: torch.dtype, *shapes: tuple[int, ...], spread: float = 1.0) -> list[Tensor]:
+def parts(
+    generator: torch.Generator, dtype: torch.dtype, *shapes: tuple[int, ...], spread: float = 1.0
+) -> list[Tensor]:
     return [(torch.randn(shape, generator=generator) * spread).to(dtype) for shape in shapes]
 
 
@@ -120,6 +122,7 @@ def test_keys_that_nobody_may_see(generator: torch.Generator) -> None:
         (lambda q, k, v: (q, k[:, :, :0], v[:, :, :0]), "at least one key"),
         (lambda q, k, v: (q.transpose(2, 3).contiguous().transpose(2, 3), k, v), "contiguous last axis"),
         (lambda q, k, v: (q, k, v, torch.zeros(2, 3, 4)), r"bias \(2, 3, 4\), need bias \(2, 3, 5\)"),
+        (lambda q, k, v: (q, k, v, torch.ones(2, 3, 5, dtype=torch.bool)), "bias torch.bool"),
         (lambda q, k, v: (q, k, v, None, torch.zeros(3, 3, 5)), "3 windows in a batch of 2"),
         (lambda q, k, v: (q.to("meta"), k, v), "tensors on cpu and meta"),
     ],
@@ -133,7 +136,9 @@ def test_wrong_arguments_are_told_so(generator: torch.Generator, change, words: 
 def test_the_cost_is_what_a_loop_counts() -> None:
     batch, heads, queries, keys, size = 2, 3, 5, 7, 4
     multiply_adds = sum(2 for _ in range(batch * heads * queries * keys * size))  # one for Q K^T, one for the values
-    tensors = [torch.empty(batch, heads, tokens, size, dtype=torch.float16) for tokens in (queries, keys, keys, queries)]
+    tensors = [
+        torch.empty(batch, heads, tokens, size, dtype=torch.float16) for tokens in (queries, keys, keys, queries)
+    ]
     found = cost(batch, heads, queries, keys, size)
     assert found.operations == 2 * multiply_adds
     assert found.bytes == sum(tensor.nbytes for tensor in tensors)

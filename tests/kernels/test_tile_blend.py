@@ -83,7 +83,7 @@ def test_the_runtimes_bytes(
     torch.testing.assert_close(squares, exact.square().flatten(1).sum(1), rtol=1e-5, atol=1e-3)
     assert (sums[:, 6] == 0).all()
 
-    again = torch.empty(frame.shape[:2][::-1] + (3,), dtype=torch.uint8).permute(1, 0, 2)
+    again = torch.empty((*frame.shape[:2][::-1], 3), dtype=torch.uint8).permute(1, 0, 2)
     assert torch.equal(tile_blend(values, rows, columns, again, value_range), expected)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -114,7 +113,7 @@ def source_sums(
     frame: Tensor, *, chroma: Tensor | None = None, format: str = "rgb", matrix: str = "bt709",
     full_range: bool = False, siting: str = "left",
 ) -> Tensor:  # fmt: skip
-    """Sums of the input's codes, (programs, 7) float32; arguments as for `tile_gather`. Raises InputError, UsageError."""
+    """Sums of the input's codes, (programs, 7) float32; arguments and errors as for `tile_gather`."""
     what = "cannot sum this frame"
     require_tensors(what, source_kernel, frame, chroma)
     arguments = frame_arguments(what, frame, chroma, format, matrix, full_range, siting)
@@ -148,8 +147,9 @@ def apply_table(frame: Tensor, table: Tensor) -> Tensor:
     what = "cannot apply a colour table"
     require_tensors(what, apply_kernel, frame, table)
     fits = frame.ndim == 3 and frame.shape[2] in (3, 4) and table.is_contiguous() and tuple(table.shape) == (3, 256)
-    require(fits and frame.dtype == table.dtype == torch.uint8, what, f"frame {frame.dtype} {tuple(frame.shape)}, table "
-            f"{table.dtype} {tuple(table.shape)}", "uint8 (H, W, 3) and (3, 256)", "Check both.")  # fmt: skip
+    seen = f"frame {frame.dtype} {tuple(frame.shape)}, table {table.dtype} {tuple(table.shape)}"
+    fits = fits and frame.dtype == table.dtype == torch.uint8
+    require(fits, what, seen, "uint8 (H, W, 3) and (3, 256)", "Check both.")
     _apply().launch(
         frame=frame, table=table, height=frame.shape[0], width=frame.shape[1],
         row_stride=frame.stride(0), column_stride=frame.stride(1), channel_stride=frame.stride(2),
