@@ -87,6 +87,16 @@ def test_the_runtimes_bytes(
     assert torch.equal(tile_blend(values, rows, columns, again, value_range), expected)
 
 
+def test_halves_round_to_even() -> None:
+    """As numpy.rint: every code and a half, which FP16 holds exactly in a value range of 0 to 255."""
+    kind = facts((16, 16), 1, (0.0, 255.0))
+    tiles = plan(16, 16, kind)
+    values = (torch.arange(256).reshape(1, 1, 1, 16, 16).expand(1, 1, 3, 16, 16) + 0.5).half()
+    frame = torch.zeros(16, 16, 3, dtype=torch.uint8)
+    tile_blend(values, table(tiles.rows), table(tiles.columns), frame, (0.0, 255.0))
+    assert frame[..., 0].flatten().tolist() == [min(255, k + k % 2) for k in range(256)]
+
+
 def test_in_bands_from_few_rows_of_tiles(generator: torch.Generator) -> None:
     """As a long frame is finished while two rows of tiles are held."""
     kind = facts((9, 9), 2, (0.0, 1.0))

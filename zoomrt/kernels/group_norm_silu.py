@@ -47,10 +47,7 @@ def _moments(values, there, count):
     """Mean and sum of squared deviations of each group of a tile, (groups,); count : (groups,) of its elements."""
     mean = tl.sum(tl.sum(values, 2), 1) / count
     deviation = tl.where(there, values - mean[:, None, None], 0.0)
-    # what rounding of a large mean left over
-    rest = tl.sum(tl.sum(deviation, 2), 1) / count
-    squares = tl.sum(tl.sum(deviation * deviation, 2), 1)
-    return mean + rest, squares - count * rest * rest
+    return mean, tl.sum(tl.sum(deviation * deviation, 2), 1)
 
 
 @triton.jit
