@@ -54,10 +54,16 @@ def test_near_ties_far_from_zero(generator: torch.Generator) -> None:
     check(latent, codebook)
 
 
+def test_places_beyond_the_last_code_are_no_codes(generator: torch.Generator) -> None:
+    """They read as zeros, which pixels of zero would be nearest to."""
+    codebook = 10 + torch.randn((131, 3), generator=generator)
+    check(torch.zeros(1, 3, 2, 3), codebook)
+
+
 def test_the_first_of_equal_codes(generator: torch.Generator) -> None:
-    """Repeats inside a block of codes, in the next block and in the last one; and a pixel between two codes."""
+    """Repeats inside a block of 128 codes, at the same and at other places of later ones; a pixel between two codes."""
     codebook = torch.randn((300, 3), generator=generator)
-    codebook[[40, 130, 299]] = codebook[7].clone()
+    codebook[[40, 130, 135, 263, 299]] = codebook[7].clone()
     codebook[[129, 290]] = codebook[128].clone()
     codebook[[2, 200]] = torch.tensor([[50.0, 0, 0], [52.0, 0, 0]])
     points = torch.stack([codebook[7], codebook[128], torch.tensor([51.0, 0, 0])])
