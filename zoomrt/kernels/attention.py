@@ -32,7 +32,6 @@ SIZES = (32, 40, 48, 64, 72, 80, 128, 512)
 """Head sizes compiled ahead of time; `attention` takes any up to LARGEST_HEAD."""
 LARGEST_HEAD = 512
 WHOLE_HEAD = 128
-LOG2_E = 1.4426950408889634
 
 
 @triton.jit
