@@ -28,6 +28,7 @@ import msgspec
 
 from zoomrt.errors import MissingDependency, PluginError, UsageError
 from zoomrt.folders import cache_root
+from zoomrt.kernel_file import kernel_key
 from zoomrt.kernels.binary import LIMITS, Compiled, check_fit
 from zoomrt.kernels.compile_child import Job, Refusal
 from zoomrt.kernels.configuration import Configuration
@@ -55,7 +56,8 @@ class KernelBinary:
 
     @property
     def key(self) -> str:
-        return f"{self.configuration.name}:sm{self.sm}"
+        """In a bundle's manifest."""
+        return kernel_key(self.configuration.name, self.sm)
 
     @property
     def file_name(self) -> str:
@@ -160,14 +162,14 @@ def kernel_folder() -> Path:
 class _Child:
     """One compiler process. It leads a process group of its own: Ctrl-C reaches only us, and we end it."""
 
-    def __init__(self, environment: dict[str, str], scratch: Path) -> None:
+    def __init__(self, environment: dict[str, str], scratch: str) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
             _COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment | {"TRITON_CACHE_DIR": str(scratch)},
+            env=environment | {"TRITON_CACHE_DIR": scratch},
             start_new_session=True,
         )
 
@@ -252,7 +254,7 @@ def _environment() -> dict[str, str]:
 
 
 def _key(job: Job, environment: dict[str, str]) -> str:
-    """Equal keys mean equal binaries: the job, the kernels' and the compiler's own code, versions, Triton's settings."""
+    """Equal keys mean equal binaries: the job, the code of kernels and compiler, versions, Triton's settings."""
     folders = {Path(__file__).parent, Path(str(sys.modules[job.module].__file__)).parent}
     settings = {name: value for name, value in sorted(environment.items()) if name.startswith("TRITON_")}
     content = [job, sorted(map(_source_digest, folders)), version("triton"), sys.version, settings]

@@ -3,9 +3,10 @@
 `python -m zoomrt.kernels.compile_child`. A process of its own because LLVM aborts on combinations it does not know;
 one child takes many jobs, since importing Triton and the kernels costs seconds. It ends when its stdin closes.
 
-Triton writes the PTX; ptxas, which Triton brings along, assembles it here once more. Two parameters that Triton adds for
-scratch memory of its own are taken out before, so that a launch, ours or TensorRT's, passes what the signature says and
-no more. And one ptxas, of CUDA 12, assembles for every SM: drivers of CUDA 12 load no binaries of a newer one.
+Triton writes the PTX; ptxas, which Triton brings along, assembles it here once more. Two parameters that Triton adds
+for scratch memory of its own are taken out before, so that a launch, ours or TensorRT's, passes what the signature says
+and no more. And one ptxas, of CUDA 12, assembles for every SM; from the other one, of CUDA 13, which Triton takes from
+SM90 on, binaries come in a layout of their own (ELF ABI 8) that is younger than the drivers of CUDA 12.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _assembled(ptx: str, ptxas: str, fused_multiply_add: bool) -> bytes:
         source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(ptx, encoding="utf-8")
         options = [f"--gpu-name={target}", f"--fmad={str(fused_multiply_add).lower()}"]
-        command = [ptxas, *options, source, "-o", binary]
+        command = [ptxas, *options, str(source), "-o", str(binary)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode:
             raise ValueError(f"ptxas: {answer.stderr.strip()[:400]}")
