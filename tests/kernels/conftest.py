@@ -35,7 +35,9 @@ else:
 
     def _dot_of_bf16(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         """Triton 3.9's interpreter multiplies BF16 as the 16-bit integers that it stores them in."""
-        return _dot(self, *(_cast_of_bf16(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)), *rest)
+        return _dot(
+            self, *(_cast_of_bf16(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)), *rest
+        )
 
     def _cast_of_bf16(self: Any, x: Any, kind: Any) -> Any:
         """And it cuts FP32 off where a GPU rounds to nearest."""

@@ -19,7 +19,9 @@ from zoomrt.kernels.attention import SIZES, attention, configurations, cost, ref
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 
 
-def parts(generator: torch.Generator, dtype: torch.dtype, *shapes: tuple[int, ...], spread: float = 1.0) -> list[Tensor]:
+def parts(
+    generator: torch.Generator, dtype: torch.dtype, *shapes: tuple[int, ...], spread: float = 1.0
+) -> list[Tensor]:
     return [(torch.randn(shape, generator=generator) * spread).to(dtype) for shape in shapes]
 
 
@@ -133,7 +135,9 @@ def test_wrong_arguments_are_told_so(generator: torch.Generator, change, words: 
 def test_the_cost_is_what_a_loop_counts() -> None:
     batch, heads, queries, keys, size = 2, 3, 5, 7, 4
     multiply_adds = sum(2 for _ in range(batch * heads * queries * keys * size))  # one for Q K^T, one for the values
-    tensors = [torch.empty(batch, heads, tokens, size, dtype=torch.float16) for tokens in (queries, keys, keys, queries)]
+    tensors = [
+        torch.empty(batch, heads, tokens, size, dtype=torch.float16) for tokens in (queries, keys, keys, queries)
+    ]
     found = cost(batch, heads, queries, keys, size)
     assert found.operations == 2 * multiply_adds
     assert found.bytes == sum(tensor.nbytes for tensor in tensors)

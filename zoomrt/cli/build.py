@@ -50,6 +50,7 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 @click.option("--overlap", type=int, help="Input pixels that neighbouring tiles share.")
 @click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
 @click.option("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS)}.")
+@click.option("--attention-plugin", is_flag=True, help="tensorrt: heads above 256 by our own kernel (not run yet).")
 @click.option("--require-faster", is_flag=True, help="Refuse bf16 or int8 that is measured no faster than FP32 (cpu).")
 @click.option("--colour", help="none, mean_std (adain) or wavelet; the family's own if left out.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="8 bits: folder of pictures to take ranges from.")
@@ -92,6 +93,7 @@ def cli(
     overlap: int | None,
     batches: str,
     backend: str | None,
+    attention_plugin: bool,
     require_faster: bool,
     colour: str | None,
     calibration: Path | None,
@@ -154,6 +156,7 @@ def cli(
         batches=sizes,
         backend=backend,
         require_faster=require_faster,
+        attention_plugin=attention_plugin,
         timeout_s=minutes * 60,
         max_memory=memory,
         sources=Sources(

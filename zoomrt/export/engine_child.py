@@ -36,7 +36,8 @@ class _Failed(Exception):
 def main() -> int:
     """Run one job. Exit status 0 if the plan was written, else 1 after an event `failed`.
 
-    The job: `onnx`, `plan` (paths), `backend` (module name), `compute_capabilities`.
+    The job: `onnx`, `plan` (paths), `backend` (module name), `compute_capabilities`, and `plugins` (path of the kernels
+    that nodes of the graph name) where there are any.
     Events: `progress` (stage, fraction), `message` (severity, text), `done` (version), `failed` (kind, message), each
     with `peak_rss_bytes` of this process so far.
     """
@@ -100,7 +101,10 @@ def _build(job: dict[str, Any], send: Send) -> str:
     logger = _logger(trt, send)
     builder = trt.Builder(logger)
     # TensorRT 10 needs the flag for a graph that owns its precision; 11 and RTX know nothing else and ignore it.
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    if "plugins" in job:
+        flags |= _register_plugins(trt, job["backend"], Path(job["plugins"]))
+    network = builder.create_network(flags)
     _parse(trt, network, logger, job["onnx"], send)
     _let_attentions_fall_apart(trt, network)
     config = builder.create_builder_config()
@@ -118,6 +122,20 @@ def _build(job: dict[str, Any], send: Send) -> str:
         stream.flush()
         os.fsync(stream.fileno())
     return str(trt.__version__)
+
+
+def _register_plugins(trt: Any, backend: str, kernels: Path) -> int:
+    """The network flag with which TensorRT takes their PTX into the plan (not run here)."""
+    import msgspec
+
+    from zoomrt.kernels.plugin import PluginKernel, register_attention
+
+    try:
+        module = importlib.import_module(f"{backend}.plugin")
+        register_attention(module, msgspec.json.decode(kernels.read_bytes(), type=list[PluginKernel]))
+        return 1 << int(trt.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
+    except (ImportError, AttributeError, TypeError, ValueError) as cause:  # older releases lack one part or another
+        raise _Failed("plugin", f"{type(cause).__name__}: {cause}") from cause
 
 
 def _parse(trt: Any, network: Any, logger: Any, onnx: str, send: Send) -> None:

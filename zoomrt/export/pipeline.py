@@ -49,6 +49,7 @@ class BuildRequest:
     bisect : where the graph does not do what torch does, name the first node that differs.
     calibration : for precisions with 8-bit layers only.
     require_faster : refuse a bundle with fewer bits that was measured no faster than FP32; target cpu only.
+    attention_plugin : attentions that TensorRT does not fuse by our kernel; backend tensorrt only.
     """
 
     model: str | None = None
@@ -67,6 +68,7 @@ class BuildRequest:
     bisect: bool = False
     calibration: Calibration | None = None
     require_faster: bool = False
+    attention_plugin: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def build(
     _check_calibration(request)
     backend = _backend(request, target)
     _check_require_faster(request, backend)
+    _check_attention_plugin(request, target, backend)
     versions = _versions(backend, request.sources)
     key = _content_key(request, versions)
     if use_cache and (kept := cache.fetch(key)) is not None:
@@ -202,6 +205,18 @@ def _check_require_faster(request: BuildRequest, backend: str) -> None:
             seen=request.precision,
             needed=f"one of {', '.join(('bf16', *EIGHT_BIT))}: FP32 is what they are measured against",
             remedy="Leave --require-faster out.",
+        )
+
+
+def _check_attention_plugin(request: BuildRequest, target: Target, backend: str) -> None:
+    if not request.attention_plugin:
+        return
+    if backend != "tensorrt" or len(target.compute_capabilities) != 1 or request.precision == "fp32":
+        raise UsageError(
+            "attention cannot be a plugin in that build",
+            seen=f"backend {backend}, target {target.name}, precision {request.precision}",
+            needed="backend tensorrt (TensorRT-RTX has no plugins), a target with one GPU, and FP16",
+            remedy="Leave --attention-plugin out: plain operators do the same.",
         )
 
 

@@ -6,6 +6,7 @@ Pure data: imported by the CLI for names and checks, so it must not need torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from zoomrt.errors import UsageError, unknown_name
 
@@ -15,6 +16,7 @@ __all__ = [
     "PRECISIONS",
     "TARGETS",
     "Target",
+    "attention_form",
     "floating_point",
     "precision_named",
     "target_named",
@@ -38,6 +40,10 @@ EIGHT_BIT = {"int8": "int8", "int8-all": "int8", "fp8": "fp8"}
 CPU_RUNNERS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf16", "int8")}
 """Backends that run a CPU bundle's graphs -> precisions they do; of those installed, a build takes the fastest. BF16 is
 OpenVINO's own arithmetic on an FP32 graph. FP16 is computed in FP32 on a CPU by either, so one is enough."""
+
+
+LARGEST_FUSED_HEAD = 256
+"""TensorRT and TensorRT-RTX fuse no attention with wider heads (measured on TensorRT-RTX 1.7.1, for every GPU)."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,18 @@ TARGETS: dict[str, Target] = {
         ),
     )
 }
+
+
+def attention_form(backend: str, head_size: int, *, plugin: bool) -> Literal["fused", "plain", "plugin"]:
+    """How an attention in FP16 is carried out: by the compiler's own fused kernel, in plain operators, or by ours.
+
+    plugin : whether it was asked for. It is not the default: it saves the score matrix (1.07 GB at a tile of 1024 px)
+        but little time (1.4 % of the operations), has not run on a GPU, and an engine with it is for one GPU only.
+        TensorRT-RTX has no plugins.
+    """
+    if head_size <= LARGEST_FUSED_HEAD:
+        return "fused"
+    return "plugin" if plugin and backend == "tensorrt" else "plain"
 
 
 def target_named(name: str) -> Target:
