@@ -6,7 +6,6 @@ The graph in the bundle stays as it is, in plain operators; this is a copy besid
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -22,6 +21,8 @@ from zoomrt.kernels.plugin import NAMESPACE, OPERATOR, AttentionCall
 __all__ = ["plugged"]
 
 _TYPES: dict[int, Literal["fp16", "bf16"]] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
+_PLUGIN = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
+"""What tells TensorRT's parser that a node is a plugin, and that its PTX is to go into the plan."""
 _REFUSED = ("is_causal", "softcap", "qk_matmul_output_mode")
 """Attributes that ask for something else; `softmax_precision` asks for what the kernel does anyway."""
 
@@ -43,8 +44,7 @@ def plugged(graph: Path, backend: str) -> Iterator[tuple[Path, dict[str, Attenti
             node.op_type, node.domain = OPERATOR, NAMESPACE
             del node.attribute[:]
             node.attribute.extend(
-                helper.make_attribute(name, value)
-                for name, value in {"kernel": call.name, "plugin_namespace": NAMESPACE, "plugin_version": "1"}.items()
+                helper.make_attribute(name, value) for name, value in {**_PLUGIN, "kernel": call.name}.items()
             )
     if not calls:
         raise BuildError(
@@ -92,7 +92,7 @@ def _call(
         query_tokens=query[1 if folded else 2],
         key_tokens=key[1 if folded else 2],
         size=size,
-        scale=float(attributes.get("scale", 1 / math.sqrt(size))),
+        scale=float(attributes.get("scale", size**-0.5)),
         folded=folded,
         dtype=_TYPES[kind],
     )

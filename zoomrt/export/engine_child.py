@@ -101,10 +101,9 @@ def _build(job: dict[str, Any], send: Send) -> str:
     logger = _logger(trt, send)
     builder = trt.Builder(logger)
     # TensorRT 10 needs the flag for a graph that owns its precision; 11 and RTX know nothing else and ignore it.
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     if "plugins" in job:
-        flags |= _register_plugins(trt, job["backend"], Path(job["plugins"]))
-    network = builder.create_network(flags)
+        _register_plugins(job["backend"], Path(job["plugins"]))
     _parse(trt, network, logger, job["onnx"], send)
     _let_attentions_fall_apart(trt, network)
     config = builder.create_builder_config()
@@ -124,8 +123,8 @@ def _build(job: dict[str, Any], send: Send) -> str:
     return str(trt.__version__)
 
 
-def _register_plugins(trt: Any, backend: str, kernels: Path) -> int:
-    """The network flag with which TensorRT takes their PTX into the plan (not run here)."""
+def _register_plugins(backend: str, kernels: Path) -> None:
+    """Make the kernels that nodes of the graph name known to full TensorRT (not run here)."""
     import msgspec
 
     from zoomrt.kernels.plugin import PluginKernel, register_attention
@@ -133,7 +132,6 @@ def _register_plugins(trt: Any, backend: str, kernels: Path) -> int:
     try:
         module = importlib.import_module(f"{backend}.plugin")
         register_attention(module, msgspec.json.decode(kernels.read_bytes(), type=list[PluginKernel]))
-        return 1 << int(trt.NetworkDefinitionCreationFlag.PREFER_AOT_PYTHON_PLUGINS)
     except (ImportError, AttributeError, TypeError, ValueError) as cause:  # older releases lack one part or another
         raise _Failed("plugin", f"{type(cause).__name__}: {cause}") from cause
 

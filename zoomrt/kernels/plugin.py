@@ -139,7 +139,7 @@ def register_attention(trtp: Any, kernels: Iterable[PluginKernel]) -> None:
         return query.like()
 
     def launch(query: Any, key: Any, value: Any, kernel: str, outputs: Any, tactic: int) -> Any:  # noqa: ARG001
-        chosen = known[kernel]
+        chosen = known[kernel.rstrip("\0")]  # a parser may hand over C's last byte too
         how = trtp.KernelLaunchParams(grid_x=chosen.blocks, block_x=chosen.threads, shared_mem=chosen.shared_bytes)
         return chosen.entry, chosen.ptx, how, trtp.SymIntExprs(0)
 
