@@ -189,7 +189,7 @@ def rgb_of(
 ) -> Tensor:  # fmt: skip
     """A whole frame as (3, H, W) float64 in [0, 1], by plain torch: the reference of the pixel formats."""
     if chroma is None:
-        return frame[..., :3].permute(2, 0, 1).flip(0 if format == "bgr" else ()).double() / 255
+        return frame[..., :3].permute(2, 0, 1).flip([0] if format == "bgr" else []).double() / 255
     numbers = yuv_numbers(matrix, full_range, siting)
     planes = chroma.double().permute(2, 0, 1)
     for axis, size, offset in ((1, frame.shape[0], numbers["down"]), (2, frame.shape[1], numbers["right"])):
