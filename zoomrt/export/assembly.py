@@ -56,7 +56,7 @@ def assemble(
         del network
         return_freed_memory()
         parts.finish(suspect)
-        kernels = write_kernels(target, tile.dtype, scratch, report)
+        kernels = write_kernels(target, tile, scratch, report)
         manifests.append(
             Manifest(
                 family=facts.name,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
+from zoomrt.bundle import TileFacts
 from zoomrt.export.pipeline import Progress
 from zoomrt.export.targets import Target
 from zoomrt.kernel_file import KernelFile
@@ -19,19 +19,17 @@ FOLDER = "kernels"
 """Of the binaries, inside the bundle."""
 
 
-def write_kernels(
-    target: Target, dtype: Literal["float32", "float16"], scratch: Path, report: Progress
-) -> dict[str, KernelFile]:
+def write_kernels(target: Target, tile: TileFacts, scratch: Path, report: Progress) -> dict[str, KernelFile]:
     """Compile the kernels of a target into `scratch`, and describe them for the manifest.
 
-    dtype : of the engine's input and output; configurations for the other one are left out.
+    tile : tells the type of the engine's tiles and the colour policy; what is for others is left out.
 
     Nothing where the target has none or Triton is not installed, see `without_kernels`. Raises PluginError for a kernel
     that does not compile or fit.
     """
     if not target.kernels or not _triton_is_here():
         return {}
-    chosen = [one for one in all_configurations() if one.kernel in target.kernels and _takes(one, dtype)]
+    chosen = [one for one in all_configurations() if one.kernel in target.kernels and _is_for(one, tile)]
     sms = [int(name.removeprefix("SM")) for name in target.compute_capabilities]
     report("kernels", 0.0)
     binaries = compile_kernels(chosen, sms, on_progress=lambda _, fraction: report("kernels", fraction))
@@ -43,9 +41,10 @@ def without_kernels(target: Target, kernels: Mapping[str, KernelFile]) -> list[s
     """The warning that a bundle without the kernels of its target carries."""
     if kernels or not target.kernels or _triton_is_here():
         return []
+    names = f"{', '.join(target.kernels[:-1])} and {target.kernels[-1]}"
     return [
-        f"no {' and '.join(target.kernels)} kernels in the bundle, since triton is not installed here: frames will be "
-        "cut and blended on the CPU; pip install 'zoomrt[kernels]' (Linux only) and build again for them"
+        f"no kernels {names} in the bundle, since triton is not installed here: frames will be cut and blended on the "
+        "CPU; pip install 'zoomrt[kernels]' (Linux only) and build again for them"
     ]
 
 
@@ -53,10 +52,11 @@ def _triton_is_here() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _takes(configuration: Configuration, dtype: str) -> bool:
-    """Whether a kernel works on tiles of that type, by the argument that holds them; True where there is none."""
-    kind = configuration.signature.get("tiles")
-    return kind is None or kind == {"float16": "*fp16", "float32": "*fp32"}[dtype]
+def _is_for(configuration: Configuration, tile: TileFacts) -> bool:
+    """Names of configurations hold the type of the tiles that they read or write."""
+    other = {"float16": "fp32", "float32": "fp16"}[tile.dtype]
+    colours = configuration.kernel != "colour_match" or tile.colour == "mean_std"
+    return colours and other not in configuration.name.split("_")
 
 
 def _written(binary: KernelBinary, scratch: Path) -> KernelFile:

@@ -60,9 +60,9 @@ class Target:
     precisions : what the hardware and the compiler can do there.
     why : the reason for whatever differs from the other rows.
     kernels : modules of `zoomrt.kernels` that are compiled for these GPUs and shipped, since the runtime launches them
-        around the engine. The others it cannot: `vq_nearest`, `group_norm_silu` and `attention` would have to run in
-        the middle of a graph, and an engine calls no kernels but as plugins, which TensorRT-RTX has not (for full
-        TensorRT see `attention_form`).
+        around the engine; `colour_match` for the colour policy `mean_std` only. The others it cannot: `vq_nearest`,
+        `group_norm_silu` and `attention` would have to run in the middle of a graph, and an engine calls no kernels
+        but as plugins, which TensorRT-RTX has not (for full TensorRT see `attention_form`).
     """
 
     name: str
@@ -71,7 +71,7 @@ class Target:
     opset: int
     precisions: tuple[str, ...]
     why: str
-    kernels: tuple[str, ...] = ("tile_gather", "tile_blend")
+    kernels: tuple[str, ...] = ("tile_gather", "tile_blend", "colour_match")
 
 
 _GPU = ("fp32", "fp16", "int8")
