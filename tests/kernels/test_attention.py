@@ -122,6 +122,7 @@ def test_keys_that_nobody_may_see(generator: torch.Generator) -> None:
         (lambda q, k, v: (q, k[:, :, :0], v[:, :, :0]), "at least one key"),
         (lambda q, k, v: (q.transpose(2, 3).contiguous().transpose(2, 3), k, v), "contiguous last axis"),
         (lambda q, k, v: (q, k, v, torch.zeros(2, 3, 4)), r"bias \(2, 3, 4\), need bias \(2, 3, 5\)"),
+        (lambda q, k, v: (q, k, v, torch.ones(2, 3, 5, dtype=torch.bool)), "bias torch.bool"),
         (lambda q, k, v: (q, k, v, None, torch.zeros(3, 3, 5)), "3 windows in a batch of 2"),
         (lambda q, k, v: (q.to("meta"), k, v), "tensors on cpu and meta"),
     ],

@@ -56,7 +56,14 @@ def parameters(generator: torch.Generator, n: int, channels: int, dtype: torch.d
     ],
 )
 def test_small_groups(
-    generator: torch.Generator, layout: str, n: int, channels: int, groups: int, high: int, wide: int, dtype: torch.dtype
+    generator: torch.Generator,
+    layout: str,
+    n: int,
+    channels: int,
+    groups: int,
+    high: int,
+    wide: int,
+    dtype: torch.dtype,
 ) -> None:
     x = picture(generator, (n, channels, high, wide), dtype, layout)
     check(x, groups, *parameters(generator, n, channels, dtype))
@@ -89,9 +96,7 @@ def test_large_groups(
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-def test_many_steps_and_parts(
-    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, layout: str
-) -> None:
+def test_many_steps_and_parts(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
     """Tiles so small that parts take several steps and the last part and the last step are ragged."""
     monkeypatch.setattr(module, "TILE", 256)
     monkeypatch.setattr(module, "PARTS", 4)
@@ -137,7 +142,9 @@ def test_flat_groups_are_not_blown_up() -> None:
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.sampled_from(["nchw", "nhwc"]), st.integers(1, 8), st.integers(1, 64), st.integers(1, 80), st.integers(1, 2**20))
+@given(
+    st.sampled_from(["nchw", "nhwc"]), st.integers(1, 8), st.integers(1, 64), st.integers(1, 80), st.integers(1, 2**20)
+)
 def test_parts_and_blocks_cover_every_pixel(layout: str, n: int, groups: int, size: int, pixels: int) -> None:
     first, second = module.two_passes("fp16", layout, size, (None,) * 4)
     shared = module.pass_numbers(layout, n, groups, size, pixels, first, second)

@@ -49,7 +49,12 @@ def by_the_runtime(frame: NDArray[np.uint8] | NDArray[np.float32], tiles: TilePl
 @pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (0.1, 0.7)])
 @pytest.mark.parametrize(
     ("size", "tile", "channels", "format"),
-    [((21, 33), (9, 12), 3, "rgb"), ((5, 30), (9, 12), 4, "bgr"), ((2, 1), (11, 9), 3, "rgb"), ((9, 7), (9, 7), 4, "rgb")],
+    [
+        ((21, 33), (9, 12), 3, "rgb"),
+        ((5, 30), (9, 12), 4, "bgr"),
+        ((2, 1), (11, 9), 3, "rgb"),
+        ((9, 7), (9, 7), 4, "rgb"),
+    ],
 )
 def test_equal_to_the_runtime(
     generator: torch.Generator,

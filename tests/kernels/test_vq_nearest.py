@@ -27,7 +27,8 @@ def check(latent: Tensor, codebook: Tensor) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    ("n", "channels", "high", "wide", "codes"), [(1, 3, 3, 7, 513), (4, 3, 1, 5, 130), (1, 4, 2, 17, 1), (2, 1, 3, 3, 128)]
+    ("n", "channels", "high", "wide", "codes"),
+    [(1, 3, 3, 7, 513), (4, 3, 1, 5, 130), (1, 4, 2, 17, 1), (2, 1, 3, 3, 128)],
 )
 def test_as_near_as_the_nearest(
     generator: torch.Generator, n: int, channels: int, high: int, wide: int, codes: int, dtype: torch.dtype

@@ -13,11 +13,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zoomrt.kernels.checks import TYPES, require, require_tensors
+from zoomrt.kernels.checks import FLOATS, TYPES, require, require_tensors
 from zoomrt.kernels.configuration import TENSOR_CORE_SMS, Configuration
 from zoomrt.kernels.cost import Cost
 
-__all__ = ["LARGEST_HEAD", "SIZES", "attention", "attention_kernel", "configuration", "configurations", "cost", "reference"]
+__all__ = [
+    "LARGEST_HEAD",
+    "SIZES",
+    "attention",
+    "attention_kernel",
+    "configuration",
+    "configurations",
+    "cost",
+    "reference",
+]
 
 SIZES = (32, 40, 48, 64, 72, 80, 128, 512)
 """Head sizes compiled ahead of time; `attention` takes any up to LARGEST_HEAD."""
@@ -30,11 +39,7 @@ LOG2_E = 1.4426950408889634
 def _rows_of(pointer, rows, stride, columns, SIZE: tl.constexpr, PADDED: tl.constexpr):
     """(rows, columns) of a matrix whose last axis is contiguous; columns from SIZE on are zero."""
     place = pointer + rows[:, None] * stride + columns[None, :]
-    if SIZE == PADDED:
-        tile = tl.load(place)
-    else:
-        tile = tl.load(place, mask=columns[None, :] < SIZE, other=0.0)
-    return tile
+    return tl.load(place) if SIZE == PADDED else tl.load(place, mask=columns[None, :] < SIZE, other=0.0)
 
 
 @triton.jit
@@ -171,7 +176,10 @@ def attention(
             f"(batch, heads, tokens, size up to {LARGEST_HEAD})", "Split or transpose the heads.")  # fmt: skip
     batch, heads, tokens, size = q.shape
     keys = k.shape[2] if k.ndim == 4 else 0
-    shapes = {"k": (k, (batch, heads, keys, size)), "v": (v, (batch, heads, keys, size))}
+    shapes: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "k": (k, (batch, heads, keys, size)),
+        "v": (v, (batch, heads, keys, size)),
+    }
     if out is None:
         out = torch.empty_like(q)
     shapes["out"] = (out, tuple(q.shape))
@@ -180,20 +188,24 @@ def attention(
     if mask is not None:
         shapes["mask"] = (mask, (mask.shape[0], tokens, keys))
         require(batch % max(1, mask.shape[0]) == 0, what, f"{mask.shape[0]} windows in a batch of {batch}",
-                "a batch that is a multiple of the windows", "Put the windows of a picture next to each other.")  # fmt: skip
+                "a multiple of the windows", "Put the windows of a picture next to each other.")  # fmt: skip
     require(keys > 0, what, f"k {tuple(k.shape)}", "at least one key", "Check how the keys were made.")
     for name, (tensor, shape) in shapes.items():
         require(tuple(tensor.shape) == shape, what, f"{name} {tuple(tensor.shape)}", f"{name} {shape}",
                 "Check the shapes against q.")  # fmt: skip
+    for name, added in (("bias", bias), ("mask", mask)):
+        usable = added is None or added.dtype in FLOATS
+        require(usable, what, f"{name} {added.dtype if added is not None else None}", "FP16, BF16 or FP32",
+                "Make a mask of 0 and -inf.")  # fmt: skip
     parts = (q, k, v, out)
     same = {part.dtype for part in parts}
     require(same <= {torch.float16, torch.bfloat16} and len(same) == 1, what,
             " and ".join(sorted(str(dtype) for dtype in same)), "FP16 or BF16 for all",
             "Convert with .half(); for FP32 use torch.")  # fmt: skip
-    for tensor in (*parts, bias, mask):
-        contiguous = tensor is None or tensor.stride(-1) == 1 or tensor.shape[-1] == 1
+    for tensor, _ in ((q, None), *shapes.values()):
+        contiguous = tensor.stride(-1) == 1 or tensor.shape[-1] == 1
         require(contiguous, what, "a last axis with gaps", "a contiguous last axis", "Use .contiguous().")
-        span = 0 if tensor is None else tensor.shape[-2] * tensor.stride(-2)
+        span = tensor.shape[-2] * tensor.stride(-2)
         require(span < 2**31, what, f"{span} elements from the first token to the last", "fewer than 2^31",
                 "Attend in parts.")  # fmt: skip
     wide = all(part.data_ptr() % 16 == 0 and all(s % 8 == 0 for s in part.stride()[:3]) for part in parts)
@@ -206,8 +218,16 @@ def attention(
     types = tuple(None if added is None else TYPES[added.dtype] for added in (bias, mask))
     chosen = configuration(size, TYPES[q.dtype], *types, scale=scale, unit=unit)
     chosen.launch(
-        **{"query": q, "key": k, "value": v, "out": out, "bias": bias, "mask": mask},
-        **{"query_tokens": tokens, "key_tokens": keys, "heads": heads, "batch": batch},
+        query=q,
+        key=k,
+        value=v,
+        out=out,
+        bias=bias,
+        mask=mask,
+        query_tokens=tokens,
+        key_tokens=keys,
+        heads=heads,
+        batch=batch,
         **strides,
         **({"bias_head": bias.stride(0), "bias_row": bias.stride(1)} if bias is not None else {}),
         **(

@@ -19,7 +19,7 @@ SMS = (75, 80, 86, 89, 90, 120)
 """Turing, A100, Ampere, Ada, Hopper and Blackwell of RTX cards: what zoomrt compiles for."""
 TENSOR_CORE_SMS = SMS[1:]
 """Without Turing: it has no BF16, and Triton makes scalar multiply-adds of its FP16 products, which spill."""
-KERNELS: tuple[str, ...] = ("attention", "group_norm_silu", "tile_gather", "vq_nearest")
+KERNELS: tuple[str, ...] = ("attention", "group_norm_silu", "tile_gather", "tile_blend", "colour_match", "vq_nearest")
 """The modules of this package that have `configurations()`."""
 
 

@@ -10,7 +10,8 @@ __all__ = ["Cost"]
 @dataclass(frozen=True)
 class Cost:
     """bytes : read and written, each once per pass that the kernel makes over them; caches are not counted on.
-    operations : additions and multiplications, a multiply-add as two; in FP16 with FP32 sums for `attention`, else FP32.
+    operations : additions and multiplications, a multiply-add as two; of FP16 with FP32 sums for `attention`, else of
+        FP32.
     """
 
     bytes: int

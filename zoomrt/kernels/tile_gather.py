@@ -170,7 +170,9 @@ def frame_arguments(
     planes = [frame] if chroma is None else [frame, chroma]
     require(all(plane.dtype == torch.uint8 for plane in planes), what, " and ".join(str(p.dtype) for p in planes),
             "8-bit planes", "Convert it to uint8.")  # fmt: skip
-    small = all((n - 1) * s < 2**31 for plane in planes for n, s in zip(plane.shape[1:], plane.stride()[1:], strict=True))
+    small = all(
+        (n - 1) * s < 2**31 for plane in planes for n, s in zip(plane.shape[1:], plane.stride()[1:], strict=True)
+    )
     require(small, what, "rows of over 2^31 bytes", "less", "Copy the frame with .contiguous().")
     strides = (*frame.stride(), 0)[:3]
     chroma_strides = (0, 0, 0) if chroma is None else chroma.stride()
@@ -196,9 +198,9 @@ def rgb_of(
         position = (torch.arange(size) - offset) / 2
         before = position.floor().long()
         last = planes.shape[axis] - 1
-        sides = (planes.index_select(axis, part.clamp(0, last)) for part in (before, before + 1))
+        left, right = (planes.index_select(axis, part.clamp(0, last)) for part in (before, before + 1))
         weight = (position - before).double().reshape([-1 if a == axis else 1 for a in range(3)])
-        planes = torch.lerp(*sides, weight)
+        planes = torch.lerp(left, right, weight)
     u, v = (planes - numbers["chroma_middle"]) * numbers["chroma_gain"]
     luma = (frame.double() - numbers["black"]) * numbers["luma_gain"]
     green = luma + numbers["green_red"] * v + numbers["green_blue"] * u

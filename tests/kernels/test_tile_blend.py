@@ -1,0 +1,181 @@
+"""Frames blended by the kernel are the runtime's own bytes; its colour step is within one code of the runtime's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from zoomrt.bundle import TileFacts
+from zoomrt.errors import InputError
+from zoomrt.kernels import colour_match
+from zoomrt.kernels.tile_blend import axis_table, cost, reference, sums_shape, tile_blend
+from zoomrt.runtime import colour, pixels
+from zoomrt.runtime.blend import Blender
+from zoomrt.runtime.colour import Moments
+from zoomrt.runtime.tiles import AxisPlan, TilePlan, plan
+
+
+def facts(tile: tuple[int, int], scale: int, value_range: tuple[float, float]) -> TileFacts:
+    return TileFacts(
+        height=tile[0], width=tile[1], overlap=5, context=1, scale=scale, batches=(1,), value_range=value_range,
+        dtype="float32", colour="none",
+    )  # fmt: skip
+
+
+def tiles_of(generator: torch.Generator, tiles: TilePlan, kind: TileFacts, dtype: torch.dtype) -> Tensor:
+    """Random tiles, (rows, columns, 3, height, width), some values beyond black and white."""
+    grid = (len(tiles.rows.spans), len(tiles.columns.spans))
+    shape = (*grid, 3, kind.height * kind.scale, kind.width * kind.scale)
+    low, high = kind.value_range
+    return (low + (torch.rand(shape, generator=generator) * 1.2 - 0.1) * (high - low)).to(dtype)
+
+
+def by_the_runtime(tiles: TilePlan, values: Tensor, kind: TileFacts) -> tuple[Tensor, Moments]:
+    scale = kind.scale
+    frame = np.empty((tiles.rows.size * scale, tiles.columns.size * scale, 3), np.uint8)
+    blender, moments = Blender(tiles), Moments(3, 255)
+    for index, tile in enumerate(values.flatten(0, 1).numpy()):
+        rows, columns, block = blender.add(index, tile)
+        pixels.store(block, kind, frame[rows, columns], moments)
+    return torch.from_numpy(frame), moments
+
+
+def table(axis: AxisPlan) -> tuple[Tensor, Tensor]:
+    return axis_table(axis.spans, axis.ramp)  # type: ignore[arg-type]
+
+
+CASES = [
+    ((17, 29), (9, 12), 2, (-1.0, 1.0), torch.float16),
+    ((9, 31), (9, 8), 3, (0.0, 1.0), torch.float32),
+    ((5, 7), (9, 12), 2, (0.0, 1.0), torch.float16),
+    ((23, 1), (7, 7), 1, (-0.5, 2.0), torch.float32),
+]
+
+
+@pytest.mark.parametrize(("size", "tile", "scale", "value_range", "dtype"), CASES)
+def test_the_runtimes_bytes(
+    generator: torch.Generator,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+    scale: int,
+    value_range: tuple[float, float],
+    dtype: torch.dtype,
+) -> None:
+    """One tile, one row of tiles, both axes; last tiles flush with the edge; a picture smaller than its tile."""
+    kind = facts(tile, scale, value_range)
+    tiles = plan(*size, kind)
+    values = tiles_of(generator, tiles, kind, dtype)
+    expected, moments = by_the_runtime(tiles, values, kind)
+    frame = torch.full((size[0] * scale, size[1] * scale, 4), 9, dtype=torch.uint8)
+    sums = torch.full(sums_shape(*frame.shape[:2]), torch.nan)
+    rows, columns = table(tiles.rows), table(tiles.columns)
+    tile_blend(values, rows, columns, frame, value_range, sums=sums)
+    assert torch.equal(frame[..., :3], expected)
+    assert (frame[..., 3] == 9).all()
+    # FP32 sums of at most 512 codes and their squares, in a tree: 10 roundings
+    count = frame.shape[0] * frame.shape[1]
+    np.testing.assert_allclose(sums[:, :3].double().sum(0) / count / 255, moments.mean, rtol=10 * 2.0**-24)
+    exact = reference(values, rows, columns, value_range)
+    assert (exact - frame[..., :3].permute(2, 0, 1)).abs().max() <= 0.5 + 255 * 2.0**-20
+    squares = sums[:, 3:6].double().sum(0)
+    torch.testing.assert_close(squares, exact.square().flatten(1).sum(1), rtol=1e-5, atol=1e-3)
+    assert (sums[:, 6] == 0).all()
+
+    again = torch.empty((*frame.shape[:2][::-1], 3), dtype=torch.uint8).permute(1, 0, 2)
+    assert torch.equal(tile_blend(values, rows, columns, again, value_range), expected)
+
+
+def test_in_bands_from_few_rows_of_tiles(generator: torch.Generator) -> None:
+    """As a long frame is finished while two rows of tiles are held."""
+    kind = facts((9, 9), 2, (0.0, 1.0))
+    tiles = plan(30, 11, kind)
+    values = tiles_of(generator, tiles, kind, torch.float32)
+    expected, _ = by_the_runtime(tiles, values, kind)
+    frame = torch.zeros(60, 22, 3, dtype=torch.uint8)
+    held = torch.full((2, *values.shape[1:]), torch.nan)
+    done = 0
+    for index, span in enumerate(tiles.rows.spans):
+        held[index % 2] = values[index]
+        tile_blend(held, table(tiles.rows), table(tiles.columns), frame, band=(done, span.done))
+        done = span.done
+    assert torch.equal(frame, expected)
+
+
+def test_values_that_are_not_finite_are_counted(generator: torch.Generator) -> None:
+    kind = facts((9, 12), 1, (0.0, 1.0))
+    tiles = plan(9, 12, kind)
+    values = tiles_of(generator, tiles, kind, torch.float16)
+    values[0, 0, 1, 2, 3], values[0, 0, 2, 4, 4], values[0, 0, 0, 0, 0] = torch.nan, torch.inf, -torch.inf
+    frame, sums = torch.zeros(9, 12, 3, dtype=torch.uint8), torch.zeros(sums_shape(9, 12))
+    tile_blend(values, table(tiles.rows), table(tiles.columns), frame, sums=sums)
+    assert sums[:, 6].sum() == 3
+
+
+@pytest.mark.parametrize(("size", "scale"), [((13, 300), 1), ((7, 9), 2), ((1, 1), 1)])
+@pytest.mark.parametrize("format", ["rgb", "bgr"])
+def test_colours_as_the_runtime_matches_them(
+    generator: torch.Generator, size: tuple[int, int], scale: int, format: str
+) -> None:
+    """From frame and tiles to corrected bytes; within one code, as sums end in other bits than the CPU's."""
+    low = torch.randint(0, 120, (3,), generator=generator)
+    source = (torch.rand((*size, 3), generator=generator) * 100 + low).to(torch.uint8)
+    kind = facts((9, 60), scale, (0.0, 1.0))
+    tiles = plan(*size, kind)
+    values = tiles_of(generator, tiles, kind, torch.float16)
+    expected, moments = by_the_runtime(tiles, values, kind)
+    colour.apply_affine(expected.numpy(), *colour.matching_affine(colour.moments_of_frame(source.numpy()), moments))
+
+    frame = torch.zeros_like(expected)
+    sums = torch.zeros(sums_shape(*frame.shape[:2]))
+    tile_blend(values, table(tiles.rows), table(tiles.columns), frame, sums=sums)
+    given = source if format == "rgb" else source.flip(2)
+    summed = colour_match.source_sums(given, format=format)
+    codes = colour_match.colour_table(summed, size[0] * size[1], sums, frame.shape[0] * frame.shape[1])
+    exact = reference(values, table(tiles.rows), table(tiles.columns), (0.0, 1.0))
+    by_torch = colour_match.reference(source.permute(2, 0, 1), exact)
+    assert (codes.int() - by_torch.int()).abs().max() <= 1
+    assert (codes != by_torch).float().mean() < 0.02
+    colour_match.apply_table(frame, codes)
+    assert (frame.int() - expected.int()).abs().max() <= 1
+    assert (frame != expected).float().mean() < 0.02
+
+
+def test_sums_of_nv12(generator: torch.Generator) -> None:
+    from zoomrt.kernels.tile_gather import rgb_of
+
+    luma = torch.randint(16, 236, (10, 14), generator=generator, dtype=torch.uint8)
+    chroma = torch.randint(16, 241, (5, 7, 2), generator=generator, dtype=torch.uint8)
+    sums = colour_match.source_sums(luma, chroma=chroma, format="nv12").double().sum(0)
+    exact = rgb_of(luma, chroma, "nv12").flatten(1) * 255
+    torch.testing.assert_close(sums[:3], exact.sum(1), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(sums[3:6], exact.square().sum(1), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"frame": torch.zeros(9, 12, 3)}, "frame torch.float32"),
+        ({"frame": torch.zeros(9, 11, 3, dtype=torch.uint8)}, "Use axis_table"),
+        ({"tiles": torch.zeros(1, 1, 4, 9, 12)}, "tiles"),
+        ({"sums": torch.zeros(2, 7)}, r"float32 \(3, 7\)"),
+        ({"band": (3, 10)}, "rows 3 to 10"),
+    ],
+)
+def test_wrong_arguments_are_told_so(change: dict[str, object], words: str) -> None:
+    tiles = plan(9, 12, facts((9, 12), 1, (0.0, 1.0)))
+    given = {
+        "tiles": torch.zeros(1, 1, 3, 9, 12),
+        "rows": table(tiles.rows),
+        "columns": table(tiles.columns),
+        "frame": torch.zeros(9, 12, 3, dtype=torch.uint8),
+    }
+    with pytest.raises(InputError, match=words):
+        tile_blend(**given | change)  # type: ignore[arg-type]
+
+
+def test_the_cost_counts_bytes() -> None:
+    tiles, frame = torch.empty(6, 3, 8, 8, dtype=torch.float16), torch.empty(20, 12, 3, dtype=torch.uint8)
+    assert cost(20, 12, 6, 8, 8).bytes == tiles.nbytes + frame.nbytes + 4 * 4 * (20 + 12)
+    assert colour_match.cost(10, 6, 2).bytes == 10 * 6 * 3 + 2 * frame.nbytes
