@@ -29,6 +29,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "rtx": ("tensorrt_rtx",),
     "tensorrt": ("tensorrt",),
     "cuda": ("cuda.core",),
+    "kernels": ("triton",),
     "debug": ("polygraphy",),
     "video": ("av",),
 }

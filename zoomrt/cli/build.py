@@ -139,6 +139,8 @@ def cli(
     require("export", "building a bundle")
     if bisect:
         require("debug", "--bisect")
+    if attention_plugin:
+        require("kernels", "--attention-plugin")
     compiler = backend or TARGETS[target].backend
     if compiler != "onnxruntime":
         require({"tensorrt_rtx": "rtx"}.get(compiler, compiler), f"building with {compiler}")
