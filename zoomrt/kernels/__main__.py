@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,16 +135,17 @@ def _chosen(names: tuple[str, ...]) -> list[Configuration]:
 
 
 def _write(folder: Path, binaries: Sequence[KernelBinary], *, ptx: bool) -> None:
-    """Each file beside its place first, then renamed into it."""
+    """All files into a folder beside their places first, then each renamed into its own."""
     files = {binary.file_name: binary.compiled.cubin for binary in binaries}
     if ptx:
         files |= {Path(b.file_name).with_suffix(".ptx").name: b.compiled.ptx.encode() for b in binaries}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            scratch = folder / f".{name}.part"
-            scratch.write_bytes(content)
-            os.replace(scratch, folder / name)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as scratch:
+            for name, content in files.items():
+                (Path(scratch) / name).write_bytes(content)
+            for name in files:
+                os.replace(Path(scratch) / name, folder / name)
     except OSError as cause:
         raise StorageError(
             f"cannot write kernels to {str(folder)!r}",
