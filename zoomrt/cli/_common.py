@@ -30,6 +30,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt",),
     "cuda": ("cuda.core",),
     "bench": ("matplotlib", "onnx", "psutil", "skimage"),
+    "kernels": ("triton",),
     "debug": ("polygraphy",),
     "video": ("av",),
 }

@@ -50,6 +50,7 @@ BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
 @click.option("--overlap", type=int, help="Input pixels that neighbouring tiles share.")
 @click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
 @click.option("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS)}.")
+@click.option("--attention-plugin", is_flag=True, help="tensorrt: heads above 256 by our own kernel (not run yet).")
 @click.option("--require-faster", is_flag=True, help="Refuse bf16 or int8 that is measured no faster than FP32 (cpu).")
 @click.option("--colour", help="none, mean_std (adain) or wavelet; the family's own if left out.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="8 bits: folder of pictures to take ranges from.")
@@ -92,6 +93,7 @@ def cli(
     overlap: int | None,
     batches: str,
     backend: str | None,
+    attention_plugin: bool,
     require_faster: bool,
     colour: str | None,
     calibration: Path | None,
@@ -137,6 +139,8 @@ def cli(
     require("export", "building a bundle")
     if bisect:
         require("debug", "--bisect")
+    if attention_plugin:
+        require("kernels", "--attention-plugin")
     compiler = backend or TARGETS[target].backend
     if compiler != "onnxruntime":
         require({"tensorrt_rtx": "rtx"}.get(compiler, compiler), f"building with {compiler}")
@@ -154,6 +158,7 @@ def cli(
         batches=sizes,
         backend=backend,
         require_faster=require_faster,
+        attention_plugin=attention_plugin,
         timeout_s=minutes * 60,
         max_memory=memory,
         sources=Sources(
@@ -210,6 +215,7 @@ def summary(result: BuildResult) -> list[str]:
         *(("speed", line) for line in _speed_lines(manifest)),
         *(("8 bits", line) for line in _calibration_lines(manifest.calibration)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
+        *(("kernels", line) for line in _kernel_lines(manifest)),
         *(("warning", line) for line in [*manifest.warnings, *result.notes]),
     ]
     if not manifest.engines:
@@ -297,6 +303,13 @@ def _engine_lines(reports: dict[str, Any]) -> list[str]:
             facts.append(f"{report['static_bytes'] / 1e6:.0f} MB read and written per run")
         lines.append(f"batch {batch}: {', '.join(fact for fact in facts if fact)}")
     return lines
+
+
+def _kernel_lines(manifest: Manifest) -> list[str]:
+    """Which compiled kernels the bundle carries, and for which GPUs."""
+    from zoomrt.kernel_file import coverage
+
+    return [f"{name} for {', '.join(f'SM{sm}' for sm in sms)}" for name, sms in coverage(manifest.kernels).items()]
 
 
 def _chosen(model: str | None, weights: Path | None) -> str | None:

@@ -6,6 +6,7 @@ the request before it takes its place. Knows nothing of bundles, families or how
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib.util
 import math
@@ -18,9 +19,11 @@ from typing import Any
 
 from zoomrt.bundle import sha256_of
 from zoomrt.errors import BuildError, PrecisionError, unknown_name
+from zoomrt.export.attention_plugin import plugged
 from zoomrt.export.engine_process import EXTRAS, CompiledPlan, compile_plan, missing_backend, storage_error
 from zoomrt.export.graph_facts import GraphFacts, read_graph
 from zoomrt.export.plan_reader import EIGHT_BIT, FLOATING, Kernel, PlanSummary, read_plan
+from zoomrt.kernels.plugin import compile_calls
 
 __all__ = ["BuildFigures", "EngineReport", "build_engine", "require_backend"]
 
@@ -55,6 +58,8 @@ class EngineReport:
     attentions_expected: int
     attentions_unfused: tuple[str, ...] | None
     """Nodes of the attentions that no kernel does as a whole."""
+    attentions_by_plugin: tuple[str, ...]
+    """Nodes of the attentions that were handed to our own kernel."""
     share_in_precision: float | None
     """Kernels whose data is in the asked precision, of those that touch floating-point data at all; 0 to 1. For int8
     and fp8: kernels that touch data in it, of all with data."""
@@ -90,6 +95,7 @@ def build_engine(
     timeout_s: float = 1800,
     on_progress: Callable[[str, float], None] | None = None,
     allow_fp32: tuple[str, ...] = (),
+    attention_plugin: bool = False,
 ) -> EngineReport:
     """Build, read back, compare, and only then put the engine in its place, replacing an older one.
 
@@ -106,6 +112,7 @@ def build_engine(
     timeout_s : seconds until the build is given up.
     on_progress : called with (stage, fraction of it); stages are load, parse, compile, write, check.
     allow_fp32 : ONNX node names, `*` and `?` allowed, whose kernels may be in FP32.
+    attention_plugin : hand attentions that TensorRT does not fuse to our kernel; `tensorrt` and one GPU only.
 
     An attention that is not fused is no error: it is in the report and its `warnings`.
 
@@ -117,18 +124,23 @@ def build_engine(
         raise unknown_name("precision", precision, PRECISIONS)
     _require_graph(onnx)
     report_progress = on_progress or _silent
-    with compile_plan(
-        onnx,
-        engine,
-        backend=backend,
-        compute_capabilities=compute_capabilities,
-        timeout_s=timeout_s,
-        on_progress=report_progress,
-    ) as compiled:
+    with contextlib.ExitStack() as stack:
+        source, calls = stack.enter_context(plugged(onnx, backend)) if attention_plugin else (onnx, {})
+        compiled = stack.enter_context(
+            compile_plan(
+                source,
+                engine,
+                backend=backend,
+                compute_capabilities=compute_capabilities,
+                timeout_s=timeout_s,
+                on_progress=report_progress,
+                plugins=compile_calls(calls.values(), int(compute_capabilities[0][2:])) if calls else (),
+            )
+        )
         report_progress("check", 0.0)
         graph = read_graph(onnx)
         if backend == "tensorrt":
-            report = _unread_report(compiled, backend, precision, graph)
+            report = _unread_report(compiled, backend, precision, graph, tuple(calls))
         else:
             plan = read_plan(compiled.path)
             _check_targets(onnx, plan, compute_capabilities)
@@ -271,6 +283,7 @@ def _report(
         attentions_fused=plan.fused_attentions,
         attentions_expected=expected,
         attentions_unfused=unfused,
+        attentions_by_plugin=(),
         share_in_precision=round(within / touching, 4) if touching else 1.0,
         eight_bit_layers=len(graph.eight_bit),
         static_bytes=plan.static_bytes,
@@ -286,7 +299,9 @@ def _report(
     )
 
 
-def _unread_report(compiled: CompiledPlan, backend: str, precision: str, graph: GraphFacts) -> EngineReport:
+def _unread_report(
+    compiled: CompiledPlan, backend: str, precision: str, graph: GraphFacts, by_plugin: tuple[str, ...]
+) -> EngineReport:
     """Full TensorRT: its plan format is closed to us without a GPU (not run here)."""
     return EngineReport(
         backend=backend,
@@ -297,6 +312,7 @@ def _unread_report(compiled: CompiledPlan, backend: str, precision: str, graph: 
         attentions_fused=None,
         attentions_expected=len(graph.attentions),
         attentions_unfused=None,
+        attentions_by_plugin=by_plugin,
         share_in_precision=None,
         eight_bit_layers=None,
         static_bytes=None,
@@ -307,6 +323,9 @@ def _unread_report(compiled: CompiledPlan, backend: str, precision: str, graph: 
         kernels_by_dtype={},
         other_precision=(),
         written_scores=(),
-        warnings=("a TensorRT engine cannot be read back here: precision, fusion and GPU are not checked",),
+        warnings=(
+            "a TensorRT engine cannot be read back here: precision, fusion and GPU are not checked",
+            *(f"attention {node} is done by zoomrt's plugin, which has not run on a GPU yet" for node in by_plugin),
+        ),
         build=BuildFigures(round(compiled.seconds, 3), compiled.peak_rss_bytes),
     )

@@ -36,7 +36,8 @@ class _Failed(Exception):
 def main() -> int:
     """Run one job. Exit status 0 if the plan was written, else 1 after an event `failed`.
 
-    The job: `onnx`, `plan` (paths), `backend` (module name), `compute_capabilities`.
+    The job: `onnx`, `plan` (paths), `backend` (module name), `compute_capabilities`, and `plugins` (path of the kernels
+    that nodes of the graph name) where there are any.
     Events: `progress` (stage, fraction), `message` (severity, text), `done` (version), `failed` (kind, message), each
     with `peak_rss_bytes` of this process so far.
     """
@@ -101,6 +102,8 @@ def _build(job: dict[str, Any], send: Send) -> str:
     builder = trt.Builder(logger)
     # TensorRT 10 needs the flag for a graph that owns its precision; 11 and RTX know nothing else and ignore it.
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    if "plugins" in job:
+        _register_plugins(job["backend"], Path(job["plugins"]))
     _parse(trt, network, logger, job["onnx"], send)
     _let_attentions_fall_apart(trt, network)
     config = builder.create_builder_config()
@@ -118,6 +121,19 @@ def _build(job: dict[str, Any], send: Send) -> str:
         stream.flush()
         os.fsync(stream.fileno())
     return str(trt.__version__)
+
+
+def _register_plugins(backend: str, kernels: Path) -> None:
+    """Make the kernels that nodes of the graph name known to full TensorRT (not run here)."""
+    import msgspec
+
+    from zoomrt.kernels.plugin import PluginKernel, register_attention
+
+    try:
+        module = importlib.import_module(f"{backend}.plugin")
+        register_attention(module, msgspec.json.decode(kernels.read_bytes(), type=list[PluginKernel]))
+    except (ImportError, AttributeError, TypeError, ValueError) as cause:  # older releases lack one part or another
+        raise _Failed("plugin", f"{type(cause).__name__}: {cause}") from cause
 
 
 def _parse(trt: Any, network: Any, logger: Any, onnx: str, send: Send) -> None:

@@ -16,12 +16,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from zoomrt.errors import BuildError, MissingDependency, OutOfMemory, StorageError, ZoomrtError
+import msgspec
+
+from zoomrt.errors import BuildError, MissingDependency, OutOfMemory, PluginError, StorageError, ZoomrtError
+from zoomrt.kernels.plugin import PluginKernel
 
 __all__ = ["EXTRAS", "CompiledPlan", "compile_plan", "missing_backend", "storage_error"]
 
@@ -75,12 +78,15 @@ def compile_plan(
     compute_capabilities: tuple[str, ...],
     timeout_s: float,
     on_progress: Progress,
+    plugins: Sequence[PluginKernel] = (),
 ) -> Iterator[CompiledPlan]:
     """Compile `onnx` into a plan in a scratch folder beside `engine`, for the length of a with-block.
 
     on_progress : called with (stage, fraction of it); stages are load, parse, compile, write.
+    plugins : kernels that nodes of the graph name; full TensorRT only.
 
-    Raises BuildError (refused, crashed, too slow), OutOfMemory, StorageError, MissingDependency.
+    Raises PluginError (plugins unknown to it), BuildError (refused, crashed, too slow), OutOfMemory, StorageError,
+    MissingDependency.
     """
     with _scratch_beside(engine) as scratch:
         job: dict[str, object] = {
@@ -89,6 +95,9 @@ def compile_plan(
             "backend": backend,
             "compute_capabilities": list(compute_capabilities),
         }
+        if plugins:  # too long for a command line
+            job["plugins"] = str(scratch / "plugins.json")
+            (scratch / "plugins.json").write_bytes(msgspec.json.encode(plugins))
         heard = _Heard()
         started = time.monotonic()
         with tempfile.TemporaryFile() as stderr:
@@ -175,6 +184,9 @@ def _error(
         return missing_backend(backend, words)
     if kind == "storage":
         return storage_error(engine, words)
+    if kind == "plugin":
+        remedy = "Build without --attention-plugin: plain operators do the same."
+        return PluginError(what, seen=words, needed="TensorRT 10.9 or newer with tensorrt.plugin", remedy=remedy)
     killed = status == -_SIGKILL and kind is None
     if kind == "memory" or killed or "bad_alloc" in words:
         remedy = "Close other programs, build on a machine with more memory, or use a smaller --tile."

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnx
 
-__all__ = ["Attention", "GraphFacts", "read_graph"]
+__all__ = ["Attention", "GraphFacts", "read_graph", "static_shapes"]
 
 # What may stand between the two matrix products of an attention and its softmax: scale, mask, cast, layout.
 _BETWEEN = frozenset({"Add", "Cast", "Div", "Identity", "Mul", "Reshape", "Sub", "Transpose", "Where"})
@@ -43,9 +43,7 @@ class GraphFacts:
 def read_graph(path: Path) -> GraphFacts:
     """Facts of a graph that the engine compiler has already accepted. Shapes are inferred where the file has none."""
     model = onnx.load(str(path), load_external_data=False)
-    shapes = _shapes(model.graph)
-    if _any_missing(model.graph.node, shapes):
-        shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    shapes = static_shapes(model)
     nodes = list(model.graph.node)
     producers = {output: node for node in nodes for output in node.output}
     consumers: dict[str, list[onnx.NodeProto]] = {}
@@ -71,6 +69,14 @@ def read_graph(path: Path) -> GraphFacts:
         if node.op_type in _LAYERS and all(_from_codes(name, producers) for name in node.input[:2])
     )
     return GraphFacts({_name(node): node.op_type for node in nodes}, tuple(attentions), eight_bit)
+
+
+def static_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Value name -> shape, inferred where the file has none for an attention; unknown sizes are left out."""
+    shapes = _shapes(model.graph)
+    if _any_missing(model.graph.node, shapes):
+        shapes = _shapes(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    return shapes
 
 
 def _from_codes(name: str, producers: dict[str, onnx.NodeProto]) -> bool:

@@ -239,6 +239,7 @@ class Parts:
             timeout_s=self.request.timeout_s,
             on_progress=lambda stage, fraction: self.report(f"engine: {stage}", fraction),
             allow_fp32=tuple(self.numerics.get("fp32_nodes", ())),
+            attention_plugin=self.request.attention_plugin,
         )
 
     def _shape(self, batch: int) -> tuple[int, int, int, int]:

@@ -49,6 +49,7 @@ class BuildRequest:
     bisect : where the graph does not do what torch does, name the first node that differs.
     calibration : for precisions with 8-bit layers only.
     require_faster : refuse a bundle with fewer bits that was measured no faster than FP32; target cpu only.
+    attention_plugin : attentions that TensorRT does not fuse by our kernel; backend tensorrt only.
     """
 
     model: str | None = None
@@ -67,6 +68,7 @@ class BuildRequest:
     bisect: bool = False
     calibration: Calibration | None = None
     require_faster: bool = False
+    attention_plugin: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def build(
     _check_calibration(request)
     backend = _backend(request, target)
     _check_require_faster(request, backend)
+    _check_attention_plugin(request, target, backend)
     versions = _versions(backend, request.sources)
     key = _content_key(request, versions)
     if use_cache and (kept := cache.fetch(key)) is not None:
@@ -205,6 +208,18 @@ def _check_require_faster(request: BuildRequest, backend: str) -> None:
         )
 
 
+def _check_attention_plugin(request: BuildRequest, target: Target, backend: str) -> None:
+    if not request.attention_plugin:
+        return
+    if backend != "tensorrt" or len(target.compute_capabilities) != 1 or request.precision == "fp32":
+        raise UsageError(
+            "attention cannot be a plugin in that build",
+            seen=f"backend {backend}, target {target.name}, precision {request.precision}",
+            needed="backend tensorrt (TensorRT-RTX has no plugins), a target with one GPU, and FP16",
+            remedy="Leave --attention-plugin out: plain operators do the same.",
+        )
+
+
 def _backend(request: BuildRequest, target: Target) -> str:
     if target.name == "cpu" and request.backend in (None, *CPU_RUNNERS) and request.form == "one_graph":
         from zoomrt.export.cpu_engines import cpu_engines
@@ -224,7 +239,7 @@ def _backend(request: BuildRequest, target: Target) -> str:
 
 def _versions(backend: str, sources: Sources) -> dict[str, str]:
     packages = ["zoomrt", "torch", "onnx", "onnxscript", "onnxruntime"]
-    packages.append("openvino" if backend in CPU_RUNNERS else backend)
+    packages += ["openvino"] if backend in CPU_RUNNERS else [backend, "triton"]
     if sources.given():
         packages += ["diffusers", "transformers"]
     found = {"python": platform.python_version()}

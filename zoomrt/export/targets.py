@@ -6,6 +6,7 @@ Pure data: imported by the CLI for names and checks, so it must not need torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from zoomrt.errors import UsageError, unknown_name
 
@@ -15,6 +16,7 @@ __all__ = [
     "PRECISIONS",
     "TARGETS",
     "Target",
+    "attention_form",
     "floating_point",
     "precision_named",
     "target_named",
@@ -40,6 +42,10 @@ CPU_RUNNERS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf
 OpenVINO's own arithmetic on an FP32 graph. FP16 is computed in FP32 on a CPU by either, so one is enough."""
 
 
+LARGEST_FUSED_HEAD = 256
+"""TensorRT and TensorRT-RTX fuse no attention with wider heads (measured on TensorRT-RTX 1.7.1, for every GPU)."""
+
+
 @dataclass(frozen=True)
 class Target:
     """One row of the table.
@@ -53,6 +59,10 @@ class Target:
         16 % (SM75) to 18 % (SM89) of the memory traffic of `edge` against opset 18 (benchmarks/build_time.py).
     precisions : what the hardware and the compiler can do there.
     why : the reason for whatever differs from the other rows.
+    kernels : modules of `zoomrt.kernels` that are compiled for these GPUs and shipped, since the runtime launches them
+        around the engine; `colour_match` for the colour policy `mean_std` only. The others it cannot: `vq_nearest`,
+        `group_norm_silu` and `attention` would have to run in the middle of a graph, and an engine calls no kernels
+        but as plugins, which TensorRT-RTX has not (for full TensorRT see `attention_form`).
     """
 
     name: str
@@ -61,6 +71,7 @@ class Target:
     opset: int
     precisions: tuple[str, ...]
     why: str
+    kernels: tuple[str, ...] = ("tile_gather", "tile_blend", "colour_match")
 
 
 _GPU = ("fp32", "fp16", "int8")
@@ -68,7 +79,7 @@ _ADA = (*_GPU, "fp8")
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16", "bf16", "int8"), "ONNX Runtime or OpenVINO"),
+        Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16", "bf16", "int8"), "ONNX Runtime or OpenVINO", ()),
         Target(
             "sm75",
             "tensorrt_rtx",
@@ -93,6 +104,18 @@ TARGETS: dict[str, Target] = {
         ),
     )
 }
+
+
+def attention_form(backend: str, head_size: int, *, plugin: bool) -> Literal["fused", "plain", "plugin"]:
+    """How an attention in FP16 is carried out: by the compiler's own fused kernel, in plain operators, or by ours.
+
+    plugin : whether it was asked for. It is not the default: it saves the score matrix (1.07 GB at a tile of 1024 px)
+        but little time (1.4 % of the operations), has not run on a GPU, and an engine with it is for one GPU only.
+        TensorRT-RTX has no plugins.
+    """
+    if head_size <= LARGEST_FUSED_HEAD:
+        return "fused"
+    return "plugin" if plugin and backend == "tensorrt" else "plain"
 
 
 def target_named(name: str) -> Target:
