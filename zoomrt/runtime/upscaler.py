@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -180,8 +180,9 @@ class Upscaler:
             blocks = _whole(self._session, frame, facts, on_part)
         else:
             blocks = _tile_by_tile(self._session, frame, facts, on_part, evaluations)
-        for rows, columns, block in blocks:
-            pixels.store(block, facts, out[rows, columns], result)
+        with contextlib.closing(blocks):
+            for rows, columns, block in blocks:
+                pixels.store(block, facts, out[rows, columns], result)
         self.evaluations = tuple(evaluations or ())
 
         if source is not None and result is not None:
@@ -229,37 +230,31 @@ class Upscaler:
 
 def _tile_by_tile(
     session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress, evaluations: list[int] | None
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     tiles = plan(frame.shape[0], frame.shape[1], facts)
     blender = Blender(tiles)
-    batch = np.empty((min(facts.batches[-1], len(tiles)), facts.channels, facts.height, facts.width), np.float32)
-    for chosen in _batches(len(tiles), facts.batches):
-        inputs = batch[: len(chosen)]
+
+    def fill(chosen: range, inputs: NDArray[np.float32]) -> None:
         for tile, index in zip(inputs, chosen, strict=True):
             pixels.gather(frame, tiles, index, facts, tile[:3])
             if facts.noise is not None:
                 noise.gather(facts.noise, tiles, index, tile[3:])
-        outputs = session.run(inputs, [tiles.name(index) for index in chosen])
-        if evaluations is not None:
-            evaluations += [session.evaluations] * len(chosen)
-        for index, tile in zip(chosen, outputs, strict=True):
-            yield blender.add(index, tile)
-        for index in chosen:  # after the batch, so that a callback may use the session again
-            on_part(index + 1, len(tiles))
+
+    with contextlib.closing(session.run_tiles(len(tiles), fill, tiles.name)) as batches:
+        for chosen, outputs in batches:
+            if evaluations is not None:
+                evaluations += [session.evaluations] * len(chosen)
+            for index, tile in zip(chosen, outputs, strict=True):
+                yield blender.add(index, tile)
+            for index in chosen:  # after the batch, so that a callback may use the session again
+                on_part(index + 1, len(tiles))
 
 
-def _whole(session: SplitSession, frame: NDArray[Any], facts: TileFacts, on_part: Progress) -> Iterator[Block]:
+def _whole(
+    session: SplitSession, frame: NDArray[Any], facts: TileFacts, on_part: Progress
+) -> Generator[Block, None, None]:
     height, width = frame.shape[:2]
     picture = np.empty((1, 3, height, width), np.float32)
     one_tile = plan(height, width, msgspec.structs.replace(facts, height=height, width=width))
     pixels.gather(frame, one_tile, 0, facts, picture[0])
     yield slice(None), slice(None), session.run(picture, on_part)
-
-
-def _batches(count: int, sizes: tuple[int, ...]) -> Iterator[range]:
-    """Cut 0 .. count - 1 into runs, each as long as the largest batch size that is left to fill; sizes[0] is 1."""
-    first = 0
-    while first < count:
-        size = max(size for size in sizes if size <= count - first)
-        yield range(first, first + size)
-        first += size
