@@ -23,7 +23,7 @@ from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
-from zoomrt.runtime.session import Session
+from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import check_facts, plan
 from zoomrt.runtime.wavelet import match_low_frequencies
@@ -190,6 +190,11 @@ class Upscaler:
         elif facts.colour == "wavelet":
             match_low_frequencies(out, frame)
         return out
+
+    @property
+    def stats(self) -> SessionStats:
+        """The batch size in use, what was measured to choose it, and what was given up since loading."""
+        return SessionStats(1) if isinstance(self._session, SplitSession) else self._session.stats
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[Session]:
