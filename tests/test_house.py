@@ -66,7 +66,10 @@ def broken_rules(part: str, source: str) -> list[str]:
 
 
 def part_of(path: Path) -> str:
+    """The folder; an entry point (`python -m zoomrt.kernels`) counts as one of `cli`, wherever it has to lie."""
     relative = path.relative_to(PACKAGE)
+    if path.name == "__main__.py":
+        return "cli"
     return relative.parts[0] if len(relative.parts) > 1 else ""
 
 
@@ -172,6 +175,7 @@ LAZY = (
     "tensorrt",
     "tensorrt_rtx",
     "torch",
+    "triton",
 )
 STARTS = {
     "import": "import zoomrt",
@@ -180,6 +184,7 @@ STARTS = {
     "upscale": "from zoomrt.cli.upscale import main; main()",
     "zoom": "from zoomrt.cli.zoom import main; main()",
     "doctor": "from zoomrt.cli.doctor import main; main()",
+    "kernels": "from zoomrt.kernels.__main__ import main; main()",
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from zoomrt.errors import BundleError, StorageError
+from zoomrt.kernel_file import KernelFile, check_kernels
 
 __all__ = [
     "MANIFEST",
@@ -26,6 +27,7 @@ __all__ = [
     "Bundle",
     "Evaluation",
     "FileEntry",
+    "KernelFile",
     "Manifest",
     "NoiseFacts",
     "SamplingFacts",
@@ -183,6 +185,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """CPU: milliseconds per batch in each engine that was tried, which was chosen, and FP32 beside fewer bits."""
     engine_report: dict[str, Any] = {}
     """What was read back from the finished engines: target SMs, kernels, dtypes, fused attentions, static bytes."""
+    kernels: dict[str, KernelFile] = {}
+    """Configuration and SM, as in `tile_gather_rgb_fp16:sm89`, -> the compiled kernel that the runtime launches beside
+    the engine."""
     built: list[str] = []
     """Steps that were carried out on the building machine."""
     ran: list[str] = []
@@ -261,6 +266,11 @@ def open_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
         raise BundleError(f"{where} was changed after the build", seen=seen, needed=needed, remedy=rebuild)
     for name, entry in manifest.files.items():
         _check_file(root, name, entry, verify, rebuild)
+    for key, kernel in manifest.kernels.items():
+        if kernel.file not in manifest.files:
+            seen, needed = f"kernel {key!r} in {kernel.file!r}", "one of its files"
+            raise BundleError(f"{where} is not valid", seen=seen, needed=needed, remedy=rebuild)
+    check_kernels(manifest.kernels, root, where=where, remedy=rebuild)
     return Bundle(root, manifest)
 
 

@@ -210,6 +210,7 @@ def summary(result: BuildResult) -> list[str]:
         *(("speed", line) for line in _speed_lines(manifest)),
         *(("8 bits", line) for line in _calibration_lines(manifest.calibration)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
+        *(("kernels", line) for line in _kernel_lines(manifest)),
         *(("warning", line) for line in [*manifest.warnings, *result.notes]),
     ]
     if not manifest.engines:
@@ -297,6 +298,13 @@ def _engine_lines(reports: dict[str, Any]) -> list[str]:
             facts.append(f"{report['static_bytes'] / 1e6:.0f} MB read and written per run")
         lines.append(f"batch {batch}: {', '.join(fact for fact in facts if fact)}")
     return lines
+
+
+def _kernel_lines(manifest: Manifest) -> list[str]:
+    """Which compiled kernels the bundle carries, and for which GPUs."""
+    from zoomrt.kernel_file import coverage
+
+    return [f"{name} for {', '.join(f'SM{sm}' for sm in sms)}" for name, sms in coverage(manifest.kernels).items()]
 
 
 def _chosen(model: str | None, weights: Path | None) -> str | None:

@@ -59,6 +59,8 @@ def cli(bundle: Path | None, quiet: bool) -> None:
     checks = [("onnxruntime", run_smoke_graph())]
     if is_installed("openvino"):
         checks.append(("openvino", run_smoke_graph_in_openvino()))
+    if bundle is not None and not quiet:
+        _print("bundle", bundle_lines(bundle))
     if bundle is not None:
         checks.append(("bundle", run_one_tile(bundle)))
     if not quiet:
@@ -150,6 +152,20 @@ def _check_smoke(engine: str, package: str, run: Callable[[NDArray[Any]], NDArra
             needed="at most 1e-6",
             remedy=f"Run: {sys.executable} -m pip install --force-reinstall {package}",
         )
+
+
+def bundle_lines(bundle: Path) -> Iterator[tuple[str, str]]:
+    """(name, finding) about what a bundle is for: its target, and the GPUs its kernels are compiled for."""
+    from zoomrt.bundle import open_bundle
+    from zoomrt.kernel_file import coverage
+
+    manifest = open_bundle(bundle, verify=False).manifest
+    yield "target", f"{manifest.target}, by {manifest.backend}"
+    covered = coverage(manifest.kernels)
+    for name, sms in covered.items():
+        yield "kernel", f"{name} for {', '.join(f'SM{sm}' for sm in sms)}"
+    if manifest.engines and not covered:
+        yield "kernel", "none: frames are cut and blended on the CPU"
 
 
 def run_one_tile(bundle: Path) -> str:

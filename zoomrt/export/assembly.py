@@ -13,6 +13,7 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint
 from zoomrt.export.families import family_named, family_of
 from zoomrt.export.family import Family, FamilyFacts
+from zoomrt.export.kernel_files import without_kernels, write_kernels
 from zoomrt.export.memory import check_budget, check_files, plan_memory, return_freed_memory, stored_bytes
 from zoomrt.export.multi_step import MultiStepNetwork
 from zoomrt.export.multi_step_parts import MultiStepParts
@@ -55,6 +56,7 @@ def assemble(
         del network
         return_freed_memory()
         parts.finish(suspect)
+        kernels = write_kernels(target, tile.dtype, scratch, report)
         manifests.append(
             Manifest(
                 family=facts.name,
@@ -76,9 +78,15 @@ def assemble(
                 memory=plan.to_json(),
                 speed=parts.speed,
                 engine_report=parts.engine_reports,
+                kernels=kernels,
                 built=parts.built,
                 ran=parts.ran,
-                warnings=[*facts.warnings, *_warnings(parts.backend, request.precision), *parts.warnings],
+                warnings=[
+                    *facts.warnings,
+                    *_warnings(parts.backend, request.precision),
+                    *parts.warnings,
+                    *without_kernels(target, kernels),
+                ],
                 versions=versions,
                 key=key,
             )

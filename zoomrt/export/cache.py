@@ -6,33 +6,28 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-import platformdirs
-
 import zoomrt
 from zoomrt.bundle import Bundle, open_bundle, writing_bundle
 from zoomrt.errors import BundleError, StorageError
+from zoomrt.folders import cache_root
+from zoomrt.kernels.compile import kernel_folder
 
 __all__ = ["cache_folder", "calibration_folder", "content_key", "fetch", "keep", "source_digest"]
 
 
 def cache_folder() -> Path:
-    """$ZOOMRT_CACHE, or the platform's cache folder for zoomrt. May be deleted at any time."""
-    return _root() / "bundles"
+    """Where finished bundles are kept. May be deleted at any time."""
+    return cache_root() / "bundles"
 
 
 def calibration_folder() -> Path:
     """Where `calibration` keeps statistics and measurements, beside `cache_folder`."""
-    return _root() / "calibration"
-
-
-def _root() -> Path:
-    return Path(os.environ.get("ZOOMRT_CACHE") or platformdirs.user_cache_path("zoomrt"))
+    return cache_root() / "calibration"
 
 
 def content_key(request: Mapping[str, object]) -> str:
@@ -43,10 +38,10 @@ def content_key(request: Mapping[str, object]) -> str:
 
 @lru_cache(maxsize=1)
 def source_digest() -> str:
-    """SHA-256 over the code and the data of export and calibration."""
+    """SHA-256 over the code and the data of export, calibration and kernels."""
     root = Path(zoomrt.__file__).parent
     digest = hashlib.sha256()
-    files = [file for part in ("calibration", "export") for file in (root / part).rglob("*")]
+    files = [file for part in ("calibration", "export", "kernels") for file in (root / part).rglob("*")]
     sources = [file for file in files if file.suffix in (".py", ".safetensors", ".png")]
     for source in sorted([root / "bundle.py", *sources]):
         digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
@@ -88,7 +83,7 @@ def copy_bundle(bundle: Bundle, output: Path) -> None:
 def clear() -> int:
     """Delete everything kept; returns how many bytes that freed."""
     freed = 0
-    for folder in (cache_folder(), calibration_folder()):
+    for folder in (cache_folder(), calibration_folder(), kernel_folder()):
         freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)

@@ -224,7 +224,7 @@ def _backend(request: BuildRequest, target: Target) -> str:
 
 def _versions(backend: str, sources: Sources) -> dict[str, str]:
     packages = ["zoomrt", "torch", "onnx", "onnxscript", "onnxruntime"]
-    packages.append("openvino" if backend in CPU_RUNNERS else backend)
+    packages += ["openvino"] if backend in CPU_RUNNERS else [backend, "triton"]
     if sources.given():
         packages += ["diffusers", "transformers"]
     found = {"python": platform.python_version()}

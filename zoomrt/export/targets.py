@@ -53,6 +53,10 @@ class Target:
         16 % (SM75) to 18 % (SM89) of the memory traffic of `edge` against opset 18 (benchmarks/build_time.py).
     precisions : what the hardware and the compiler can do there.
     why : the reason for whatever differs from the other rows.
+    kernels : modules of `zoomrt.kernels` that are compiled for these GPUs and shipped, since the runtime launches them
+        around the engine. The others it cannot: `vq_nearest`, `group_norm_silu` and `attention` would have to run in
+        the middle of a graph, and an engine calls no kernels but as plugins, which TensorRT-RTX has not (for full
+        TensorRT see `attention_form`).
     """
 
     name: str
@@ -61,6 +65,7 @@ class Target:
     opset: int
     precisions: tuple[str, ...]
     why: str
+    kernels: tuple[str, ...] = ("tile_gather", "tile_blend")
 
 
 _GPU = ("fp32", "fp16", "int8")
@@ -68,7 +73,7 @@ _ADA = (*_GPU, "fp8")
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16", "bf16", "int8"), "ONNX Runtime or OpenVINO"),
+        Target("cpu", "onnxruntime", (), 23, ("fp32", "fp16", "bf16", "int8"), "ONNX Runtime or OpenVINO", ()),
         Target(
             "sm75",
             "tensorrt_rtx",
