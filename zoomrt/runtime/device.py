@@ -84,6 +84,9 @@ class Engine(Protocol):
 class Device(Protocol):
     """Where engines run."""
 
+    def use(self) -> None:
+        """Make it the calling thread's. Raises RuntimeFault where the thread is somebody else's."""
+
     def stream(self, name: str) -> Stream: ...
 
     def event(self) -> Event: ...

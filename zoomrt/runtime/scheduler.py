@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from numpy.typing import NDArray
 
+from zoomrt.errors import RuntimeFault
 from zoomrt.runtime.device import Buffer, Device, Engine, Event, HostBuffer, Launch
 
 __all__ = ["Fill", "Landing", "Pipeline"]
@@ -140,6 +141,8 @@ class Pipeline:
         if self._closed:
             return
         self._closed, self._turn = True, None
+        with contextlib.suppress(RuntimeFault):  # what is left is released in whatever context there is
+            self._device.use()
         self.drain()
         for engine in self._engines:
             engine.close()
@@ -152,6 +155,7 @@ class Pipeline:
             stream.close()
 
     def _begin(self) -> object:
+        self._device.use()
         self.drain()
         self._turn = object()
         return self._turn

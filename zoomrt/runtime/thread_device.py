@@ -139,6 +139,9 @@ class ThreadDevice:
     def __init__(self, log: Log = lambda _stream, _number, _moment: None) -> None:
         self._log = log
 
+    def use(self) -> None:
+        """Nothing to do: any thread may use it."""
+
     def stream(self, name: str) -> ThreadStream:
         return ThreadStream(name, self._log)
 
