@@ -8,6 +8,7 @@ synchronise with the default stream. Device memory comes from the device's pool,
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import importlib
 import math
 from typing import Any, cast
@@ -16,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.errors import MissingDependency
-from zoomrt.runtime.cuda_errors import cuda_faults, foreign_context
+from zoomrt.runtime.cuda_errors import cuda_faults, fault_of, foreign_context
 from zoomrt.runtime.device import Buffer, Event, Launch, Stream
 
-__all__ = ["CudaBuffer", "CudaDevice", "CudaStream"]
+__all__ = ["CudaBuffer", "CudaDevice", "CudaStream", "require_driver"]
 
 
 class CudaBuffer:
@@ -146,7 +147,7 @@ class CudaDevice:
         with cuda_faults(f"cannot allocate {size / 1e6:.0f} MB of page-locked memory"):
             memory = self._pinned.allocate(size)
             held = (ctypes.c_uint8 * size).from_address(int(memory.handle))
-            return CudaBuffer(memory, shape, np.frombuffer(held, dtype).reshape(shape))
+            return CudaBuffer(memory, shape, np.frombuffer(memoryview(held), dtype).reshape(shape))
 
     def captured(self, launch: Launch, stream: Stream) -> Launch:
         """The same work as one CUDA graph, uploaded; its buffers must live as long as it."""
@@ -168,6 +169,12 @@ class CudaDevice:
         """The context that is current in this thread, 0 for none."""
         code, context = self.driver.cuCtxGetCurrent()
         return int(context) if int(code) == 0 else 0
+
+
+def require_driver(what: str) -> None:
+    """EngineMismatch where there is no NVIDIA driver at all: told before any package for the GPU is asked for."""
+    if not any(map(ctypes.util.find_library, ("cuda", "nvcuda"))):
+        raise fault_of(what, "no NVIDIA driver (libcuda)")
 
 
 def _imported(name: str) -> Any:

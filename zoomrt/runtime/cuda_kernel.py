@@ -89,6 +89,10 @@ class CudaKernel:
                 code = driver.cuKernelSetAttribute(*arguments)[0]
                 if int(code) != 0:
                     raise RuntimeError(f"{code}: {record.shared_bytes} bytes of shared memory")
+            count = int(self._kernel.num_arguments)
+        if count != len(record.arguments):
+            needed, remedy = f"{len(record.arguments)}, as the manifest says", "Build the bundle again with trt-build."
+            raise BundleError(what, seen=f"a binary with {count} arguments", needed=needed, remedy=remedy)
 
     def bind(self, **values: Any) -> Launch:
         """Fix the arguments and extents: addresses and numbers by name.

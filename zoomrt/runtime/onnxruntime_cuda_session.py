@@ -6,6 +6,7 @@ onnxruntime-gpu, which excludes onnxruntime in one environment.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from typing import Any
 
@@ -25,19 +26,17 @@ _REBUILD = "Build the bundle again with trt-build."
 _RUNS_TO_CAPTURE = 3  # ONNX Runtime warms up, then captures, then replays
 
 
-def onnxruntime_cuda_session(bundle: Bundle, device: CudaDevice | None = None, runtime: Any = None) -> DeviceSession:
+def onnxruntime_cuda_session(bundle: Bundle, device: CudaDevice, runtime: Any = None) -> DeviceSession:
     """The graphs of a bundle. runtime : the module `onnxruntime`; None imports it.
 
     Raises MissingDependency without onnxruntime-gpu, EngineMismatch without a GPU, BundleError, OutOfMemory,
     RuntimeFault.
     """
-    if runtime is None:
-        import onnxruntime as runtime
+    runtime = runtime or importlib.import_module("onnxruntime")
     if _PROVIDER not in runtime.get_available_providers():
         seen, needed = f"onnxruntime {runtime.__version__} without {_PROVIDER}", "onnxruntime-gpu"
         remedy = "Run: pip uninstall onnxruntime; pip install onnxruntime-gpu"
         raise MissingDependency("cannot run graphs on the GPU", seen=seen, needed=needed, remedy=remedy)
-    device = device or CudaDevice()
 
     def load(batch: int, stream: Stream) -> OnnxRuntimeCudaEngine:
         name = bundle.manifest.graphs.get(str(batch))

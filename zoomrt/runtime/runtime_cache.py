@@ -24,7 +24,7 @@ class RuntimeCache:
     """
 
     def __init__(self, engine: Path, digest: str, version: str, driver: int, gpu: str) -> None:
-        place = re.sub(r"[^A-Za-z0-9.]+", "_", f"{version}-{driver}-{gpu}")
+        place = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{version}-{driver}-{gpu}")
         name = f"{engine.stem}.{digest[:12]}.{place}.cache"
         root = Path(os.environ.get("ZOOMRT_CACHE") or platformdirs.user_cache_path("zoomrt"))
         self._places = (engine.parent / "runtime-cache" / name, root / "runtime-cache" / name)

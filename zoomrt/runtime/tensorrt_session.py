@@ -6,6 +6,7 @@ One execution context per batch size, one CUDA graph per batch size and slot, ca
 
 from __future__ import annotations
 
+import importlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ __all__ = ["TensorRtEngine", "check_gpu", "tensorrt_session"]
 _REBUILD = "Build the bundle again with trt-build."
 
 
-def tensorrt_session(bundle: Bundle, trt: Any, device: CudaDevice | None = None) -> DeviceSession:
-    """The engines of a bundle. trt : the module `tensorrt` or `tensorrt_rtx`.
+def tensorrt_session(bundle: Bundle, device: CudaDevice, trt: Any = None) -> DeviceSession:
+    """The engines of a bundle. trt : the module `tensorrt` or `tensorrt_rtx`; None imports what the manifest names.
 
     Raises EngineMismatch for another GPU, driver or TensorRT than the engines are for, OutOfMemory, BundleError,
     MissingDependency, RuntimeFault.
     """
     manifest = bundle.manifest
-    device = device or CudaDevice()
+    trt = trt or _imported(manifest.backend)
     check_gpu(manifest, device, str(bundle.path))
     words = _words(trt)
     runtime = trt.Runtime(words)
@@ -156,13 +157,9 @@ def _words(trt: Any) -> Any:
     return Words()
 
 
-def imported(name: str) -> Any:
-    """`tensorrt` or `tensorrt_rtx`. MissingDependency with the command that installs it."""
-    import importlib
-
+def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as cause:
-        extra = {"tensorrt_rtx": "rtx"}.get(name, name)
-        remedy = f"Run: pip install 'zoomrt[{extra}]'"
+        remedy = f"Run: pip install 'zoomrt[{'rtx' if name == 'tensorrt_rtx' else name}]'"
         raise MissingDependency(f"cannot import {name}", seen=cause, needed=name, remedy=remedy) from cause

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -21,12 +21,16 @@ from numpy.typing import NDArray
 from zoomrt.bundle import Bundle, Manifest, SamplingFacts, TileFacts, open_bundle
 from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime import noise, pixels
+from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import check_facts, plan
 from zoomrt.runtime.wavelet import match_low_frequencies
+
+if TYPE_CHECKING:
+    from zoomrt.runtime.cuda_device import CudaDevice
 
 __all__ = ["Upscaler", "load"]
 
@@ -61,15 +65,49 @@ def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) ->
     return MultiStepSession(bundle.manifest.tile, sampling, graphs)
 
 
+def _tensorrt(bundle: Bundle, device: CudaDevice) -> Session:
+    from zoomrt.runtime.tensorrt_session import tensorrt_session
+
+    return tensorrt_session(bundle, device)
+
+
+def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> Session:
+    from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
+
+    return onnxruntime_cuda_session(bundle, device)
+
+
+def _on_gpu(bundle: Bundle) -> Session:
+    from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+
+    manifest = bundle.manifest
+    what = f"cannot run bundle {str(bundle.path)!r} here"
+    if manifest.sampling is not None or manifest.split is not None:
+        needed, remedy = "one graph per tile", "Build it with --target cpu to run it here."
+        raise EngineMismatch(what, seen=f"several graphs for {manifest.backend}", needed=needed, remedy=remedy)
+    require_driver(what)
+    return _GPU_SESSIONS[manifest.backend](bundle, CudaDevice())
+
+
 # manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
 _SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
+_GPU_SESSIONS: dict[str, Callable[[Bundle, CudaDevice], Session]] = {
+    "tensorrt_rtx": _tensorrt,
+    "tensorrt": _tensorrt,
+    "onnxruntime_cuda": _onnxruntime_cuda,
+}
 
 
 def load(
-    bundle: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True, backend: str | None = None
+    bundle: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    backend: str | None = None,
+    measure_batch: bool | None = None,
 ) -> Upscaler:
     """Open a bundle and load its engine.
 
@@ -77,6 +115,8 @@ def load(
     verify : hash every file first (about 1 GB/s); False checks presence and size only.
 
     backend : `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
+    measure_batch : time the bundle's batch sizes and use the fastest, see `Upscaler.stats`; False uses the largest.
+        None measures on a GPU only: on a CPU it can take minutes, and batches may differ in the last bit.
 
     Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
     for fewer than one thread and for a backend that does not run it, MissingDependency.
@@ -93,10 +133,18 @@ def load(
     if manifest.steps != 1 and manifest.sampling is None:
         seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
-    if manifest.backend not in _SESSIONS:
-        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join(_SESSIONS)}"
+    on_gpu = manifest.backend in _GPU_SESSIONS
+    if not on_gpu and manifest.backend not in _SESSIONS:
+        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join([*_SESSIONS, *_GPU_SESSIONS])}"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
-    return Upscaler(manifest, _SESSIONS[manifest.backend](opened, threads))
+    session = _on_gpu(opened) if on_gpu else _SESSIONS[manifest.backend](opened, threads)
+    if isinstance(session, Session) and (on_gpu if measure_batch is None else measure_batch):
+        try:
+            choose_batch(session)
+        except BaseException:
+            session.close()
+            raise
+    return Upscaler(manifest, session)
 
 
 def _in_other_runner(bundle: Bundle, backend: str) -> Bundle:
