@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002, ARG004 - arguments are there because the real ones are
 """`cuda.core`, `cuda.bindings.driver` and `tensorrt_rtx` without a GPU: the host's memory, and everything done at once.
 
 Classes and methods carry the real names, and every call is recorded: `test_cuda_signatures` holds the calls against
@@ -94,6 +95,11 @@ class FakeCuda:
 
             def __init__(self, handle: int) -> None:
                 self.handle = handle
+
+            @staticmethod
+            def from_handle(handle: int) -> Stream:
+                fake.calls.append(("Stream", "from_handle", (handle,), {}))
+                return Stream(handle)
 
             @told
             def record(self, event: Any = None, options: Any = None) -> Any:

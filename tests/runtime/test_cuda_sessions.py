@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002 - arguments of fakes are there because the real ones are
 """The GPU path without a GPU: fake modules with the real names; and tests that want a real one, marked `gpu`."""
 
 from __future__ import annotations

@@ -86,8 +86,10 @@ def test_out_of_memory_in_the_middle_loses_no_tile(at: int) -> None:
 
     tile = facts(batches=(1, 2, 4))
     upscaler, _ = upscaler_on_threads(tile, Faults(tile, before), slots=3)
-    with upscaler, pytest.warns(UserWarning, match="batch of 4"):
-        assert np.array_equal(upscaler(FRAME), EXPECTED)
+    with upscaler:
+        with pytest.warns(UserWarning, match="batch of 4"):
+            result = upscaler(FRAME)
+        assert np.array_equal(result, EXPECTED)
         assert upscaler.stats.batch == 2
 
 

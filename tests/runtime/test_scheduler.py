@@ -236,7 +236,7 @@ def test_closing_in_the_middle_of_work_waits_for_it_and_ends_the_threads() -> No
 
 def test_an_engine_that_does_not_fit_leaves_nothing_behind() -> None:
     class TooLarge(WatchedEngine):
-        def prepare(self, source, target):  # type: ignore[no-untyped-def]
+        def prepare(self, *_buffers):  # type: ignore[no-untyped-def]
             raise MemoryError
 
     device = WatchedDevice()

@@ -69,6 +69,14 @@ class CudaStream:
         """So that CuPy, torch and cuda-core take it as it is; it stays the session's."""
         return 0, self.handle
 
+    def follow(self, handle: int) -> None:
+        """Go on only after what is on somebody else's stream now."""
+        self.core.wait(type(self.core).from_handle(handle))
+
+    def lead(self, handle: int) -> None:
+        """Have somebody else's stream wait for what is on this one now."""
+        type(self.core).from_handle(handle).wait(self.core)
+
     def copy(self, target: Buffer, source: Buffer) -> None:
         with cuda_faults("cannot copy a batch"):
             cast(CudaBuffer, target).memory.copy_from(cast(CudaBuffer, source).memory, stream=self.core)
