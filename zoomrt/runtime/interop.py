@@ -88,13 +88,13 @@ def stream_handle(stream: object) -> int:
         names = [name for name in ("cuda_stream", "ptr", "handle") if hasattr(stream, name)]
         handle = getattr(stream, names[0]) if names else stream
     try:
-        handle = int(handle)
+        number = int(handle)
     except (TypeError, ValueError) as cause:
         needed = "an int, or __cuda_stream__, cuda_stream, ptr or handle"
         raise InputError(what, seen=type(stream).__name__, needed=needed, remedy=remedy) from cause
-    if handle in _DEFAULT_STREAMS:
-        raise InputError(what, seen=f"default stream {handle}", needed="a stream of its own", remedy=remedy)
-    return handle
+    if number in _DEFAULT_STREAMS:
+        raise InputError(what, seen=f"default stream {number}", needed="a stream of its own", remedy=remedy)
+    return number
 
 
 def device_view(source: Any, stream: int, follow: Callable[[int], None]) -> DeviceView:
@@ -192,13 +192,14 @@ class DeviceArray:
 _lent: dict[int, tuple[object, ...]] = {}  # what takers of our memory hold, until they say that they are done
 
 
-@_Deleter
-def _forget(managed: int) -> None:
+def _give_back(managed: int) -> None:
     _lent.pop(managed, None)
 
 
-@_Deleter
-def _unused(capsule: int) -> None:
+def _give_back_unused(capsule: int) -> None:
     """A capsule that nobody took (a taker renames it) gives back what it holds."""
     if _is_named(capsule, _NAME):
-        _forget(_raw_pointer(capsule, _NAME))
+        _give_back(_raw_pointer(capsule, _NAME))
+
+
+_forget, _unused = _Deleter(_give_back), _Deleter(_give_back_unused)
