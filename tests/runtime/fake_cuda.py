@@ -28,9 +28,13 @@ class FakeCuda:
         """Bytes that may be allocated on the device."""
         self.current = 0
         self.primary = 4711
-        self.live: set[int] = set()
-        """Addresses that are allocated."""
+        self.live: dict[int, int] = {}
+        """Address -> size of what is allocated."""
         self.capability = capability
+        self.kernels: dict[str, Callable[..., None]] = {}
+        """Entry -> kernel(grid, *arguments)."""
+        self.counts: dict[str, int] = {}
+        """Entry -> how many arguments the binary has."""
         self.capturing, self.works = 0, list[Callable[[], None]]()
         self.device_bytes = 0
         self.core = self._core()
@@ -75,19 +79,19 @@ class FakeCuda:
                 fake.device_bytes += size if on_device else 0
                 self.array, self.size, self.on_device = np.zeros(size, np.uint8), size, on_device
                 self.handle = self.array.ctypes.data
-                fake.live.add(self.handle)
+                fake.live[self.handle] = size
 
             @told
             def copy_from(self, src: Buffer, *, stream: Any, options: Any = None) -> None:
                 assert src.size == self.size
-                assert {src.handle, self.handle} <= fake.live
+                assert {src.handle, self.handle} <= fake.live.keys()
                 assert not stream.default
                 ctypes.memmove(self.handle, src.handle, self.size)
 
             @told
             def close(self, stream: Any = None) -> None:
                 if self.handle in fake.live:
-                    fake.live.discard(self.handle)
+                    del fake.live[self.handle]
                     fake.device_bytes -= self.size if self.on_device else 0
 
         class Stream:
@@ -198,7 +202,10 @@ class FakeCuda:
                 return Buffer(size, False)
 
         class Kernel:
-            handle, num_arguments = 1, 2
+            handle = 1
+
+            def __init__(self, name: str) -> None:
+                self.name, self.num_arguments = name, fake.counts.get(name, 2)
 
         class ObjectCode:
             @staticmethod
@@ -210,12 +217,14 @@ class FakeCuda:
 
             @told
             def get_kernel(self, name: str) -> Kernel:
-                return Kernel()
+                return Kernel(name)
 
         def launch(stream: Any, config: Any, kernel: Any, *kernel_args: Any) -> None:
             fake.calls.append(("", "launch", (stream, config, kernel, *kernel_args), {}))
             if error := fake.fail.get("launch"):
                 raise error
+            if kernel.name in fake.kernels:
+                fake.kernels[kernel.name](config.grid, *(getattr(one, "value", one) for one in kernel_args))
 
         names = (StreamOptions, EventOptions, LaunchConfig, Device, DeviceMemoryResource, LegacyPinnedMemoryResource)
         return SimpleNamespace(**{one.__name__: one for one in names}, ObjectCode=ObjectCode, launch=launch)
@@ -305,7 +314,8 @@ def fake_trt(cuda: FakeCuda, shapes: dict[bytes, Any], dtype: str, *, rtx: bool 
             source, target = self.addresses["x"], self.addresses["y"]
 
             def work() -> None:
-                assert {source, target} <= cuda.live, "memory that was given back"
+                for address in (source, target):
+                    assert any(at <= address < at + size for at, size in cuda.live.items()), "not allocated"
                 (n, c, h, w), (_, d, high, _) = self.shapes
                 tiles = at(source, (n, c, h, w), dtype)
                 at(target, self.shapes[1], dtype)[...] = tiles[:, :d].repeat(high // h, 2).repeat(high // h, 3)

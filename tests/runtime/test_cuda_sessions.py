@@ -59,7 +59,7 @@ def test_a_frame_through_tensorrt_is_that_of_the_plain_path(tmp_path: Path, rtx:
         assert in_frame == {"Buffer.copy_from", "Graph.launch", "Stream.record", "Stream.wait", "Event.sync"}, (
             "no allocation, no stream or device is waited for as a whole, the engine is a graph"
         )
-    assert cuda.live == set(), "everything was given back"
+    assert not cuda.live, "everything was given back"
 
 
 def test_what_cannot_be_captured_is_enqueued(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_tensorrt_says_ends_in_our_tree(
     with pytest.raises(error, match=words) as raised:
         tensorrt_session(bundle, device_on(cuda), trt)
     assert remedy in str(raised.value)
-    assert cuda.live == set()
+    assert not cuda.live
 
 
 def test_an_invalid_engine_and_one_of_another_shape(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_no_room_for_the_large_batch_gives_it_up_while_loading(tmp_path: Path) -
     cuda.limit = one_slot
     with pytest.raises(OutOfMemory, match=r"GPU.*--tile 16"):
         tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, "float32"))
-    assert cuda.live == set()
+    assert not cuda.live
 
 
 class FakeOrt:

@@ -94,6 +94,11 @@ class CudaKernel:
             needed, remedy = f"{len(record.arguments)}, as the manifest says", "Build the bundle again with trt-build."
             raise BundleError(what, seen=f"a binary with {count} arguments", needed=needed, remedy=remedy)
 
+    @property
+    def constants(self) -> Mapping[str, Any]:
+        """What was fixed when it was compiled."""
+        return self._record.constants
+
     def bind(self, **values: Any) -> Launch:
         """Fix the arguments and extents: addresses and numbers by name.
 

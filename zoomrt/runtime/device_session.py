@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory, RuntimeFault
+from zoomrt.runtime.colour import Moments
 from zoomrt.runtime.device import Device, Engine, Stream
+from zoomrt.runtime.frame_path import FramePath, Kernel
 from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import Session, batches_of, named
 
@@ -29,12 +31,18 @@ class DeviceSession(Session):
     def __init__(self, tile: TileFacts, device: Device, load: Callable[[int, Stream], Engine], slots: int = 2) -> None:
         super().__init__(tile)
         self._pipeline = Pipeline(device, slots)
+        self.frames: FramePath | None = None
+        """Whole frames without the CPU, where the bundle has the kernels."""
+        self.device = device
+        self.engines: dict[int, Engine] = {}
         try:
             for size in tile.batches:
                 given = (size, tile.channels, tile.height, tile.width)
                 wanted = (size, 3, tile.height * tile.scale, tile.width * tile.scale)
                 try:
-                    self._pipeline.add(size, load(size, self._pipeline.compute), (given, wanted), tile.dtype)
+                    engine = load(size, self._pipeline.compute)
+                    self._pipeline.add(size, engine, (given, wanted), tile.dtype)
+                    self.engines[size] = engine
                 except OutOfMemory as error:
                     self._give_up(size, error)
                     break
@@ -86,5 +94,28 @@ class DeviceSession(Session):
                 return land()
         raise AssertionError("one batch lands once")
 
+    def use_kernels(self, gather: Kernel, blend: Kernel) -> None:
+        """Cut and blend on the device from now on, see `FramePath`."""
+        self.frames = FramePath(self.device, self.tile, self.engines, self._pipeline.compute, gather, blend)
+
+    def run_frame(self, frame: NDArray[Any], out: NDArray[Any], moments: Moments | None) -> bool:
+        """Upscale a whole frame on the device if that can be; otherwise False, and nothing is done.
+
+        Where its memory does not suffice, frames go tile by tile from then on, with one warning.
+        """
+        if self.frames is None or frame.dtype != np.uint8 or frame.ndim != 3:
+            return False
+        self._check_open()
+        try:
+            self.frames.run(frame, out, moments, self.batches)
+        except OutOfMemory as error:
+            self.frames.close()
+            self.frames = None
+            self.note(f"out of memory for whole frames on the device ({error.seen}): tiles go through the CPU instead")
+            return False
+        return True
+
     def _release(self) -> None:
+        if self.frames is not None:
+            self.frames.close()
         self._pipeline.close()

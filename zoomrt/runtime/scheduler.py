@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from numpy.typing import NDArray
 
 from zoomrt.errors import RuntimeFault
-from zoomrt.runtime.device import Buffer, Device, Engine, Event, HostBuffer, Launch
+from zoomrt.runtime.device import Buffer, Device, Engine, Event, HostBuffer, Launch, Stream
 
 __all__ = ["Fill", "Landing", "Pipeline"]
 
@@ -60,12 +60,14 @@ class Pipeline:
     """Batches through an engine. Not thread-safe: its owner takes turns.
 
     slots : batches in flight, 1 or more; with 1 nothing overlaps, with 2 all three streams work at once.
+    compute : a stream to compute on, which stays somebody else's; None makes one.
     """
 
-    def __init__(self, device: Device, slots: int = 2) -> None:
+    def __init__(self, device: Device, slots: int = 2, compute: Stream | None = None) -> None:
         self._device = device
-        names = ("copy in", "compute", "copy out")
-        self._copy_in, self.compute, self._copy_out = (device.stream(name) for name in names)
+        self._copy_in, self._copy_out = device.stream("copy in"), device.stream("copy out")
+        self.compute = compute or device.stream("compute")
+        self._owned = (self._copy_in, self._copy_out) if compute else (self._copy_in, self.compute, self._copy_out)
         self._slots = [_Slot(device) for _ in range(slots)]
         self._engines: list[Engine] = []
         self._turn: object = None
@@ -151,7 +153,7 @@ class Pipeline:
                 for buffer in (lane.staged, lane.source, lane.target, lane.result):
                     buffer.close()
             slot.lanes.clear()
-        for stream in (self._copy_in, self.compute, self._copy_out):
+        for stream in self._owned:
             stream.close()
 
     def _begin(self) -> object:

@@ -156,9 +156,9 @@ class Session(ABC):
                 remedy=f"{error.remedy} A smaller tile: trt-build --tile {max(self.tile.height // 2, 1)}.",
             ) from error
         self.stats.batch = smaller[-1]
-        self._note(f"out of memory for a batch of {size} ({error.seen}): batches of {smaller[-1]} from now on")
+        self.note(f"out of memory for a batch of {size} ({error.seen}): batches of {smaller[-1]} from now on")
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """Say once, and keep, that something is not as the bundle has it."""
         self.stats.notes.append(text)
         warnings.warn(text, stacklevel=2)

@@ -24,6 +24,7 @@ from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
+from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import check_facts, plan
@@ -65,13 +66,13 @@ def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) ->
     return MultiStepSession(bundle.manifest.tile, sampling, graphs)
 
 
-def _tensorrt(bundle: Bundle, device: CudaDevice) -> Session:
+def _tensorrt(bundle: Bundle, device: CudaDevice) -> DeviceSession:
     from zoomrt.runtime.tensorrt_session import tensorrt_session
 
     return tensorrt_session(bundle, device)
 
 
-def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> Session:
+def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> DeviceSession:
     from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
 
     return onnxruntime_cuda_session(bundle, device)
@@ -86,7 +87,40 @@ def _on_gpu(bundle: Bundle) -> Session:
         needed, remedy = "one graph per tile", "Build it with --target cpu to run it here."
         raise EngineMismatch(what, seen=f"several graphs for {manifest.backend}", needed=needed, remedy=remedy)
     require_driver(what)
-    return _GPU_SESSIONS[manifest.backend](bundle, CudaDevice())
+    device = CudaDevice()
+    session = _GPU_SESSIONS[manifest.backend](bundle, device)
+    try:
+        _add_kernels(session, bundle, device)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> None:
+    """Cut and blend on the GPU where the bundle has the kernels for it; else a warning, and the CPU does it."""
+    from zoomrt.kernel_file import find_kernel
+    from zoomrt.runtime.cuda_kernel import CudaKernel
+
+    manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
+    kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
+    area = manifest.tile.height * manifest.tile.width * manifest.tile.scale**2
+    unfit = "start noise is made on the CPU" if manifest.tile.noise is not None else ""
+    if 3 * area * np.dtype(manifest.tile.dtype).itemsize % 256:  # where TensorRT wants its tensors to begin
+        unfit = "tiles of this size do not line up in the GPU's memory"
+    if unfit:
+        session.note(f"{unfit}. {fallback}")
+        return
+    try:
+        records = [
+            find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
+            for name in (f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")
+        ]
+    except EngineMismatch as missing:
+        session.note(str(missing))
+        return
+    gather, blend = (CudaKernel(device, bundle.path, record) for record in records)
+    session.use_kernels(gather, blend)
 
 
 # manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
@@ -94,7 +128,7 @@ _SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
-_GPU_SESSIONS: dict[str, Callable[[Bundle, CudaDevice], Session]] = {
+_GPU_SESSIONS: dict[str, Callable[[Bundle, CudaDevice], DeviceSession]] = {
     "tensorrt_rtx": _tensorrt,
     "tensorrt": _tensorrt,
     "onnxruntime_cuda": _onnxruntime_cuda,
@@ -224,7 +258,12 @@ class Upscaler:
             if done < total:
                 self._check_open()  # on_tile or another thread may have closed it
 
-        if isinstance(self._session, SplitSession):
+        blocks: Generator[Block, None, None]
+        if isinstance(self._session, DeviceSession) and self._session.run_frame(frame, out, result):
+            count = len(plan(frame.shape[0], frame.shape[1], facts))
+            on_part(count, count)
+            blocks = _none()
+        elif isinstance(self._session, SplitSession):
             blocks = _whole(self._session, frame, facts, on_part)
         else:
             blocks = _tile_by_tile(self._session, frame, facts, on_part, evaluations)
@@ -301,6 +340,10 @@ def _tile_by_tile(
                 yield blender.add(index, tile)
             for index in chosen:  # after the batch, so that a callback may use the session again
                 on_part(index + 1, len(tiles))
+
+
+def _none() -> Generator[Block, None, None]:
+    yield from ()
 
 
 def _whole(
