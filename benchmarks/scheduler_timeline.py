@@ -100,7 +100,6 @@ def main() -> None:
     arguments = parser.parse_args()
     compute, copy = arguments.compute_ms / 1e3, arguments.copy_ms / 1e3
     runs = {slots: run(slots, arguments.batches, compute, copy) for slots in sorted({1, arguments.slots})}
-    draw(runs, PICTURE)
     figures: dict[str, object] = {
         "batches": arguments.batches,
         "compute_ms": arguments.compute_ms,
@@ -111,6 +110,7 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     print(record("scheduler_timeline", figures, "matplotlib"))
+    draw(runs, PICTURE)
 
 
 if __name__ == "__main__":

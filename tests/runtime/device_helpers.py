@@ -49,7 +49,7 @@ class WatchedStream(ThreadStream):
         self._device = device
 
     def copy(self, target: Buffer, source: Buffer) -> None:
-        self.call(lambda: self._device.use(target, source, lambda: np.copyto(target.array, source.array)))  # type: ignore[attr-defined]
+        self.call(lambda: self._device.touch(target, source, lambda: np.copyto(target.array, source.array)))  # type: ignore[attr-defined]
 
 
 class WatchedDevice(ThreadDevice):
@@ -83,7 +83,7 @@ class WatchedDevice(ThreadDevice):
     def stream(self, name: str) -> ThreadStream:
         return WatchedStream(name, self)
 
-    def use(self, target: Buffer, source: Buffer, work: Callable[[], object]) -> None:
+    def touch(self, target: Buffer, source: Buffer, work: Callable[[], object]) -> None:
         with self._lock:
             if target.address in self._writers or self._readers.get(target.address) or source.address in self._writers:
                 self.trespasses.append(f"{source.address} -> {target.address}")
@@ -110,7 +110,7 @@ class WatchedEngine(SessionEngine):
 
         def launch(stream: Stream) -> None:
             assert isinstance(stream, ThreadStream)
-            stream.call(lambda: self._device.use(target, source, work))
+            stream.call(lambda: self._device.touch(target, source, work))
 
         return launch
 

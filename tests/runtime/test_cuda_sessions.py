@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda, at, fake_trt
-from runtime_helpers import facts, fake_upscaler, write_bundle
+from runtime_helpers import convolution_model, facts, fake_upscaler, write_bundle
 
 from zoomrt.bundle import Bundle, TileFacts, open_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
@@ -303,6 +303,44 @@ def test_load_takes_gpu_bundles_and_measures_their_batches(tmp_path: Path, monke
         upscaler = stack.enter_context(upscaler_module.load(bundle.path))
         assert set(upscaler.stats.batch_ms) == {1, 2}
         assert np.array_equal(upscaler(FRAME), FRAME.repeat(4, 0).repeat(4, 1))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:the bundle has no kernel")
+def test_onnxruntime_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
+    """Both FP32, TF32 off: 2e-3 of a value range of 2 is a quarter of a code."""
+    tile = facts(batches=(1, 2))
+    frame = np.random.default_rng().random((90, 70, 3), np.float32)
+    fields = {"backend": "onnxruntime_cuda", "target": "cuda"}
+    with upscaler_module.load(write_bundle(tmp_path / "gpu", tile, 7, **fields)) as gpu:
+        found = gpu(frame)
+    with upscaler_module.load(write_bundle(tmp_path / "cpu", tile, 7)) as cpu:
+        np.testing.assert_allclose(found, cpu(frame), atol=2e-3)
+
+
+def built_engine(batch: int, tile: TileFacts) -> bytes:
+    """The convolution model of the other tests, by TensorRT-RTX, for the GPU that is there."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    assert parser.parse(convolution_model(7, batch, tile.height, tile.width).SerializeToString())
+    return bytes(builder.build_serialized_network(network, builder.create_builder_config()))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:the bundle has no kernel")
+def test_tensorrt_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
+    """FP32, where TensorRT may use TF32 with 10 bits: within 2 % of the value range."""
+    tile = facts(batches=(1, 2))
+    frame = np.random.default_rng().random((90, 70, 3), np.float32)
+    engines = {n: built_engine(n, tile) for n in tile.batches}
+    fields = {"backend": "tensorrt_rtx", "target": "rtx", "engines": {str(n): f"graph_{n}.onnx" for n in engines}}
+    with upscaler_module.load(write_bundle(tmp_path / "gpu", tile, engines, **fields)) as gpu:
+        found = gpu(frame)
+        assert np.array_equal(gpu(frame), found), "a graph replays"
+    with upscaler_module.load(write_bundle(tmp_path / "cpu", tile, 7)) as cpu:
+        np.testing.assert_allclose(found, cpu(frame), atol=2e-2)
 
 
 @pytest.mark.gpu

@@ -81,7 +81,7 @@ def test_any_count_any_batches_any_slots_gives_the_plain_result(
 def test_the_watched_device_sees_a_write_to_a_buffer_in_use() -> None:
     device = WatchedDevice()
     one, two, three = (device.memory((4,), "float32") for _ in range(3))
-    device.use(two, one, lambda: device.use(one, three, lambda: None))
+    device.touch(two, one, lambda: device.touch(one, three, lambda: None))
     assert len(device.trespasses) == 1
 
 
