@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,14 +50,19 @@ class WatchedStream(ThreadStream):
         self._device = device
 
     def copy(self, target: Buffer, source: Buffer) -> None:
-        self.call(lambda: self._device.touch(target, source, lambda: np.copyto(target.array, source.array)))  # type: ignore[attr-defined]
+        def work() -> None:
+            time.sleep(self._device.copy_s)
+            np.copyto(target.array, source.array)  # type: ignore[attr-defined]
+
+        self.call(lambda: self._device.touch(target, source, work))
 
 
 class WatchedDevice(ThreadDevice):
     """Raises in whoever writes to a buffer that is read or written elsewhere; keeps a log of moments in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, copy_s: float = 0.0) -> None:
         super().__init__(self.note)
+        self.copy_s = copy_s
         self._lock = threading.Lock()
         self._readers: dict[int, int] = {}
         self._writers: set[int] = set()

@@ -171,12 +171,18 @@ def test_a_batch_that_no_stream_takes_is_told_by_its_landing() -> None:
 
             return refuse
 
-    device = WatchedDevice()
+    device = WatchedDevice(copy_s=0.01)
     pipeline = Pipeline(device, 2)
     pipeline.add(1, Refusing(affine, device), ((1, WIDTH), (1, WIDTH)), "float32")
     data = np.random.default_rng().standard_normal((7, WIDTH), np.float32)
     failed = []
-    for items, land in pipeline.run(batches_of(range(7), (1,)), fill_from(data)):
+
+    def fill(items: range, out: NDArray[np.float32]) -> None:
+        if items.start >= 2:
+            assert ("copy in", items.start - 2, "end") in device.moments, "the slot is still being read"
+        fill_from(data)(items, out)
+
+    for items, land in pipeline.run(batches_of(range(7), (1,)), fill):
         try:
             np.testing.assert_array_equal(land(), affine(data[items.start : items.stop]))
         except ZeroDivisionError:

@@ -104,30 +104,27 @@ class Pipeline:
 
         `fill` is called in this thread, at most as many batches ahead as there are slots. A batch that failed is told
         by its landing; those after it run. Ends early, without an error, where somebody else calls `run` or `close`
-        between two landings: what did not land by then is lost. Leaving it at any point leaves the pipeline usable.
+        between two landings: what did not land by then is lost. It may be left at any point: whoever is next waits for
+        what is still under way.
         """
         turn = self._begin()
         flying: deque[Landing] = deque()
         slots = itertools.cycle(self._slots)
-        try:
-            for items in batches:
-                if len(flying) == len(self._slots):
-                    yield flying.popleft()
-                    if self._turn is not turn:
-                        return
-                slot = next(slots)
-                lane = slot.lanes[len(items)]
-                fill(items, lane.staged.array)
-                self._send(slot, lane)
-                flying.append((items, self._landing(slot, lane)))
-            while flying:
+        for items in batches:
+            if len(flying) == len(self._slots):
                 yield flying.popleft()
                 if self._turn is not turn:
                     return
-            self._busy = False
-        finally:
-            if self._turn is turn:
-                self.drain()
+            slot = next(slots)
+            lane = slot.lanes[len(items)]
+            fill(items, lane.staged.array)
+            self._send(slot, lane)
+            flying.append((items, self._landing(slot, lane)))
+        while flying:
+            yield flying.popleft()
+            if self._turn is not turn:
+                return
+        self._busy = False
 
     def drain(self) -> None:
         """Wait until none of the streams has anything to do; what failed is forgotten."""
