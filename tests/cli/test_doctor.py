@@ -33,6 +33,37 @@ def test_a_bundle_is_verified_and_run(nearest_bundle: Path, capfd) -> None:
     assert f"took {TILE} x {TILE} to {4 * TILE} x {4 * TILE}" in capfd.readouterr().out
 
 
+def test_what_the_gpu_path_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoomrt.errors import EngineMismatch
+
+    monkeypatch.setattr("ctypes.util.find_library", lambda _name: None)
+    lines = dict(doctor.gpu_path_lines())
+    assert "no NVIDIA driver" in lines["device"]
+    assert "onnxruntime" in lines
+    monkeypatch.setattr("zoomrt.runtime.cuda_device.require_driver", lambda _what: None)
+
+    class Device:
+        name, sm, driver_version = "Fake GPU", 89, 13020
+
+    monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", Device)
+    assert dict(doctor.gpu_path_lines())["device"] == "Fake GPU, SM89, a driver for CUDA 13.2"
+
+    class Refused:
+        def __init__(self) -> None:
+            raise EngineMismatch("cannot use GPU 0", seen="an old driver", needed="a newer one", remedy="Update it.")
+
+    monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", Refused)
+    assert "got an old driver" in dict(doctor.gpu_path_lines())["device"]
+
+
+def test_the_batch_that_was_chosen_is_told() -> None:
+    from zoomrt.runtime.session import SessionStats
+
+    assert doctor._batch_line(SessionStats(1)) == ""
+    stats = SessionStats(2, {1: 4.0, 2: 6.04}, ["no room for 4"])
+    assert doctor._batch_line(stats) == "; batches of 2, measured: 1 in 4.0 ms, 2 in 6.0 ms; no room for 4"
+
+
 def test_a_damaged_bundle_is_its_error(nearest_bundle: Path, tmp_path: Path, capfd) -> None:
     for file in nearest_bundle.iterdir():
         data = file.read_bytes()

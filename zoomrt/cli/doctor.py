@@ -19,10 +19,12 @@ import click
 
 from zoomrt import __version__
 from zoomrt.cli._common import EXTRAS, install_line, is_installed, say, shared_options, start
-from zoomrt.errors import MissingDependency, RuntimeFault
+from zoomrt.errors import MissingDependency, RuntimeFault, ZoomrtError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from zoomrt.runtime.session import SessionStats
 
 CORE = ("click", "msgspec", "numpy", "onnxruntime", "PIL", "platformdirs", "rich")
 """Modules of the core install."""
@@ -48,6 +50,7 @@ def cli(bundle: Path | None, quiet: bool) -> None:
         say(f"zoomrt {__version__} in {Path(__file__).parent.parent}")
         _print("machine", machine_lines())
         _print("packages", package_lines())
+        _print("bundles for a GPU need", gpu_path_lines())
     missing = [module for module in CORE if not is_installed(module)]
     if missing:
         raise MissingDependency(
@@ -97,6 +100,26 @@ def package_lines() -> Iterator[tuple[str, str]]:
         missing = [module for module in modules if not is_installed(module)]
         mend = f"; missing {', '.join(missing)}: {install_line(extra)}" if missing else ""
         yield extra, _versions(modules) + mend
+
+
+def gpu_path_lines() -> Iterator[tuple[str, str]]:
+    """(part, finding) about what it takes to run engines on a GPU here."""
+    import onnxruntime
+
+    from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+
+    try:
+        require_driver("no bundle for a GPU runs here")
+        device = CudaDevice()
+        driver = f"{device.driver_version // 1000}.{device.driver_version % 1000 // 10}"
+        yield "device", f"{device.name}, SM{device.sm}, a driver for CUDA {driver}"
+    except ZoomrtError as problem:
+        yield "device", str(problem)
+    modules = ("cuda.core", "cuda.bindings", "tensorrt_rtx", "tensorrt")
+    missing = [_distribution(module) for module in modules if not is_installed(module)]
+    yield "packages", _versions(modules) + (f"; missing {', '.join(missing)}" if missing else "")
+    there = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    yield "onnxruntime", "with CUDA" if there else "without CUDA: that is the package onnxruntime-gpu, in its place"
 
 
 def gpu() -> str:
@@ -174,14 +197,24 @@ def run_one_tile(bundle: Path) -> str:
 
     from zoomrt.runtime.upscaler import load
 
-    with load(bundle) as upscaler:
+    with load(bundle, measure_batch=True) as upscaler:
         tile = upscaler.manifest.tile
         frame = np.random.default_rng().integers(0, 256, (tile.height, tile.width, 3), dtype=np.uint8)
         started = time.perf_counter()
         height, width = upscaler.upscale(frame).shape[:2]
         seconds = time.perf_counter() - started
         facts = f"{upscaler.manifest.family} {upscaler.manifest.precision}"
-    return f"{bundle} is whole; {facts} took {tile.width} x {tile.height} to {width} x {height} in {seconds:.2f} s"
+        batch = _batch_line(upscaler.stats)
+    done = f"{facts} took {tile.width} x {tile.height} to {width} x {height} in {seconds:.2f} s"
+    return f"{bundle} is whole; {done}{batch}"
+
+
+def _batch_line(stats: SessionStats) -> str:
+    """Which batch size was chosen, from what, and what was given up; empty where there was nothing to choose."""
+    measured = ", ".join(f"{size} in {ms:.1f} ms" for size, ms in stats.batch_ms.items())
+    return (f"; batches of {stats.batch}, measured: {measured}" if measured else "") + "".join(
+        f"; {note}" for note in stats.notes
+    )
 
 
 def _versions(modules: tuple[str, ...]) -> str:

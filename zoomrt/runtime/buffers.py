@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zoomrt.errors import InputError, MissingDependency, RuntimeFault
 
-__all__ = ["from_device", "host_array"]
+__all__ = ["contiguous_strides", "from_device", "host_array"]
 
 Copy = Callable[[int, int, int, "int | None"], None]
 """copy(host address, device address, bytes, stream or None): returns once the bytes are there."""
@@ -52,7 +52,7 @@ def from_device(interface: Mapping[str, Any], copy: Copy) -> NDArray[Any]:
     """
     dtype = np.dtype(interface["typestr"])
     shape = tuple(interface["shape"])
-    strides = interface.get("strides") or _contiguous(shape, dtype.itemsize)
+    strides = interface.get("strides") or contiguous_strides(shape, dtype.itemsize)
     if any(stride < 0 for stride in strides):
         remedy = "Make a contiguous copy on the device first."
         raise InputError(
@@ -66,7 +66,8 @@ def from_device(interface: Mapping[str, Any], copy: Copy) -> NDArray[Any]:
     return np.ndarray(shape, dtype, host, strides=strides)
 
 
-def _contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Strides in bytes of an array without gaps, last axis fastest."""
     strides = [itemsize]
     for side in shape[:0:-1]:
         strides.append(strides[-1] * side)

@@ -50,6 +50,12 @@ class Moments:
         self._sum += block.sum(axis=2).sum(axis=1, dtype=np.float64)
         self._squares += np.square(block).sum(axis=2).sum(axis=1, dtype=np.float64)
 
+    def add_sums(self, count: int, sums: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
+        """Take pixels that were summed elsewhere: how many, and per channel their sum and that of their squares."""
+        self._count += count
+        self._sum += sums
+        self._squares += squares
+
     @property
     def mean(self) -> NDArray[np.float64]:
         return self._sum / self._count / self._peak

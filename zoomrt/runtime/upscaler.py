@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -21,12 +21,17 @@ from numpy.typing import NDArray
 from zoomrt.bundle import Bundle, Manifest, SamplingFacts, TileFacts, open_bundle
 from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime import noise, pixels
+from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
-from zoomrt.runtime.session import Session
+from zoomrt.runtime.device_session import DeviceSession
+from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import check_facts, plan
 from zoomrt.runtime.wavelet import match_low_frequencies
+
+if TYPE_CHECKING:
+    from zoomrt.runtime.cuda_device import CudaDevice
 
 __all__ = ["Upscaler", "load"]
 
@@ -61,15 +66,82 @@ def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) ->
     return MultiStepSession(bundle.manifest.tile, sampling, graphs)
 
 
+def _tensorrt(bundle: Bundle, device: CudaDevice) -> DeviceSession:
+    from zoomrt.runtime.tensorrt_session import tensorrt_session
+
+    return tensorrt_session(bundle, device)
+
+
+def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> DeviceSession:
+    from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
+
+    return onnxruntime_cuda_session(bundle, device)
+
+
+def _on_gpu(bundle: Bundle) -> Session:
+    from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+
+    manifest = bundle.manifest
+    what = f"cannot run bundle {str(bundle.path)!r} here"
+    if manifest.sampling is not None or manifest.split is not None:
+        needed, remedy = "one graph per tile", "Build it with --target cpu to run it here."
+        raise EngineMismatch(what, seen=f"several graphs for {manifest.backend}", needed=needed, remedy=remedy)
+    require_driver(what)
+    device = CudaDevice()
+    session = _GPU_SESSIONS[manifest.backend](bundle, device)
+    try:
+        _add_kernels(session, bundle, device)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> None:
+    """Cut and blend on the GPU where the bundle has the kernels for it; else a warning, and the CPU does it."""
+    from zoomrt.kernel_file import find_kernel
+    from zoomrt.runtime.cuda_kernel import CudaKernel
+
+    manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
+    kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
+    area = manifest.tile.height * manifest.tile.width * manifest.tile.scale**2
+    unfit = "start noise is made on the CPU" if manifest.tile.noise is not None else ""
+    if 3 * area * np.dtype(manifest.tile.dtype).itemsize % 256:  # where TensorRT wants its tensors to begin
+        unfit = "tiles of this size do not line up in the GPU's memory"
+    if unfit:
+        session.note(f"{unfit}. {fallback}")
+        return
+    try:
+        records = [
+            find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
+            for name in (f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")
+        ]
+    except EngineMismatch as missing:
+        session.note(str(missing))
+        return
+    gather, blend = (CudaKernel(device, bundle.path, record) for record in records)
+    session.use_kernels(gather, blend)
+
+
 # manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
 _SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
+_GPU_SESSIONS: dict[str, Callable[[Bundle, CudaDevice], DeviceSession]] = {
+    "tensorrt_rtx": _tensorrt,
+    "tensorrt": _tensorrt,
+    "onnxruntime_cuda": _onnxruntime_cuda,
+}
 
 
 def load(
-    bundle: str | os.PathLike[str], *, threads: int | None = None, verify: bool = True, backend: str | None = None
+    bundle: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    backend: str | None = None,
+    measure_batch: bool | None = None,
 ) -> Upscaler:
     """Open a bundle and load its engine.
 
@@ -77,6 +149,8 @@ def load(
     verify : hash every file first (about 1 GB/s); False checks presence and size only.
 
     backend : `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
+    measure_batch : time the bundle's batch sizes and use the fastest, see `Upscaler.stats`; False uses the largest.
+        None measures on a GPU only: on a CPU it can take minutes, and batches may differ in the last bit.
 
     Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
     for fewer than one thread and for a backend that does not run it, MissingDependency.
@@ -93,10 +167,18 @@ def load(
     if manifest.steps != 1 and manifest.sampling is None:
         seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
-    if manifest.backend not in _SESSIONS:
-        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join(_SESSIONS)}"
+    on_gpu = manifest.backend in _GPU_SESSIONS
+    if not on_gpu and manifest.backend not in _SESSIONS:
+        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join([*_SESSIONS, *_GPU_SESSIONS])}"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
-    return Upscaler(manifest, _SESSIONS[manifest.backend](opened, threads))
+    session = _on_gpu(opened) if on_gpu else _SESSIONS[manifest.backend](opened, threads)
+    if isinstance(session, Session) and (on_gpu if measure_batch is None else measure_batch):
+        try:
+            choose_batch(session)
+        except BaseException:
+            session.close()
+            raise
+    return Upscaler(manifest, session)
 
 
 def _in_other_runner(bundle: Bundle, backend: str) -> Bundle:
@@ -176,12 +258,18 @@ class Upscaler:
             if done < total:
                 self._check_open()  # on_tile or another thread may have closed it
 
-        if isinstance(self._session, SplitSession):
+        blocks: Generator[Block, None, None]
+        if isinstance(self._session, DeviceSession) and self._session.run_frame(frame, out, result):
+            count = len(plan(frame.shape[0], frame.shape[1], facts))
+            on_part(count, count)
+            blocks = _none()
+        elif isinstance(self._session, SplitSession):
             blocks = _whole(self._session, frame, facts, on_part)
         else:
             blocks = _tile_by_tile(self._session, frame, facts, on_part, evaluations)
-        for rows, columns, block in blocks:
-            pixels.store(block, facts, out[rows, columns], result)
+        with contextlib.closing(blocks):
+            for rows, columns, block in blocks:
+                pixels.store(block, facts, out[rows, columns], result)
         self.evaluations = tuple(evaluations or ())
 
         if source is not None and result is not None:
@@ -189,6 +277,11 @@ class Upscaler:
         elif facts.colour == "wavelet":
             match_low_frequencies(out, frame)
         return out
+
+    @property
+    def stats(self) -> SessionStats:
+        """The batch size in use, what was measured to choose it, and what was given up since loading."""
+        return SessionStats(1) if isinstance(self._session, SplitSession) else self._session.stats
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[Session]:
@@ -229,37 +322,35 @@ class Upscaler:
 
 def _tile_by_tile(
     session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress, evaluations: list[int] | None
-) -> Iterator[Block]:
+) -> Generator[Block, None, None]:
     tiles = plan(frame.shape[0], frame.shape[1], facts)
     blender = Blender(tiles)
-    batch = np.empty((min(facts.batches[-1], len(tiles)), facts.channels, facts.height, facts.width), np.float32)
-    for chosen in _batches(len(tiles), facts.batches):
-        inputs = batch[: len(chosen)]
+
+    def fill(chosen: range, inputs: NDArray[np.float32]) -> None:
         for tile, index in zip(inputs, chosen, strict=True):
             pixels.gather(frame, tiles, index, facts, tile[:3])
             if facts.noise is not None:
                 noise.gather(facts.noise, tiles, index, tile[3:])
-        outputs = session.run(inputs, [tiles.name(index) for index in chosen])
-        if evaluations is not None:
-            evaluations += [session.evaluations] * len(chosen)
-        for index, tile in zip(chosen, outputs, strict=True):
-            yield blender.add(index, tile)
-        for index in chosen:  # after the batch, so that a callback may use the session again
-            on_part(index + 1, len(tiles))
+
+    with contextlib.closing(session.run_tiles(len(tiles), fill, tiles.name)) as batches:
+        for chosen, outputs in batches:
+            if evaluations is not None:
+                evaluations += [session.evaluations] * len(chosen)
+            for index, tile in zip(chosen, outputs, strict=True):
+                yield blender.add(index, tile)
+            for index in chosen:  # after the batch, so that a callback may use the session again
+                on_part(index + 1, len(tiles))
 
 
-def _whole(session: SplitSession, frame: NDArray[Any], facts: TileFacts, on_part: Progress) -> Iterator[Block]:
+def _none() -> Generator[Block, None, None]:
+    yield from ()
+
+
+def _whole(
+    session: SplitSession, frame: NDArray[Any], facts: TileFacts, on_part: Progress
+) -> Generator[Block, None, None]:
     height, width = frame.shape[:2]
     picture = np.empty((1, 3, height, width), np.float32)
     one_tile = plan(height, width, msgspec.structs.replace(facts, height=height, width=width))
     pixels.gather(frame, one_tile, 0, facts, picture[0])
     yield slice(None), slice(None), session.run(picture, on_part)
-
-
-def _batches(count: int, sizes: tuple[int, ...]) -> Iterator[range]:
-    """Cut 0 .. count - 1 into runs, each as long as the largest batch size that is left to fill; sizes[0] is 1."""
-    first = 0
-    while first < count:
-        size = max(size for size in sizes if size <= count - first)
-        yield range(first, first + size)
-        first += size

@@ -1,0 +1,367 @@
+# ruff: noqa: ARG002 - arguments of fakes are there because the real ones are
+"""The GPU path without a GPU: fake modules with the real names; and tests that want a real one, marked `gpu`."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cuda import FakeCuda, at, fake_trt
+from runtime_helpers import convolution_model, facts, fake_upscaler, write_bundle
+
+from zoomrt.bundle import Bundle, TileFacts, open_bundle
+from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
+from zoomrt.runtime import upscaler as upscaler_module
+from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+from zoomrt.runtime.cuda_errors import fault_of
+from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
+from zoomrt.runtime.tensorrt_session import tensorrt_session
+from zoomrt.runtime.upscaler import Upscaler
+
+FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
+
+
+def engine_bundle(path: Path, tile: TileFacts, **changes: Any) -> tuple[Bundle, dict[bytes, Any]]:
+    """A bundle whose engines are a few bytes each, and their shapes."""
+    payloads = {n: b"engine %d" % n for n in tile.batches}
+    shapes = {
+        payloads[n]: (
+            (n, tile.channels, tile.height, tile.width),
+            (n, 3, tile.height * tile.scale, tile.width * tile.scale),
+        )
+        for n in tile.batches
+    }
+    fields = {"backend": "tensorrt_rtx", "target": "sm89", "engines": {str(n): f"graph_{n}.onnx" for n in payloads}}
+    return open_bundle(write_bundle(path, tile, payloads, **{**fields, **changes})), shapes
+
+
+def device_on(cuda: FakeCuda) -> CudaDevice:
+    return CudaDevice(core=cuda.core, driver=cuda.driver)
+
+
+@pytest.mark.parametrize("rtx", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_frame_through_tensorrt_is_that_of_the_plain_path(tmp_path: Path, rtx: bool, dtype: str) -> None:
+    tile = facts(batches=(1, 2, 4), dtype=dtype, colour="mean_std")
+    bundle, shapes = engine_bundle(tmp_path / "b", tile)
+    cuda = FakeCuda()
+    session = tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, dtype, rtx=rtx))
+    plain, _ = fake_upscaler(tile)
+    before = len(cuda.calls)
+    with Upscaler(bundle.manifest, session) as upscaler:
+        assert np.array_equal(upscaler(FRAME), plain(FRAME))
+        in_frame = set(cuda.names()[before:])
+        assert in_frame == {"Buffer.copy_from", "Graph.launch", "Stream.record", "Stream.wait", "Event.sync"}, (
+            "no allocation, no stream or device is waited for as a whole, the engine is a graph"
+        )
+    assert not cuda.live, "everything was given back"
+
+
+def test_what_cannot_be_captured_is_enqueued(tmp_path: Path) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    cuda = FakeCuda()
+    trt = fake_trt(cuda, shapes, "float32")
+    trt.capturable = False
+    with Upscaler(bundle.manifest, tensorrt_session(bundle, device_on(cuda), trt)) as upscaler:
+        assert np.array_equal(upscaler(FRAME), FRAME.repeat(4, 0).repeat(4, 1))
+    assert "Graph.launch" not in cuda.names()
+
+
+def test_the_runtime_cache_is_beside_the_bundle_or_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    cuda = FakeCuda()
+
+    def run() -> list[str]:
+        trt = fake_trt(cuda, shapes, "float32")
+        tensorrt_session(bundle, device_on(cuda), trt).close()
+        return [name for _, name, _, _ in trt.events]
+
+    assert "serialize" in run()
+    (kept,) = (bundle.path / "runtime-cache").iterdir()
+    assert "1.7.1.116-13000-Fake_GPU" in kept.name
+    assert "serialize" not in run(), "it is used"
+    open_bundle(bundle.path)  # and the bundle is still whole
+    kept.write_bytes(b"from elsewhere")
+    assert "serialize" in run(), "one that TensorRT does not take is written anew"
+    assert kept.read_bytes() == b"compiled"
+
+    kept.unlink()
+    (bundle.path / "runtime-cache").rmdir()
+    (bundle.path / "runtime-cache").write_bytes(b"in the way, as a read-only folder is")
+    monkeypatch.setenv("ZOOMRT_CACHE", str(tmp_path / "cache"))
+    run()
+    assert len(list((tmp_path / "cache" / "runtime-cache").iterdir())) == 1
+    assert "serialize" not in run()
+    monkeypatch.setenv("ZOOMRT_CACHE", str(bundle.path / "runtime-cache" / "below a file"))
+    assert "serialize" in run(), "nowhere to write is no error"
+
+
+@pytest.mark.parametrize(
+    ("call", "words", "error", "remedy"),
+    [
+        ("deserialize_cuda_engine", "magic tag does not match", RuntimeFault, "trt-doctor"),
+        ("deserialize_cuda_engine", "compute capability 8.9 expected", EngineMismatch, "--target"),
+        ("create_execution_context", "Requested 900 bytes: out of memory", OutOfMemory, "smaller tile"),
+        ("execute_async_v3", "cask error", RuntimeFault, "trt-doctor"),
+    ],
+)
+def test_what_tensorrt_says_ends_in_our_tree(
+    tmp_path: Path, call: str, words: str, error: type[ZoomrtError], remedy: str
+) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    cuda = FakeCuda()
+    trt = fake_trt(cuda, shapes, "float32")
+    trt.fail[call] = words
+    with pytest.raises(error, match=words) as raised:
+        tensorrt_session(bundle, device_on(cuda), trt)
+    assert remedy in str(raised.value)
+    assert not cuda.live
+
+
+def test_an_invalid_engine_and_one_of_another_shape(tmp_path: Path) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    cuda = FakeCuda()
+    trt = fake_trt(cuda, shapes, "float32")
+    trt.validity = trt.EngineValidity.INVALID
+    with pytest.raises(EngineMismatch, match="invalid engine"):
+        tensorrt_session(bundle, device_on(cuda), trt)
+    wrong = {name: (given, (1, 3, 64, 64)) for name, (given, _) in shapes.items()}
+    with pytest.raises(BundleError, match="tensor 'y'"):
+        tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, wrong, "float32"))
+
+
+def test_another_gpu_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    cuda = FakeCuda(capability=(8, 6))
+    with pytest.raises(EngineMismatch, match=r"SM86, need SM89.*--target sm86"):
+        tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "needed"),
+    [
+        ("DynamicLibNotFoundError: libcuda.so", EngineMismatch, "an NVIDIA GPU with its driver"),
+        ("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected", EngineMismatch, "an NVIDIA GPU with its driver"),
+        ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", EngineMismatch, "a newer NVIDIA driver"),
+        ("cudaErrorInsufficientDriver", EngineMismatch, "a newer NVIDIA driver"),
+        ("CUDA_ERROR_NO_BINARY_FOR_GPU", EngineMismatch, "code for this GPU"),
+        ("CUDA_ERROR_OUT_OF_MEMORY", OutOfMemory, "room in the GPU's memory"),
+        ("CUDA_ERROR_INVALID_CONTEXT", RuntimeFault, "the GPU's primary CUDA context"),
+        ("CUDA_ERROR_ILLEGAL_ADDRESS", RuntimeFault, "a GPU that finishes its work"),
+        ("CUDA_ERROR_UNKNOWN", RuntimeFault, "success"),
+    ],
+)
+def test_cuda_failures_are_one_line_each(text: str, error: type[ZoomrtError], needed: str) -> None:
+    for cause in (text, RuntimeError(text)):
+        found = fault_of("cannot do this", cause)
+        assert type(found) is error
+        assert found.needed == needed
+        assert "\n" not in str(found)
+        assert found.remedy.endswith(".")
+    assert isinstance(fault_of("cannot do this", MemoryError()), OutOfMemory)
+
+
+def test_no_driver_no_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.util.find_library", lambda _name: None)
+    with pytest.raises(EngineMismatch, match="no NVIDIA driver"):
+        require_driver("cannot run this")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: name)
+    require_driver("cannot run this")
+    monkeypatch.setitem(__import__("sys").modules, "cuda.core", None)
+    with pytest.raises(MissingDependency, match="cuda-core with cuda-bindings"):
+        CudaDevice()
+    cuda = FakeCuda()
+    cuda.fail["Device"] = RuntimeError("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: display driver is older")
+    with pytest.raises(EngineMismatch, match="newer NVIDIA driver"):
+        device_on(cuda)
+
+
+def test_a_foreign_context_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    cuda = FakeCuda()
+    cuda.current = 1234
+    with pytest.raises(RuntimeFault, match=r"primary CUDA context.*retain_primary_context"):
+        device_on(cuda)
+    assert cuda.current == 1234
+    cuda.current = 0
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    session = tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, "float32"))
+    with Upscaler(bundle.manifest, session) as upscaler:
+        cuda.current = 1234
+        with pytest.raises(RuntimeFault, match="primary CUDA context"):
+            upscaler(FRAME)
+        cuda.current = 0  # a thread that has none yet
+        assert np.array_equal(upscaler(FRAME), FRAME.repeat(4, 0).repeat(4, 1))
+        assert cuda.current == cuda.primary
+
+
+def test_no_room_for_the_large_batch_gives_it_up_while_loading(tmp_path: Path) -> None:
+    tile = facts(batches=(1, 4))
+    bundle, shapes = engine_bundle(tmp_path / "b", tile)
+    cuda = FakeCuda()
+    one_slot = 4 * (3 * 32 * 32 + 3 * 128 * 128)
+    cuda.limit = 2 * one_slot * 2
+    with pytest.warns(UserWarning, match="batch of 4"):
+        session = tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, "float32"))
+    assert session.batches == (1,)
+    with Upscaler(bundle.manifest, session) as upscaler:
+        assert np.array_equal(upscaler(FRAME), FRAME.repeat(4, 0).repeat(4, 1))
+    cuda.limit = one_slot
+    with pytest.raises(OutOfMemory, match=r"GPU.*--tile 16"):
+        tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, "float32"))
+    assert not cuda.live
+
+
+class FakeOrt:
+    """`onnxruntime` with CUDA, as far as the session uses it."""
+
+    __version__ = "1.31.1"
+
+    def __init__(self, shapes: tuple[Any, Any], providers: tuple[str, ...] = ("CUDAExecutionProvider",)) -> None:
+        self.asked: list[Any] = []
+        fake, self.providers = self, providers
+
+        class SessionOptions:
+            def add_session_config_entry(self, key: str, value: str) -> None:
+                fake.asked.append((key, value))
+
+        class RunOptions:
+            def __init__(self) -> None:
+                self.entries: dict[str, str] = {}
+
+            def add_run_config_entry(self, key: str, value: str) -> None:
+                self.entries[key] = value
+
+        class Binding:
+            def bind_input(
+                self, name: str, device_type: str, device_id: int, element_type: Any, shape: Any, buffer_ptr: int
+            ) -> None:
+                self.source = at(buffer_ptr, shape, np.dtype(element_type).str)
+
+            def bind_output(
+                self, name: str, device_type: str, device_id: int, element_type: Any, shape: Any, buffer_ptr: int
+            ) -> None:
+                self.target = at(buffer_ptr, shape, np.dtype(element_type).str)
+
+        class InferenceSession:
+            def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+                fake.asked += providers
+
+            def get_inputs(self) -> list[Any]:
+                return [SimpleNamespace(name="x", shape=list(shapes[0]))]
+
+            def get_outputs(self) -> list[Any]:
+                return [SimpleNamespace(name="y", shape=list(shapes[1]))]
+
+            def io_binding(self) -> Binding:
+                return Binding()
+
+            def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
+                fake.asked.append(run_options.entries)
+                iobinding.target[...] = iobinding.source.repeat(4, 2).repeat(4, 3)
+
+        self.SessionOptions, self.RunOptions, self.InferenceSession = SessionOptions, RunOptions, InferenceSession
+
+    def get_available_providers(self) -> list[str]:
+        return list(self.providers)
+
+
+def test_a_frame_through_onnxruntime_on_cuda(tmp_path: Path) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts(), backend="onnxruntime_cuda", target="cuda")
+    cuda = FakeCuda()
+    runtime = FakeOrt(shapes[b"engine 1"])
+    session = onnxruntime_cuda_session(bundle, device_on(cuda), runtime)
+    provider = next(one[1] for one in runtime.asked if one[0] == "CUDAExecutionProvider")
+    assert int(provider["user_compute_stream"]) == session._pipeline.compute.handle != 0
+    assert provider["enable_cuda_graph"] == "1"
+    assert ("session.disable_cpu_ep_fallback", "1") in runtime.asked
+    with Upscaler(bundle.manifest, session) as upscaler:
+        assert np.array_equal(upscaler(FRAME), FRAME.repeat(4, 0).repeat(4, 1))
+    runs = [one for one in runtime.asked if isinstance(one, dict)]
+    assert {run["gpu_graph_id"] for run in runs} == {"1", "2"}, "a graph for each slot"
+    with pytest.raises(MissingDependency, match="onnxruntime-gpu"):
+        onnxruntime_cuda_session(bundle, device_on(cuda), FakeOrt(shapes[b"engine 1"], ("CPUExecutionProvider",)))
+
+
+def test_load_takes_gpu_bundles_and_measures_their_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tile = facts(batches=(1, 2))
+    bundle, shapes = engine_bundle(tmp_path / "b", tile)
+    cuda = FakeCuda()
+    monkeypatch.setattr("zoomrt.runtime.cuda_device.require_driver", lambda _what: None)
+    monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", lambda: device_on(cuda))
+    trt = fake_trt(cuda, shapes, "float32")
+    monkeypatch.setattr("zoomrt.runtime.tensorrt_session._imported", lambda _name: trt)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "the bundle has no kernel")
+        upscaler = stack.enter_context(upscaler_module.load(bundle.path))
+        assert set(upscaler.stats.batch_ms) == {1, 2}
+        assert np.array_equal(upscaler(FRAME), FRAME.repeat(4, 0).repeat(4, 1))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:the bundle has no kernel")
+def test_onnxruntime_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
+    """Both FP32, TF32 off: 2e-3 of a value range of 2 is a quarter of a code."""
+    tile = facts(batches=(1, 2))
+    frame = np.random.default_rng().random((90, 70, 3), np.float32)
+    fields = {"backend": "onnxruntime_cuda", "target": "cuda"}
+    with upscaler_module.load(write_bundle(tmp_path / "gpu", tile, 7, **fields)) as gpu:
+        found = gpu(frame)
+    with upscaler_module.load(write_bundle(tmp_path / "cpu", tile, 7)) as cpu:
+        np.testing.assert_allclose(found, cpu(frame), atol=2e-3)
+
+
+def built_engine(batch: int, tile: TileFacts) -> bytes:
+    """The convolution model of the other tests, by TensorRT-RTX, for the GPU that is there."""
+    trt = pytest.importorskip("tensorrt_rtx")
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
+    assert parser.parse(convolution_model(7, batch, tile.height, tile.width).SerializeToString())
+    return bytes(builder.build_serialized_network(network, builder.create_builder_config()))
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:the bundle has no kernel")
+def test_tensorrt_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
+    """FP32, where TensorRT may use TF32 with 10 bits: within 2 % of the value range."""
+    tile = facts(batches=(1, 2))
+    frame = np.random.default_rng().random((90, 70, 3), np.float32)
+    engines = {n: built_engine(n, tile) for n in tile.batches}
+    fields = {"backend": "tensorrt_rtx", "target": "rtx", "engines": {str(n): f"graph_{n}.onnx" for n in engines}}
+    with upscaler_module.load(write_bundle(tmp_path / "gpu", tile, engines, **fields)) as gpu:
+        found = gpu(frame)
+        assert np.array_equal(gpu(frame), found), "a graph replays"
+    with upscaler_module.load(write_bundle(tmp_path / "cpu", tile, 7)) as cpu:
+        np.testing.assert_allclose(found, cpu(frame), atol=2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_copies_on_a_real_gpu_come_back_as_they_went(slots: int) -> None:
+    """The engine is a copy on the device; also captured as a graph."""
+    from zoomrt.runtime.scheduler import Pipeline
+    from zoomrt.runtime.session import batches_of
+
+    device = CudaDevice()
+
+    class CopyEngine:
+        def prepare(self, source: Any, target: Any) -> Any:
+            return device.captured(lambda stream: stream.copy(target, source), pipeline.compute)
+
+        def close(self) -> None:
+            pass
+
+    pipeline = Pipeline(device, slots)
+    pipeline.add(1, CopyEngine(), ((1, 4096), (1, 4096)), "float32")
+    data = np.random.default_rng().standard_normal((9, 4096), np.float32)
+    for items, land in pipeline.run(batches_of(range(9), (1,)), lambda items, out: np.copyto(out, data[items.start])):
+        np.testing.assert_array_equal(land()[0], data[items.start])
+    pipeline.close()

@@ -1,0 +1,120 @@
+"""A session whose engine runs on a device with streams: tiles go through the scheduler, several batches in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.bundle import TileFacts
+from zoomrt.errors import OutOfMemory, RuntimeFault
+from zoomrt.runtime.colour import Moments
+from zoomrt.runtime.device import Device, Engine, Stream
+from zoomrt.runtime.frame_path import FramePath, Kernel
+from zoomrt.runtime.scheduler import Pipeline
+from zoomrt.runtime.session import Session, batches_of, named
+
+__all__ = ["DeviceSession"]
+
+
+class DeviceSession(Session):
+    """The engines of a bundle on one device.
+
+    load(batch size, compute stream) : make the engine for that batch; its errors come through. Called for ascending
+        sizes; where memory runs out, that size and larger ones are given up with one warning.
+    slots : batches in flight, see `Pipeline`.
+    """
+
+    def __init__(self, tile: TileFacts, device: Device, load: Callable[[int, Stream], Engine], slots: int = 2) -> None:
+        super().__init__(tile)
+        self._pipeline = Pipeline(device, slots)
+        self.frames: FramePath | None = None
+        """Whole frames without the CPU, where the bundle has the kernels."""
+        self.device = device
+        self.engines: dict[int, Engine] = {}
+        try:
+            for size in tile.batches:
+                given = (size, tile.channels, tile.height, tile.width)
+                wanted = (size, 3, tile.height * tile.scale, tile.width * tile.scale)
+                try:
+                    engine = load(size, self._pipeline.compute)
+                    self._pipeline.add(size, engine, (given, wanted), tile.dtype)
+                    self.engines[size] = engine
+                except OutOfMemory as error:
+                    self._give_up(size, error)
+                    break
+        except BaseException:
+            self._pipeline.close()
+            raise
+        size = self.batches[-1]
+        self._scratch = np.empty((size, tile.channels, tile.height, tile.width), np.float32)
+
+    def run_tiles(
+        self, count: int, fill: Callable[[range, NDArray[Any]], None], name: Callable[[int], str]
+    ) -> Generator[tuple[range, NDArray[Any]], None, None]:
+        first = 0
+        while first < count:
+            self._check_open()
+            batches = batches_of(range(first, count), self.batches)
+            with closing(self._pipeline.run(batches, self._staging(fill))) as landings:
+                for tiles, land in landings:
+                    names = [name(index) for index in tiles]
+                    try:
+                        outputs = land()
+                    except OutOfMemory as error:
+                        self._give_up(len(tiles), error)
+                        break
+                    except RuntimeFault as fault:
+                        raise named(fault, names) from fault
+                    self._check(outputs, len(tiles), names)
+                    yield tiles, outputs
+                    first = tiles.stop
+
+    def _staging(self, fill: Callable[[range, NDArray[Any]], None]) -> Callable[[range, NDArray[Any]], None]:
+        """Tiles are made in float32, so that half precision is rounded once."""
+        if self.tile.dtype == "float32":
+            return fill
+
+        def through_float32(tiles: range, staged: NDArray[Any]) -> None:
+            inputs = self._scratch[: len(tiles)]
+            fill(tiles, inputs)
+            np.copyto(staged, inputs, casting="same_kind")
+
+        return through_float32
+
+    def _execute(self, batch: NDArray[Any]) -> NDArray[Any]:
+        def fill(_: range, staged: NDArray[Any]) -> None:
+            np.copyto(staged, batch, casting="same_kind")
+
+        with closing(self._pipeline.run([range(len(batch))], fill)) as landings:
+            (result,) = [land() for _, land in landings]
+        return result
+
+    def use_kernels(self, gather: Kernel, blend: Kernel) -> None:
+        """Cut and blend on the device from now on, see `FramePath`."""
+        self.frames = FramePath(self.device, self.tile, self.engines, self._pipeline.compute, gather, blend)
+
+    def run_frame(self, frame: NDArray[Any], out: NDArray[Any], moments: Moments | None) -> bool:
+        """Upscale a whole frame on the device if that can be; otherwise False, and nothing is done.
+
+        Where its memory does not suffice, frames go tile by tile from then on, with one warning.
+        """
+        if self.frames is None or frame.dtype != np.uint8 or frame.ndim != 3:
+            return False
+        self._check_open()
+        try:
+            self.frames.run(frame, out, moments, self.batches)
+        except OutOfMemory as error:
+            self.frames.close()
+            self.frames = None
+            self.note(f"out of memory for whole frames on the device ({error.seen}): tiles go through the CPU instead")
+            return False
+        return True
+
+    def _release(self) -> None:
+        if self.frames is not None:
+            self.frames.close()
+        self._pipeline.close()

@@ -1,0 +1,98 @@
+"""Graphs in ONNX Runtime on an NVIDIA GPU: bound to our device buffers, run on our stream, as CUDA graphs.
+
+Written against ONNX Runtime 1.31 and checked against its Python signatures; NOT RUN on a GPU so far. Needs the package
+onnxruntime-gpu, which excludes onnxruntime in one environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from typing import Any
+
+import numpy as np
+
+from zoomrt.bundle import Bundle
+from zoomrt.errors import BundleError, MissingDependency
+from zoomrt.runtime.cuda_device import CudaDevice
+from zoomrt.runtime.cuda_errors import cuda_faults
+from zoomrt.runtime.device import Buffer, Launch, Stream
+from zoomrt.runtime.device_session import DeviceSession
+
+__all__ = ["OnnxRuntimeCudaEngine", "onnxruntime_cuda_session"]
+
+_PROVIDER = "CUDAExecutionProvider"
+_REBUILD = "Build the bundle again with trt-build."
+_RUNS_TO_CAPTURE = 3  # ONNX Runtime warms up, then captures, then replays
+
+
+def onnxruntime_cuda_session(bundle: Bundle, device: CudaDevice, runtime: Any = None) -> DeviceSession:
+    """The graphs of a bundle. runtime : the module `onnxruntime`; None imports it.
+
+    Raises MissingDependency without onnxruntime-gpu, EngineMismatch without a GPU, BundleError, OutOfMemory,
+    RuntimeFault.
+    """
+    runtime = runtime or importlib.import_module("onnxruntime")
+    if _PROVIDER not in runtime.get_available_providers():
+        seen, needed = f"onnxruntime {runtime.__version__} without {_PROVIDER}", "onnxruntime-gpu"
+        remedy = "Run: pip uninstall onnxruntime; pip install onnxruntime-gpu"
+        raise MissingDependency("cannot run graphs on the GPU", seen=seen, needed=needed, remedy=remedy)
+
+    def load(batch: int, stream: Stream) -> OnnxRuntimeCudaEngine:
+        name = bundle.manifest.graphs.get(str(batch))
+        if name is None:
+            seen, needed = sorted(bundle.manifest.graphs), f"a graph for batch {batch}"
+            raise BundleError("manifest field graphs is incomplete", seen=seen, needed=needed, remedy=_REBUILD)
+        return OnnxRuntimeCudaEngine(runtime, str(bundle.file(name)), bundle.manifest.tile.dtype, device, stream)
+
+    return DeviceSession(bundle.manifest.tile, device, load)
+
+
+class OnnxRuntimeCudaEngine:
+    """See `device.Engine`."""
+
+    def __init__(self, runtime: Any, path: str, dtype: str, device: CudaDevice, stream: Stream) -> None:
+        self._runtime, self._dtype, self._number, self._stream = runtime, np.dtype(dtype).type, device.number, stream
+        self._slots = itertools.count(1)
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is an exception of ours, not a line on stderr
+        # an operator that CUDA lacks must fail here, not run on the CPU without a word
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        provider = {
+            "device_id": str(device.number),
+            "user_compute_stream": str(stream.handle),
+            "enable_cuda_graph": "1",
+            "use_tf32": "0",
+        }
+        with cuda_faults(f"cannot load graph {path!r}"):
+            self._session = runtime.InferenceSession(path, options, providers=[(_PROVIDER, provider)])
+        self._ends = [self._session.get_inputs(), self._session.get_outputs()]
+        if [len(end) for end in self._ends] != [1, 1]:
+            seen, needed = f"{len(self._ends[0])} inputs, {len(self._ends[1])} outputs", "one of each"
+            raise BundleError(f"graph {path!r} does not fit", seen=seen, needed=needed, remedy=_REBUILD)
+
+    def prepare(self, source: Buffer, target: Buffer) -> Launch:
+        (given,), (wanted,) = self._ends
+        for node, buffer in ((given, source), (wanted, target)):
+            if tuple(node.shape) != buffer.shape:
+                what = f"tensor {node.name!r} of the graph does not match the manifest"
+                raise BundleError(what, seen=tuple(node.shape), needed=buffer.shape, remedy=_REBUILD)
+        binding = self._session.io_binding()
+        binding.bind_input(given.name, "cuda", self._number, self._dtype, source.shape, source.address)
+        binding.bind_output(wanted.name, "cuda", self._number, self._dtype, target.shape, target.address)
+        options = self._runtime.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(next(self._slots)))
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+        def launch(_stream: Stream) -> None:
+            """The stream is the one of the session."""
+            with cuda_faults("ONNX Runtime failed on a batch"):
+                self._session.run_with_iobinding(binding, options)
+
+        for _ in range(_RUNS_TO_CAPTURE):
+            launch(self._stream)
+        self._stream.sync()
+        return launch
+
+    def close(self) -> None:
+        self._session = None

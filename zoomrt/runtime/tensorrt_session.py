@@ -1,0 +1,165 @@
+"""Engines of TensorRT and TensorRT-RTX on the GPU: their Python APIs agree, so the module is a parameter.
+
+Written against tensorrt_rtx 1.7 and TensorRT 10 and 11, checked against the former's methods; NOT RUN on a GPU so far.
+One execution context per batch size, one CUDA graph per batch size and slot, captured while loading, on our stream.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from zoomrt.bundle import Bundle, Manifest
+from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, ZoomrtError
+from zoomrt.runtime.cuda_device import CudaDevice
+from zoomrt.runtime.cuda_errors import cuda_faults, fault_of
+from zoomrt.runtime.device import Buffer, Launch, Stream
+from zoomrt.runtime.device_session import DeviceSession
+from zoomrt.runtime.runtime_cache import RuntimeCache
+
+__all__ = ["TensorRtEngine", "check_gpu", "tensorrt_session"]
+
+_REBUILD = "Build the bundle again with trt-build."
+
+
+def tensorrt_session(bundle: Bundle, device: CudaDevice, trt: Any = None) -> DeviceSession:
+    """The engines of a bundle. trt : the module `tensorrt` or `tensorrt_rtx`; None imports what the manifest names.
+
+    Raises EngineMismatch for another GPU, driver or TensorRT than the engines are for, OutOfMemory, BundleError,
+    MissingDependency, RuntimeFault.
+    """
+    manifest = bundle.manifest
+    trt = trt or _imported(manifest.backend)
+    check_gpu(manifest, device, str(bundle.path))
+    words = _words(trt)
+    runtime = trt.Runtime(words)
+
+    def load(batch: int, stream: Stream) -> TensorRtEngine:
+        name = manifest.engines.get(str(batch))
+        if name is None:
+            seen, needed = sorted(manifest.engines), f"an engine for batch {batch}"
+            raise BundleError("manifest field engines is incomplete", seen=seen, needed=needed, remedy=_REBUILD)
+        path, digest = bundle.file(name), manifest.files[name].sha256
+        cache = RuntimeCache(path, digest, str(trt.__version__), device.driver_version, device.name)
+        return TensorRtEngine(trt, runtime, words, path, cache, device, stream)
+
+    return DeviceSession(manifest.tile, device, load)
+
+
+def check_gpu(manifest: Manifest, device: CudaDevice, bundle: str) -> None:
+    """EngineMismatch unless the bundle's target names this GPU's SM, or several."""
+    if manifest.target.startswith("sm") and manifest.target != f"sm{device.sm}":
+        seen, needed = f"{device.name}, SM{device.sm}", manifest.target.upper()
+        remedy = f"Build it with --target sm{device.sm}."
+        raise EngineMismatch(f"cannot run bundle {bundle!r} on this GPU", seen=seen, needed=needed, remedy=remedy)
+
+
+class TensorRtEngine:
+    """See `device.Engine`. words : the logger, whose last lines explain what TensorRT reports as None or False."""
+
+    def __init__(
+        self,
+        trt: Any,
+        runtime: Any,
+        words: Any,
+        path: Path,
+        cache: RuntimeCache,
+        device: CudaDevice,
+        stream: Stream,
+    ) -> None:
+        self._words, self._device, self._stream = words, device, stream
+        self._what = f"cannot load engine {str(path)!r}"
+        plan = path.read_bytes()
+        with cuda_faults(self._what):
+            if hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX
+                validity, diagnostics = runtime.get_engine_validity(plan)
+                if validity == trt.EngineValidity.INVALID:
+                    needed = "one that it takes"
+                    remedy = "Build it again with the --target of this GPU, by the TensorRT-RTX that will run it."
+                    seen = f"an invalid engine (diagnostics {diagnostics})"
+                    raise EngineMismatch(self._what, seen=seen, needed=needed, remedy=remedy)
+            self._engine = self._there(runtime.deserialize_cuda_engine(plan))
+            self._context = self._there(self._context_of(cache))
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        modes = {name: self._engine.get_tensor_mode(name) for name in names}
+        inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
+        outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+        if len(inputs) != 1 or len(outputs) != 1:
+            seen, needed = f"{len(inputs)} inputs, {len(outputs)} outputs", "one of each"
+            raise BundleError(self._what, seen=seen, needed=needed, remedy=_REBUILD)
+        self._ends = (inputs[0], outputs[0])
+
+    def prepare(self, source: Buffer, target: Buffer) -> Launch:
+        """A first run lets TensorRT finish what it does lazily; then the run is captured where it can be."""
+        for name, buffer in zip(self._ends, (source, target), strict=True):
+            found = tuple(self._engine.get_tensor_shape(name))
+            if found != buffer.shape:
+                what = f"tensor {name!r} of the engine does not match the manifest"
+                raise BundleError(what, seen=found, needed=buffer.shape, remedy=_REBUILD)
+
+        def launch(stream: Stream) -> None:
+            addresses = (source.address, target.address)
+            for name, address in zip(self._ends, addresses, strict=True):
+                self._done(self._context.set_tensor_address(name, address))
+            self._done(self._context.execute_async_v3(stream.handle))
+
+        launch(self._stream)
+        self._stream.sync()
+        capturable = getattr(self._context, "is_stream_capturable", lambda _handle: True)  # RTX can tell
+        return self._device.captured(launch, self._stream) if capturable(self._stream.handle) else launch
+
+    def close(self) -> None:
+        self._context = self._engine = None
+
+    def _context_of(self, cache: RuntimeCache) -> Any:
+        """A context; TensorRT-RTX compiles its kernels here, unless the cache has them."""
+        if not hasattr(self._engine, "create_runtime_config"):
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        kept = config.create_runtime_cache()
+        content = cache.read()
+        known = content is not None and kept.deserialize(content)
+        config.set_runtime_cache(kept)
+        context = self._engine.create_execution_context(config)
+        if context is not None and not known:
+            cache.write(bytes(kept.serialize()))
+        return context
+
+    def _there(self, value: Any) -> Any:
+        if value is None:
+            raise self._reported(self._what)
+        return value
+
+    def _done(self, worked: bool) -> None:
+        if not worked:
+            raise self._reported("TensorRT failed on a batch")
+
+    def _reported(self, what: str) -> ZoomrtError:
+        return fault_of(what, self._words.last or "a failure that TensorRT says nothing about")
+
+
+@lru_cache
+def _words(trt: Any) -> Any:
+    """The one logger of a module: TensorRT keeps the first of a process and ignores others."""
+
+    class Words(trt.ILogger):  # type: ignore[misc]
+        last = ""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.last = text
+
+    return Words()
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as cause:
+        remedy = f"Run: pip install 'zoomrt[{'rtx' if name == 'tensorrt_rtx' else name}]'"
+        raise MissingDependency(f"cannot import {name}", seen=cause, needed=name, remedy=remedy) from cause
