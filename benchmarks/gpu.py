@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks._record import commit, machine, versions
 from benchmarks.report import table
+from zoomrt.bench.machine import code_state, machine, versions
 
 Row = dict[str, Any]
 
@@ -46,7 +46,7 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         document = {
             "command": " ".join(["python", "-m", "benchmarks.gpu", *sys.argv[1:]]),
-            "commit": commit(),
+            "code": code_state(),
             "machine": machine(),
             "versions": versions("torch", "triton", "cuda-core", "cupy-cuda13x"),
             "figures": self.figures,

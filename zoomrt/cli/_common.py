@@ -28,7 +28,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "rtx": ("tensorrt_rtx",),
     "tensorrt": ("tensorrt",),
-    "cuda": ("cuda.core",),
+    "cuda": ("cuda.core", "cuda.bindings"),
     "bench": ("matplotlib", "onnx", "psutil", "skimage"),
     "kernels": ("triton",),
     "debug": ("polygraphy",),
