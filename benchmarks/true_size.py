@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp16")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    for name in ("weights", "base", "decoder", "prompt-embedding"):
+    for name in ("weights", "base", "decoder", "autoencoder", "prompt-embedding"):
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--calibration", type=Path, help="folder of pictures; the bundled photograph if left out")
     parser.add_argument("--tiles", type=int, default=8)
@@ -236,7 +236,12 @@ def main() -> None:
         precision=given.precision,
         target=given.target,
         calibration=choice if given.precision in EIGHT_BIT else None,
-        sources=Sources(base=given.base, decoder=given.decoder, prompt_embedding=given.prompt_embedding),
+        sources=Sources(
+            base=given.base,
+            decoder=given.decoder,
+            autoencoder=given.autoencoder,
+            prompt_embedding=given.prompt_embedding,
+        ),
     )
     if given.speed:
         name, result = f"true_size_{given.model}_speed", speed_figures(request, given.rounds)
