@@ -257,6 +257,10 @@ def test_chroma_lies_where_ffmpeg_says(
     theirs = graph.pull().to_ndarray(format="rgb24").astype(int)
     source.close()
     assert np.abs(ours - theirs).max() <= 1
+    with VideoWriter(tmp_path / "out.mp4", (WIDTH, HEIGHT), Fraction(30), source.like) as writer:
+        target, canvas = writer.canvas()
+        assert canvas.siting == "left"  # where players look for what is not said
+        writer.write(target, Fraction(0))
 
 
 @pytest.mark.parametrize(("transfer", "curve"), [(16, "PQ"), (18, "HLG"), (1, None)])

@@ -56,8 +56,8 @@ def check_output(output: Path, source: str | None, *, overwrite: bool) -> None:
 def _pictures(pattern: Path) -> list[tuple[Path, int]]:
     """What is there of numbered pictures, with their numbers, whatever their leading zeros."""
     around = [re.escape(part) for part in re.split(r"%\d*d", pattern.name)]
-    if len(around) != 2 or not pattern.parent.is_dir():
+    if len(around) != 2:
         return []
     fitting = re.compile("([0-9]+)".join(around))
-    found = [(path, fitting.fullmatch(path.name)) for path in sorted(pattern.parent.iterdir())]
+    found = [(path, fitting.fullmatch(path.name)) for path in sorted(pattern.parent.glob("*"))]
     return [(path, int(match[1])) for path, match in found if match]

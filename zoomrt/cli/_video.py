@@ -252,7 +252,7 @@ class VideoWriter:
         target.color_primaries, target.color_trc = self._colours
 
     def write(self, frame: Any, seconds: Fraction) -> None:
-        """Encode a frame that is shown from `seconds` on, 0 or more and later than the one before."""
+        """Encode a frame that is shown from `seconds` on, 0 or more; it is put behind the one before in any case."""
         self._last = max(round(seconds / self._clock), self._last + 1)
         frame.pts, frame.time_base = self._last, self._clock
         with self._storage():

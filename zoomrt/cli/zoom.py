@@ -72,7 +72,7 @@ def cli(
 
     check_output(output, None if device_kind else video, overwrite=overwrite)
     if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageError("cannot use --seconds", seen=seconds, needed="more than 0", remedy="See --help.")
+        raise UsageError("cannot use --seconds", seen=seconds, needed="a number above 0", remedy="See --help.")
     started = time.monotonic()
     source = Source(video, device_kind, _rate(rate))
     with contextlib.closing(source):

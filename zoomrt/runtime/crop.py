@@ -67,11 +67,11 @@ def crop_of(
 def checked_zoom(zoom: object, center: object) -> tuple[float, tuple[float, float]]:
     """Zoom and centre as floats; arguments and errors as for `crop_of`."""
     if not within(zoom, 1, MAX_ZOOM):
-        needed = f"1 to {MAX_ZOOM:g}"
+        needed = f"a number from 1 to {MAX_ZOOM:g}"
         raise InputError("cannot zoom", seen=f"zoom {zoom!r}", needed=needed, remedy="Clamp what the fingers ask for.")
     middle = tuple(center) if isinstance(center, Iterable) else ()
     if len(middle) != 2 or not all(within(value, 0, 1) for value in middle):
-        needed = "x and y as fractions of the frame, 0 to 1"
+        needed = "two numbers, x and y as fractions of the frame, 0 to 1"
         raise InputError("cannot zoom there", seen=f"centre {center!r}", needed=needed, remedy="Divide by the size.")
     return float(zoom), (float(middle[0]), float(middle[1]))  # type: ignore[arg-type]
 

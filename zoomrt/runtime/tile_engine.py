@@ -42,8 +42,7 @@ class Job:
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Which tile of which grid: a frame of another size has other tiles."""
-        return self.view.tiles.rows.size, self.view.tiles.columns.size, self.index
+        return self.view.place(self.index)
 
 
 class TileEngine:

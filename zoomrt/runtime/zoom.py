@@ -243,14 +243,14 @@ class ZoomSession:
     def _find(self, view: View, window: NDArray[np.float32]) -> tuple[dict[int, NDArray[np.uint16]], list[Job]]:
         """Tiles that are there, and jobs for those that are not, the centre first."""
         shown, jobs = {}, []
-        wanted = [Job(index, view.tile_input(window, index), view) for index in view.wanted]
-        self._cache.pin(job.place for job in wanted)
-        for job in wanted:
+        self._cache.pin(map(view.place, view.wanted))
+        for index in view.wanted:
+            job = Job(index, view.tile_input(window, index), view)
             codes = self._cache.get(job.place, job.source) if self._reuse else None
             if codes is None:
                 jobs.append(job)
             else:
-                shown[job.index] = codes
+                shown[index] = codes
         return shown, jobs
 
     def _compute(self, jobs: list[Job], shown: dict[int, NDArray[np.uint16]], arrival: float) -> int:
