@@ -17,7 +17,7 @@ pytest.importorskip("av.filter")
 
 from zoomrt.cli import _video  # noqa: E402
 from zoomrt.cli._numbered import check_output, numbered  # noqa: E402
-from zoomrt.cli._video import Source, VideoWriter  # noqa: E402
+from zoomrt.cli._video import Source, VideoWriter, camera_frame  # noqa: E402
 from zoomrt.errors import StorageError, UsageError  # noqa: E402
 from zoomrt.runtime.pixel_formats import read_window  # noqa: E402
 
@@ -221,6 +221,7 @@ def test_both_encoders_take_any_time(
         ("libx264", "yuv420p", ".mp4", None, "left"),
         ("libx264", "yuv420p", ".mp4", "center", "center"),
         ("libx264", "yuv420p", ".mp4", "topleft", "top-left"),
+        ("ffv1", "yuv420p10le", ".mkv", "topleft", "top-left"),
     ],
 )
 def test_chroma_lies_where_ffmpeg_says(
@@ -275,6 +276,11 @@ def test_ten_bits_are_told_and_colours_carried_on(
     assert line.startswith("warning: ")
     assert "10 bits become 8" in line
     assert ("tone-mapped" in line, str(curve) in line) == (curve is not None, curve is not None)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        luma, width = camera_frame(frame).planes[0], frame.planes[0].line_size // 2
+        codes = np.frombuffer(frame.planes[0], np.uint16).reshape(HEIGHT, width)[:, :WIDTH]
+        np.testing.assert_array_equal(luma, codes << 6)  # all ten bits are read
     with av.open(str(out)) as container:
         frame = next(container.decode(video=0))
         seen = int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc), int(frame.color_range)

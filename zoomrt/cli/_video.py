@@ -36,6 +36,8 @@ _READ: dict[str, PixelFormat] = {
     "bgr24": "bgr",
 }
 """FFmpeg's name -> ours, where the planes are the same."""
+_REPACKED = {"yuv420p10le": "p010le"}
+"""FFmpeg's names of the same codes in another order."""
 _MATRICES: dict[int, Matrix] = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}
 """AVCOL_SPC_* of libavutil/pixfmt.h (values of ITU-T H.273, table 4)."""
 _SPACES: dict[str, int] = {"bt709": 1, "bt601": 6, "bt2020": 9}
@@ -148,8 +150,10 @@ def camera_frame(frame: Any, siting: Siting = "left") -> CameraFrame:
     quarters = round(frame.rotation / 90) % 4  # counterclockwise
     matrix = _MATRICES.get(int(frame.colorspace), "bt709" if frame.height >= _HD_LINES else "bt601")
     full = int(frame.color_range) == _FULL or frame.format.name.startswith("yuvj")
-    if frame.format.name not in _READ or frame.width % 2 or frame.height % 2 or quarters:
-        frame = frame.reformat(format="rgb24")  # also turned chroma would lie where no format has it
+    if frame.width % 2 or frame.height % 2 or quarters:
+        frame = frame.reformat(format="rgb24")  # turned chroma would lie where no format has it
+    elif frame.format.name not in _READ:
+        frame = frame.reformat(format=_REPACKED.get(frame.format.name, "rgb24"))
     form = _READ[frame.format.name]
     planes = tuple(np.rot90(plane, quarters) for plane in _planes(frame, form)) if quarters else _planes(frame, form)
     return CameraFrame(planes, form, matrix, full, siting)
