@@ -55,6 +55,8 @@ def test_options() -> None:
     [
         ("x", "0.5,0.5", 1.0),
         ("0", "0.5,0.5", 1.0),
+        ("0.9", "0.5,0.5", 1.0),
+        ("1:65", "0.5,0.5", 1.0),
         ("nan", "0.5,0.5", 1.0),
         ("1:2:3", "0.5,0.5", 1.0),
         ("1", "0.5", 1.0),
@@ -68,7 +70,9 @@ def test_bad_paths(zoom: str, center: str, seconds: float | None) -> None:
         parse_path(zoom, center, seconds)
 
 
-@pytest.mark.parametrize("text", ["", "1", "a=1", "0=1@2,2", "2=1 1=2", "1=1 1=2", "0=inf"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "a=1", "0=1@2,2", "2=1 1=2", "1=1 1=2", "0=inf", "0=1 0.1=0", "0=0.5", "0=65", "0=-1"]
+)
 def test_bad_keyframes(text: str) -> None:
     with pytest.raises(UsageError):
         parse_keyframes(text)

@@ -263,3 +263,37 @@ def test_bad_names_sizes_and_buffers() -> None:
         CameraFrame.from_buffer(bytes(1000), 16, 16, "nv12", stride=8)
     with pytest.raises(InputError, match="even"):
         empty_like(CameraFrame((rgb,)), (4, 5), "nv12")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "format", "options", "match"),
+    [
+        (33, 31, "nv12", {}, "even sides"),
+        (-32, 32, "nv12", {}, "even sides"),
+        (32, 0, "rgb", {}, "sides of 1 or more"),
+        (-5, -5, "rgb", {}, "sides of 1 or more"),
+        (32.0, 32, "nv12", {}, "sides"),
+        (None, 32, "rgb", {}, "sides"),
+        (32, 32, "i420", {"offsets": (0, 1024)}, "3 offsets"),
+        (32, 32, "nv12", {"offsets": ()}, "2 offsets"),
+        (32, 32, "nv12", {"offsets": (0, 1024.0)}, "2 offsets"),
+        (32, 32, "nv12", {"stride": "32"}, "whole numbers"),
+        (32, 32, "nv12", {"stride": 0}, "inside the buffer"),
+        (32, 32, "nv12", {"stride": -32}, "inside the buffer"),
+        (32, 32, "nv12", {"offsets": (-1, 1024)}, "inside the buffer"),
+    ],
+)
+def test_buffers_that_make_no_sense(width: Any, height: Any, format: Any, options: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        CameraFrame.from_buffer(bytearray(9999), width, height, format, **options)
+
+
+def test_a_buffer_that_would_be_copied_is_refused() -> None:
+    """What is written to the frame would not be in the buffer."""
+    wide = np.zeros((6, 16), np.uint8)
+    with pytest.raises(InputError, match="contiguous"):
+        CameraFrame.from_buffer(wide[:, :8], 8, 4, "nv12")
+    with pytest.raises(InputError, match="contiguous"):
+        CameraFrame.from_buffer(memoryview(bytearray(96))[::2], 8, 4, "nv12")
+    CameraFrame.from_buffer(wide, 8, 4, "nv12").planes[0][...] = 7
+    assert wide.sum() == 7 * 8 * 4

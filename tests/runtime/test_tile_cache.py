@@ -33,28 +33,43 @@ def test_same_place_and_same_pixels_only(rng: np.random.Generator) -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60), st.integers(1, 6))
-def test_memory_is_bounded_and_the_least_used_goes(steps: list[tuple[int, bool]], room: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60),
+    st.integers(0, 6),
+    st.frozensets(st.integers(0, 9), max_size=8),
+)
+def test_memory_is_bounded_and_the_least_used_goes(
+    steps: list[tuple[int, bool]], room: int, pinned: frozenset[int]
+) -> None:
     """Against a list that does the same by hand."""
     pixels, codes = np.zeros(SHAPE, np.float32), np.zeros((3, 64, 96), np.uint16)
     each = pixels.nbytes + codes.nbytes
     cache, by_hand = TileCache(room * each), []
+    cache.pin(pinned)
     for place, put in steps:
         if put:
             cache.put(place, pixels, codes)
-            by_hand = ([other for other in by_hand if other != place] + [place])[-room:]
+            by_hand = [other for other in by_hand if other != place] + [place]
+            while len(by_hand) > max(room, len(pinned.intersection(by_hand))):
+                by_hand.remove(next(other for other in by_hand if other not in pinned))
         elif cache.get(place, pixels) is not None:
             assert place in by_hand
             by_hand = [other for other in by_hand if other != place] + [place]
         else:
             assert place not in by_hand
-        assert cache.bytes == len(by_hand) * each <= room * each
+        assert cache.bytes == len(by_hand) * each <= max(room, len(pinned)) * each
+    cache.pin(())
+    assert cache.bytes == min(len(by_hand), room) * each
 
 
-def test_one_tile_is_kept_whatever_the_limit(rng: np.random.Generator) -> None:
+def test_pinned_tiles_are_kept_whatever_the_limit(rng: np.random.Generator) -> None:
     cache, one = TileCache(1), source(rng)
-    cache.put(0, one, np.zeros((3, 4, 4), np.uint16))
-    assert cache.get(0, one) is not None
+    cache.pin([0, 1])
+    for place in (0, 1, 2):
+        cache.put(place, one, np.zeros((3, 4, 4), np.uint16))
+    assert [cache.get(place, one) is not None for place in (0, 1, 2)] == [True, True, False]
+    cache.pin([1])
+    assert [cache.get(place, one) is not None for place in (0, 1)] == [False, True]
 
 
 def test_largest_change_is_the_slow_loop(rng: np.random.Generator) -> None:

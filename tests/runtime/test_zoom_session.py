@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -273,26 +277,66 @@ def test_a_fault_in_the_background_is_told_with_the_next_view(frame: NDArray[np.
     with session:
         session.process(frame, 16.0)
         session.process(frame, 16.0)
-        until(lambda: engine.runs > 2 and not session._engine.running()[0])  # type: ignore[union-attr]
+        until(lambda: engine.runs > 2 and not session._engine.running()[0])
         until(lambda: isinstance(session.process(frame, 16.0).problem, Boom))
 
 
 @pytest.mark.parametrize(
     ("zoom", "center", "match"),
-    [(0.5, (0.5, 0.5), "1 to 64"), (2, (2, 0), "0 to 1"), (float("nan"), (0, 0), "1 to 64")],
+    [
+        (0.5, (0.5, 0.5), "1 to 64"),
+        (float("nan"), (0, 0), "1 to 64"),
+        (None, (0.5, 0.5), "1 to 64"),
+        ("3", (0.5, 0.5), "1 to 64"),
+        (2, (2, 0), "0 to 1"),
+        (2, None, "0 to 1"),
+        (2, 0.5, "0 to 1"),
+        (2, (0.5,), "0 to 1"),
+        (2, (0.5, 0.5, 0.5), "0 to 1"),
+        (2, ("0.5", "0.5"), "0 to 1"),
+        (2, (0.5, float("nan")), "0 to 1"),
+    ],
 )
-def test_bad_requests_are_told_and_forgotten(frame: NDArray[np.uint8], zoom: float, center: Any, match: str) -> None:
+def test_bad_requests_are_told_and_forgotten(frame: NDArray[np.uint8], zoom: Any, center: Any, match: str) -> None:
     session, _ = fake_zoom()
     with session:
         with pytest.raises(InputError, match=match):
             session.process(frame, zoom, center)
         with pytest.raises(InputError, match=match):
             session.submit(frame, zoom, center).result(20)
-        with pytest.raises(InputError):
-            session.process(np.zeros((4, 4)), 2.0)
-        with pytest.raises(InputError):
-            session.process(np.zeros((0, 4, 3), np.uint8), 2.0)
+        with pytest.raises(InputError, match=match):
+            session.bicubic(frame, zoom, center)
+        for unusable in (np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), None, "frame"):
+            with pytest.raises(InputError):
+                session.process(unusable, 2.0)
+            with pytest.raises(InputError):
+                session.submit(unusable, 2.0).result(20)  # the ticket raises, not `submit`
         assert session.process(frame, 2.0).mode == "full"
+
+
+def test_numbers_and_centres_of_numpy_are_taken(frame: NDArray[np.uint8]) -> None:
+    session, _ = fake_zoom()
+    with session:
+        expected = session.process(frame, 2.5, (0.25, 0.75)).pixels
+        same = session.process(frame, np.float32(2.5), np.array([0.25, 0.75]))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(same.pixels, expected)
+
+
+def test_a_frame_that_cannot_be_used_drops_no_other(frame: NDArray[np.uint8]) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        entered.set()
+        assert gate.wait(20)
+
+    session, _ = fake_zoom(before=hold)
+    with session:
+        session.submit(frame, 8.0)
+        assert entered.wait(20)
+        waiting = session.submit(frame, 8.0)
+        assert isinstance(session.submit(None, 8.0).exception(20), InputError)
+        gate.set()
+        assert waiting.result(20).mode == "full"
 
 
 @pytest.mark.parametrize(
@@ -304,10 +348,22 @@ def test_bad_requests_are_told_and_forgotten(frame: NDArray[np.uint8], zoom: flo
         {"still_tolerance": 2},
         {"noise": -1},
         {"size": (0, 10)},
+        {"size": (160,)},
+        {"size": (160, 120, 3)},
+        {"size": (160.0, 120.0)},
+        {"size": "160x120"},
+        {"size": None},
+        {"size": (81, 60), "output_format": "nv12"},
+        {"size": (80, 61), "output_format": "i420"},
+        {"cache_bytes": -1},
+        {"cache_bytes": None},
+        {"budget_ms": "33"},
+        {"budget_ms": float("nan")},
+        {"noise": None},
     ],
 )
 def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"cannot zoom with|pixel format"):
         fake_zoom(**options)
 
 
@@ -397,9 +453,25 @@ def test_an_output_that_does_not_fit_is_refused(frame: NDArray[np.uint8]) -> Non
         for out in (np.zeros((60, 80, 3), np.uint8), locked):
             with pytest.raises(InputError, match="writable"):
                 session.process(frame, 2.0, out=CameraFrame((out,)))
-    odd, _ = fake_zoom((81, 61), output_format="nv12")
+        for alien in (bytearray(3 * 120 * 160), [1], np.zeros((120, 160, 3)), np.zeros((120, 160), np.uint8)):
+            with pytest.raises(InputError, match=r"view|planes"):
+                session.process(frame, 2.0, out=alien)  # type: ignore[arg-type]
+    odd, _ = fake_zoom((81, 61))
+    nv12 = empty_like(CameraFrame((frame,)), FRAME, "nv12")
     with odd, pytest.raises(InputError, match="even"):
-        odd.process(frame, 2.0)
+        odd.process(nv12, 2.0)
+
+
+def test_an_array_is_an_output_too(frame: NDArray[np.uint8]) -> None:
+    session, _ = fake_zoom()
+    whole = np.zeros((120, 320, 3), np.uint8)
+    out = whole[:, 160:]
+    with session:
+        result = session.process(frame, 3.0, out=out)
+        assert result.pixels is out
+        np.testing.assert_array_equal(out, session.process(frame, 3.0).pixels)
+        np.testing.assert_array_equal(out, session.submit(frame, 3.0, out=np.zeros_like(out)).result(20).pixels)
+    assert not whole[:, :160].any()
 
 
 def test_frames_are_read_only_and_in_place(upscaler: Upscaler, frame: NDArray[np.uint8]) -> None:
@@ -434,4 +506,75 @@ def test_memory_and_threads_stay_flat(bundle: Path, frame: NDArray[np.uint8], rn
         counts = threading.active_count(), process.num_fds()
         some(60)
         assert (threading.active_count(), process.num_fds()) == counts
+        session.process(frame, 16.0)
         assert session._cache.bytes <= 2 << 20
+
+
+def test_a_still_view_becomes_whole_whatever_the_cache_may_hold(frame: NDArray[np.uint8]) -> None:
+    session, engine = fake_zoom(before=lambda _: time.sleep(0.002), budget_ms=1.0, cache_bytes=0)
+    with session:
+        tiles = session.process(frame, 4.0).tiles
+        assert tiles > 4
+        until(lambda: session.process(frame, 4.0).reused == tiles)
+        runs = engine.runs
+        held = session._cache.bytes
+        assert session.process(frame, 4.0).mode == "full"
+        assert engine.runs == runs
+        session.process(frame, 1.0)  # no tile wanted
+        assert session._cache.bytes == 0 < held
+
+
+def test_a_session_that_is_dropped_ends_its_threads(bundle: Path, frame: NDArray[np.uint8]) -> None:
+    session = ZoomSession(bundle, OUTPUT, threads=1, budget_ms=50)
+    session.result(session.submit(frame, 3.0), 20)
+    ticket = session.submit(frame, 16.0)
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("zoomrt ")]
+    held = [weakref.ref(session), weakref.ref(session._upscaler)]
+    assert len(threads) >= 2
+    del session
+    assert ticket.result(20).mode != "dropped"  # what was handed in before is answered
+
+    def gone() -> bool:
+        gc.collect()
+        return not any(thread.is_alive() for thread in threads) and not any(reference() for reference in held)
+
+    until(gone)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there have threads priorities of their own")
+@pytest.mark.parametrize(("own", "expected"), [(0, 10), (15, 15)])
+def test_the_engine_gives_way_and_never_pushes(frame: NDArray[np.uint8], own: int, expected: int) -> None:
+    """In a thread that is nicer already, as the whole process may be."""
+    seen = []
+
+    def work() -> None:
+        me = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, me, max(own, os.getpriority(os.PRIO_PROCESS, me)))
+        session, _ = fake_zoom(budget_ms=1e4)
+        with session:
+            assert session.process(frame, 8.0).mode == "full"
+            seen.append(os.getpriority(os.PRIO_PROCESS, session._engine._thread.native_id or 0))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(60)
+    assert seen == [expected]
+
+
+def test_a_priority_that_is_refused_changes_nothing(frame: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no CAP_SYS_NICE")
+
+    monkeypatch.setattr(os, "setpriority", refuse, raising=False)
+    session, _ = fake_zoom(budget_ms=1e4)
+    with session:
+        assert session.submit(frame, 8.0).result(20).mode == "full"
+
+
+def test_an_engine_thread_that_ends_is_told(frame: NDArray[np.uint8]) -> None:
+    session, _ = fake_zoom()
+    with session:
+        session._engine._batches = ()  # stands for any fault outside a tile
+        for _ in range(3):
+            with pytest.raises(RuntimeFault, match="ValueError"):
+                session.submit(frame, 8.0).result(20)

@@ -16,6 +16,7 @@ from zoomrt.errors import UsageError
 __all__ = ["Keyframe", "ZoomPath", "parse_keyframes", "parse_path"]
 
 Center = tuple[float, float]
+_REMEDY = "Write --zoom 1:8 or --keyframes '0=1 3=8@0.6,0.4'."
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def parse_path(zoom: str, center: str, seconds: float | None) -> ZoomPath:
 
     Raises UsageError.
     """
-    zooms = [_number(text, "--zoom", zoom) for text in zoom.split(":")]
+    zooms = [_zoom(text, "--zoom", zoom) for text in zoom.split(":")]
     centers = [_center(text, center) for text in center.split(":")]
     for option, values, text in (("--zoom", zooms, zoom), ("--center", centers, center)):
         if len(values) > 2:
@@ -75,7 +76,7 @@ def parse_keyframes(text: str) -> ZoomPath:
     for word in text.split():
         seconds, _, rest = word.partition("=")
         zoom, _, center = rest.partition("@")
-        number = _number(zoom, "--keyframes", word)
+        number = _zoom(zoom, "--keyframes", word)
         frames.append(Keyframe(_number(seconds, "--keyframes", word), number, _center(center or "0.5,0.5", word)))
     if not frames or any(a.seconds >= b.seconds for a, b in itertools.pairwise(frames)):
         raise _bad("--keyframes", text, "SECOND=ZOOM@X,Y words, each later than the one before", "Sort them by time.")
@@ -92,9 +93,17 @@ def _number(text: str, option: str, whole: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or (value <= 0 and option == "--zoom") or value < 0:
-        needed = "numbers above 0" if option == "--zoom" else "numbers, 0 or more"
-        raise _bad(option, whole, needed, "Write --zoom 1:8 or --keyframes '0=1 3=8@0.6,0.4'.")
+    if not math.isfinite(value) or value < 0:
+        raise _bad(option, whole, "numbers, 0 or more", _REMEDY)
+    return value
+
+
+def _zoom(text: str, option: str, whole: str) -> float:
+    from zoomrt.runtime.crop import MAX_ZOOM
+
+    value = _number(text, option, whole)
+    if not 1 <= value <= MAX_ZOOM:
+        raise _bad(option, whole, f"zooms of 1 to {MAX_ZOOM:g}", _REMEDY)
     return value
 
 

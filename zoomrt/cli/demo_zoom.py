@@ -78,7 +78,7 @@ def render(bundle: Path, output: Path, *, quiet: bool) -> str:
             session.bicubic(frame, *view, out=half(canvas, right=False))
             result = session.process(frame, *view, out=half(canvas, right=True))
             computed, reused = computed + result.computed, reused + result.reused
-            writer.write(target, None)
+            writer.write(target, Fraction(index, RATE))
         for moment in MOMENTS:
             view = path.at(moment)
             pair = session.bicubic(frame, *view).pixels, session.process(frame, *view).pixels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomrt.cli._common import Advance, progress_bar, require, say, shared_options, start
+from zoomrt.cli._common import Advance, progress_bar, report, require, say, shared_options, start
 from zoomrt.cli._zoom_path import ZoomPath, parse_keyframes, parse_path
-from zoomrt.errors import StorageError, UsageError
+from zoomrt.errors import UsageError
 
 if TYPE_CHECKING:
     from zoomrt.cli._video import Source
@@ -63,17 +64,20 @@ def cli(
 ) -> None:
     """Zoom into VIDEO with BUNDLE. VIDEO is a file, numbered pictures (%04d.png) or a camera (--device-kind)."""
     require("video", "reading and writing video")
+    from zoomrt.cli._numbered import check_output, is_pattern
     from zoomrt.cli._pictures import Job
-    from zoomrt.cli._video import Source, is_pattern
+    from zoomrt.cli._video import Source
     from zoomrt.cli.upscale import output_folders
     from zoomrt.runtime.zoom import ZoomSession
 
-    if output.exists() and not overwrite:
-        remedy = "Choose another name, or add --overwrite."
-        raise StorageError("will not replace the output", seen=str(output), needed="a free name", remedy=remedy)
+    check_output(output, None if device_kind else video, overwrite=overwrite)
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UsageError("cannot use --seconds", seen=seconds, needed="a number above 0", remedy="See --help.")
     started = time.monotonic()
     source = Source(video, device_kind, _rate(rate))
     with contextlib.closing(source):
+        if source.loss and not quiet:
+            report(f"{video}: {source.loss}", kind="warning")
         lasts = _shortest(seconds, source.seconds)
         path = parse_keyframes(keyframes) if keyframes else parse_path(zoom, center, lasts)
         view_size = _size(size, source.size)
@@ -119,9 +123,10 @@ class _Run:
 
     def video(self, source: Source, output: Path, seconds: float | None) -> None:
         """Write a video file, with the sound of the source."""
-        from zoomrt.cli._video import VideoWriter, camera_frame
+        from zoomrt.cli._video import VideoWriter
 
-        with VideoWriter(output, self._canvas_size(), source.rate, source.like, source.audio) as writer:
+        size = self._canvas_size()
+        with VideoWriter(output, size, source.rate, source.like, source.audio, source.colours) as writer:
             for frame, sound in source.packets():
                 if sound is not None:
                     if seconds is None or sound.pts is None or sound.pts * sound.time_base < seconds:
@@ -131,14 +136,14 @@ class _Run:
                 if seconds is not None and at >= seconds:
                     break
                 target, planes = writer.canvas()
-                self._render(camera_frame(frame), at, planes)
-                writer.write(target, None if frame.pts is None else (frame.pts, frame.time_base))
+                self._render(source.camera_frame(frame), at, planes)
+                writer.write(target, at)
 
     def pictures(self, source: Source, output: Path, seconds: float | None) -> None:
         """Write numbered pictures, counted from 1; each is whole or not there."""
         import numpy as np
 
-        from zoomrt.cli._video import camera_frame
+        from zoomrt.cli._numbered import numbered
         from zoomrt.runtime.images import Picture, write_picture
         from zoomrt.runtime.pixel_formats import CameraFrame
 
@@ -150,10 +155,11 @@ class _Run:
             if seconds is not None and at >= seconds:
                 break
             picture = np.empty((height, width, 3), np.uint8)
-            self._render(camera_frame(frame), at, CameraFrame((picture,)))
-            write_picture(Picture(picture), Path(str(output) % self.counts["frames"]))
+            self._render(source.camera_frame(frame), at, CameraFrame((picture,)))
+            write_picture(Picture(picture), numbered(output, self.counts["frames"]))
 
-    def _render(self, frame: CameraFrame, at_seconds: float, canvas: CameraFrame) -> None:
+    def _render(self, frame: CameraFrame, at: Fraction, canvas: CameraFrame) -> None:
+        at_seconds = float(at)
         zoom, center = self._path.at(at_seconds)
         out = canvas
         if self._both:
@@ -180,8 +186,8 @@ def half(canvas: CameraFrame, *, right: bool) -> CameraFrame:
     return CameraFrame(tuple(planes), canvas.format, canvas.matrix, canvas.full_range, canvas.siting)
 
 
-def _second(frame: Any, count: int, rate: Fraction) -> float:
-    return float(frame.time) if frame.time is not None else float(count / rate)
+def _second(frame: Any, count: int, rate: Fraction) -> Fraction:
+    return count / rate if frame.pts is None else frame.pts * Fraction(frame.time_base)
 
 
 def _shortest(*seconds: float | None) -> float | None:
@@ -189,7 +195,13 @@ def _shortest(*seconds: float | None) -> float | None:
 
 
 def _rate(text: str | None) -> Fraction | None:
-    return None if text is None else _parsed(text, "--rate", "frames per second, such as 30", Fraction)
+    def above_0(words: str) -> Fraction:
+        value = Fraction(words)
+        if value <= 0:
+            raise ValueError
+        return value
+
+    return None if text is None else _parsed(text, "--rate", "frames per second, such as 30", above_0)
 
 
 def _size(text: str | None, source: tuple[int, int]) -> tuple[int, int]:

@@ -45,7 +45,7 @@ def host_array(source: object) -> NDArray[Any]:
 
 
 def from_device(interface: Mapping[str, Any], copy: Copy) -> NDArray[Any]:
-    """A copy of device memory that a `__cuda_array_interface__` describes, in its own strides.
+    """A read-only copy of device memory that a `__cuda_array_interface__` describes, in its own strides.
 
     The span from the first to the last byte is copied in one piece, padding between rows included: one transfer is
     faster than one for each row. Work that the producer has queued on the stream it names is waited for.
@@ -63,6 +63,7 @@ def from_device(interface: Mapping[str, Any], copy: Copy) -> NDArray[Any]:
     span = sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) + dtype.itemsize
     host = np.empty(span, np.uint8)
     copy(host.ctypes.data, int(interface["data"][0]), span, interface.get("stream"))
+    host.flags.writeable = False  # what is written to a copy never reaches the device
     return np.ndarray(shape, dtype, host, strides=strides)
 
 

@@ -8,12 +8,24 @@ what was computed, and a tile that comes into view enters with its own blend wei
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 
 from zoomrt.errors import InputError
 from zoomrt.runtime.tiles import AxisPlan, TilePlan
 
-__all__ = ["MAX_ZOOM", "Crop", "centre_first", "crop_of", "lr_range", "needed_spans", "network_share"]
+__all__ = [
+    "MAX_ZOOM",
+    "Crop",
+    "centre_first",
+    "checked_zoom",
+    "crop_of",
+    "lr_range",
+    "needed_spans",
+    "network_share",
+    "within",
+]
 
 MAX_ZOOM = 64.0
 """Largest zoom: beyond it a 1080p view shows 30 frame pixels."""
@@ -42,19 +54,31 @@ def crop_of(
     zoom : 1 to MAX_ZOOM; the crop's sides are divided by it.
     center : (x, y) of the crop's middle, each a fraction of the frame in [0, 1]; the crop is moved to stay inside.
 
-    Raises InputError for a zoom or centre that is out of range or not finite.
+    Raises InputError for a zoom or centre that is no number, out of range or not finite.
     """
-    if not 1 <= zoom <= MAX_ZOOM:
-        needed = f"1 to {MAX_ZOOM:g}"
-        raise InputError("cannot zoom", seen=f"zoom {zoom}", needed=needed, remedy="Clamp what the fingers ask for.")
-    if not all(0 <= value <= 1 for value in center):
-        needed = "x and y as fractions of the frame, 0 to 1"
-        raise InputError("cannot zoom there", seen=f"centre {center}", needed=needed, remedy="Divide by the size.")
+    zoom, center = checked_zoom(zoom, center)
     scale = min(frame[0] / output[0], frame[1] / output[1]) / zoom
     height, width = (min(side * scale, whole) for side, whole in zip(output, frame, strict=True))  # but for rounding
     top = max(min(center[1] * frame[0] - height / 2, frame[0] - height), 0.0)
     left = max(min(center[0] * frame[1] - width / 2, frame[1] - width), 0.0)
     return Crop(top, left, height, width)
+
+
+def checked_zoom(zoom: object, center: object) -> tuple[float, tuple[float, float]]:
+    """Zoom and centre as floats; arguments and errors as for `crop_of`."""
+    if not within(zoom, 1, MAX_ZOOM):
+        needed = f"a number from 1 to {MAX_ZOOM:g}"
+        raise InputError("cannot zoom", seen=f"zoom {zoom!r}", needed=needed, remedy="Clamp what the fingers ask for.")
+    middle = tuple(center) if isinstance(center, Iterable) else ()
+    if len(middle) != 2 or not all(within(value, 0, 1) for value in middle):
+        needed = "two numbers, x and y as fractions of the frame, 0 to 1"
+        raise InputError("cannot zoom there", seen=f"centre {center!r}", needed=needed, remedy="Divide by the size.")
+    return float(zoom), (float(middle[0]), float(middle[1]))  # type: ignore[arg-type]
+
+
+def within(value: object, low: float, high: float = math.inf) -> bool:
+    """Whether a value is a number, of Python or numpy, from `low` to `high`."""
+    return isinstance(value, Real) and low <= float(value) <= high
 
 
 def network_share(magnification: float) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -110,25 +111,38 @@ class CameraFrame:
             and p010 have the same stride, those of i420 half of it.
         offsets : byte at which each plane starts; None where planes follow one another.
 
-        Raises InputError for a buffer that is too small.
+        Raises InputError for a buffer that is too small or not contiguous, and for sizes, stride and offsets that make
+        no sense; UsageError for a format that is not known.
         """
         if format not in FORMATS:
             raise unknown_name("pixel format", str(format), FORMATS)
-        flat = host_array(buffer).reshape(-1).view(np.uint8)
+        what, even = f"cannot read a {width}x{height} {format} frame", format not in ("rgb", "bgr")
+        if not all(_is_whole(side) and side > 0 and not (even and side % 2) for side in (width, height)):
+            needed = f"whole{', even' if even else ''} sides of 1 or more"
+            raise InputError(what, seen=f"{width!r} x {height!r}", needed=needed, remedy=_REMEDY)
         shapes, dtype = plane_shapes(format, height, width), _dtype(format)
+        starts = None if offsets is None else tuple(offsets)
+        fitting = starts is None or (len(starts) == len(shapes) and all(_is_whole(start) for start in starts))
+        if not fitting or not (stride is None or _is_whole(stride)):
+            seen, needed = f"stride {stride!r}, offsets {offsets!r}", f"whole numbers, {len(shapes)} offsets"
+            raise InputError(what, seen=seen, needed=needed, remedy=_REMEDY)
+        whole = host_array(buffer)
+        if not whole.flags.c_contiguous or whole.dtype.hasobject:  # a copy would be written to in vain
+            seen = f"{whole.dtype} {whole.shape} with strides {whole.strides}"
+            remedy = "Hand the planes to CameraFrame itself, which takes any strides."
+            raise InputError(what, seen=seen, needed="a contiguous buffer", remedy=remedy)
+        flat = whole.reshape(-1).view(np.uint8)
         planes, end = [], 0
         for index, shape in enumerate(shapes):
             row = int(np.prod(shape[1:])) * dtype.itemsize
             pitch = row if stride is None else stride // 2 if format == "i420" and index else stride
-            start = end if offsets is None else offsets[index]
+            start = end if starts is None else starts[index]
             last = start + (shape[0] - 1) * pitch + row
             end = start + shape[0] * pitch
             if pitch < row or start < 0 or last > flat.size:
                 seen = f"{flat.size} bytes, plane {index} from byte {start} with stride {pitch}"
                 needed = f"{shape[0]} rows of {row} bytes inside the buffer"
-                raise InputError(
-                    f"cannot read a {width}x{height} {format} frame", seen=seen, needed=needed, remedy=_REMEDY
-                )
+                raise InputError(what, seen=seen, needed=needed, remedy=_REMEDY)
             inner = [dtype.itemsize * int(np.prod(shape[axis + 1 :])) for axis in range(1, len(shape))]
             planes.append(np.ndarray(shape, dtype, flat, start, (pitch, *inner)))
         return cls(tuple(planes), format, matrix, full_range, siting)
@@ -158,6 +172,10 @@ def plane_shapes(format: str, height: Any, width: Any) -> list[tuple[Any, ...]]:
     else:  # an odd side gets a shape that no plane has
         half = tuple(side // 2 if side % 2 == 0 else -1 for side in (height, width))
     return [(height, width), half, half] if format == "i420" else [(height, width), (*half, 2)]
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral)
 
 
 def _dtype(format: str) -> np.dtype[Any]:

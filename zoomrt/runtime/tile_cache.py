@@ -3,14 +3,15 @@
 A tile is found by its place in the frame and by the content of its input, compared pixel by pixel: there is no hash,
 so there is no collision, and what comes back is what the engine would give. Pixels are kept in 16 bits, half the memory
 of the engine's floats, at 1/257 of an 8-bit step; computed and reused tiles go through the same rounding, so both give
-the same bits. The least recently used tiles go first once `limit_bytes` is reached.
+the same bits. The least recently used tiles go first once `limit_bytes` is reached, but never one of the view that is
+shown now: a view that lost its tiles while others come would never be whole.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +40,7 @@ class _Entry:
 class TileCache:
     """Tiles by place, which may be anything that tells one tile of a grid from another. Threads may share it.
 
-    limit_bytes : of inputs and pixels together; the tile that was put last always stays.
+    limit_bytes : of inputs and pixels together. Tiles that are pinned stay, also where they alone take more.
     tolerance : largest change of an input, in [0, 1], that still counts as unchanged; 0 demands the same bits. See
         `largest_change`.
     """
@@ -47,6 +48,7 @@ class TileCache:
     def __init__(self, limit_bytes: int, tolerance: float = 0.0) -> None:
         self._limit, self._tolerance = limit_bytes, tolerance
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._pinned: frozenset[Hashable] = frozenset()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -71,13 +73,24 @@ class TileCache:
             old = self._entries.pop(place, None)
             self._bytes += entry.bytes - (old.bytes if old else 0)
             self._entries[place] = entry
-            while self._bytes > self._limit and len(self._entries) > 1:
-                _, oldest = self._entries.popitem(last=False)
-                self._bytes -= oldest.bytes
+            self._trim()
+
+    def pin(self, places: Iterable[Hashable]) -> None:
+        """Keep the tiles at these places, there or to come, whatever the limit; those pinned before are let go."""
+        with self._lock:
+            self._pinned = frozenset(places)
+            self._trim()
+
+    def _trim(self) -> None:
+        for place in [place for place in self._entries if place not in self._pinned]:  # the least recently used first
+            if self._bytes <= self._limit:
+                return
+            self._bytes -= self._entries.pop(place).bytes
 
     def clear(self) -> None:
-        """Forget every tile."""
+        """Forget every tile, and what was pinned."""
         with self._lock:
+            self._pinned = frozenset()
             self._entries.clear()
             self._bytes = 0
 

@@ -6,6 +6,7 @@ what runs is finished, and its pixels are kept. A tile that fails carries its er
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -25,7 +26,7 @@ from zoomrt.runtime.view import View
 __all__ = ["Job", "TileEngine"]
 
 _NICENESS = 10
-"""Of a thread that yields: a tenth of the share of one at 0."""
+"""Of a thread that yields, at least: a tenth of the share of one at 0."""
 
 
 @dataclass(eq=False)
@@ -41,8 +42,7 @@ class Job:
 
     @property
     def place(self) -> tuple[int, int, int]:
-        """Which tile of which grid: a frame of another size has other tiles."""
-        return self.view.tiles.rows.size, self.view.tiles.columns.size, self.index
+        return self.view.place(self.index)
 
 
 class TileEngine:
@@ -73,12 +73,21 @@ class TileEngine:
         self._running: list[Job] = []
         self._since = 0.0
         self._closing = False
+        self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="zoomrt tiles", daemon=True)
         self._thread.start()
 
     def replace(self, jobs: Sequence[Job]) -> None:
-        """Run these jobs next, in order, instead of those that wait. Raises RuntimeFault when closed."""
+        """Run these jobs next, in order, instead of those that wait.
+
+        Raises RuntimeFault when closed, or when the thread has ended by a fault.
+        """
         with self._changed:
+            if self._fault is not None:
+                needed, remedy = "its thread at work", "Make a new session, and report this with its traceback."
+                raise RuntimeFault(
+                    "cannot run tiles", seen=repr(self._fault), needed=needed, remedy=remedy
+                ) from self._fault
             if self._closing:
                 raise RuntimeFault(
                     "cannot run tiles", seen="a closed session", needed="an open one", remedy="Load again."
@@ -96,17 +105,32 @@ class TileEngine:
         with self._changed:
             return list(self._running), time.perf_counter() - self._since if self._running else 0.0
 
-    def close(self) -> None:
-        """End after the batch that runs now. May be called again."""
+    def stop(self) -> None:
+        """End after the batch that runs now. Does not wait for it; may be called again."""
         with self._changed:
             self._closing = True
             self._queue = []
             self._changed.notify_all()
+
+    def close(self) -> None:
+        """`stop`, and wait until it has ended."""
+        self.stop()
         self._thread.join()
 
     def _work(self) -> None:
-        if self._yields and sys.platform == "linux":  # elsewhere priorities are the whole process's
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        try:
+            if self._yields:
+                _give_way()
+            self._serve()
+        except BaseException as problem:  # not of a tile: nobody would ever answer those who wait
+            with self._changed:
+                self._fault = problem
+                for job in (*self._running, *self._queue):
+                    job.error, job.done = problem, True
+                self._running, self._queue = [], []
+                self._changed.notify_all()
+
+    def _serve(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or bool(self._queue))
@@ -140,3 +164,13 @@ class TileEngine:
             job.codes = codes
             self._on_done(job)
         self._on_cost((time.perf_counter() - started) / len(jobs))
+
+
+def _give_way() -> None:
+    """Make this thread nicer, never less nice than it is; where the system says no, all goes on as before."""
+    if sys.platform != "linux":  # elsewhere priorities are the whole process's
+        return
+    with contextlib.suppress(OSError):
+        thread = threading.get_native_id()
+        if os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
+            os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)

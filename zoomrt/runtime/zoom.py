@@ -8,20 +8,25 @@ a newer one takes its place.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.errors import InputError, RuntimeFault, UsageError, unknown_name
+from zoomrt.errors import InputError, UsageError, unknown_name
+from zoomrt.runtime.crop import checked_zoom, within
 from zoomrt.runtime.deadline import Planner, mode_of
+from zoomrt.runtime.newest import NewestFirst, closed_fault, ms_since
 from zoomrt.runtime.pixel_formats import (
     FORMATS,
     CameraFrame,
@@ -63,7 +68,8 @@ class ZoomSession:
     budget_ms : from a frame's arrival to its view; None computes every tile, however long it takes.
     output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting.
     reuse : False computes every tile anew, for measurements.
-    cache_bytes : memory for tiles that may be wanted again; one tile of 192 at scale 4 takes 4 MB.
+    cache_bytes : memory for tiles, 0 or more; one of 192 at scale 4 takes 4 MB. Those of the view that is shown stay
+        even where they alone take more; the others are kept in case they are wanted again.
     still_tolerance : in [0, 1], how much a tile's input may change and still count as unchanged. 0 is exact. Sensor
         noise changes every frame: with about three times its standard deviation a still scene is not computed again,
         at the price that a change below it is not seen. The measure is in `tile_cache.largest_change`.
@@ -72,10 +78,11 @@ class ZoomSession:
     threads, verify : as for `load`.
 
     Any thread may call any method. Frames are answered one at a time. A frame is read until its result is there and not
-    after, so its buffer may be used again then; it is never written to.
+    after, so its buffer may be used again then; it is never written to. End with `with` or `close()`, which wait for
+    the threads; a session that nobody holds any more ends its threads too, once Python collects it.
 
-    Raises what `load` raises; UsageError for a size, budget, format or tolerance that makes no sense; EngineMismatch
-    for a bundle in the split form.
+    Raises what `load` raises; UsageError for a size, budget, format, tolerance or number of bytes that makes no sense;
+    EngineMismatch for a bundle in the split form.
     """
 
     def __init__(
@@ -92,7 +99,7 @@ class ZoomSession:
         threads: int | None = None,
         verify: bool = True,
     ) -> None:
-        _check(output_size, budget_ms, output_format, still_tolerance, noise)
+        _check(output_size, budget_ms, output_format, cache_bytes, still_tolerance, noise)
         self._owns = not isinstance(bundle, Upscaler)
         self._upscaler = bundle if isinstance(bundle, Upscaler) else load(bundle, threads=threads, verify=verify)
         self._facts = self._upscaler.manifest.tile
@@ -106,16 +113,13 @@ class ZoomSession:
         self._smoother = Smoother(noise) if noise > 0 else None
         self._missing: dict[int, NDArray[np.float32]] = {}
         self._refined: list[Job] = []
-        self._waiting = threading.Condition()  # guards what follows
-        self._next: tuple[_Request, Ticket] | None = None
-        self._closed = False
-        self._thread: threading.Thread | None = None
-        self._engine: TileEngine | None = None
+        self._frames = NewestFirst()
         try:
             self._warm_up(budget_ms)
             self._engine = TileEngine(
-                self._upscaler, self._keep, self._planner.tile.observe, yields=budget_ms is not None
+                self._upscaler, _keeper(self._cache, reuse), self._planner.tile.observe, yields=budget_ms is not None
             )
+            weakref.finalize(self, _stop, self._frames, self._engine)  # neither holds the session
         except BaseException:
             if self._owns:
                 self._upscaler.close()
@@ -127,32 +131,28 @@ class ZoomSession:
         zoom: float,
         center: tuple[float, float] = (0.5, 0.5),
         *,
-        out: CameraFrame | None = None,
+        out: CameraFrame | NDArray[Any] | None = None,
     ) -> Ticket:
         """Hand in a frame and return at once. A frame that still waits for its turn is dropped for this one.
 
         frame : a `CameraFrame`, or (H, W, 3) uint8 RGB in anything that `buffers.host_array` reads.
         zoom, center : see `crop_of`.
-        out : where to write the view: a writable frame of the output size, and of `output_format` unless that is None;
-            None makes a new one.
+        out : where to write the view: a writable frame, or (H, W, 3) uint8 array for RGB, of the output size, and of
+            `output_format` unless that is None; None makes a new one.
 
-        The ticket raises InputError for a frame, zoom or centre that cannot be used, RuntimeFault or OutOfMemory when
-        the engine fails on one of its tiles. The next frame is not affected.
-        Raises RuntimeFault when the session is closed.
+        The ticket raises InputError for a frame, zoom, centre or `out` that cannot be used, RuntimeFault or OutOfMemory
+        when the engine fails on one of its tiles. No other frame is affected.
+        Raises RuntimeFault when the session is closed, and nothing else.
         """
         arrival = time.perf_counter()
-        ticket: Ticket = Future()
-        with self._waiting:
-            self._check_open()
-            request = _Request(_camera_frame(frame), zoom, center, out, arrival)
-            dropped, self._next = self._next, (request, ticket)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="zoomrt frames", daemon=True)
-                self._thread.start()
-            self._waiting.notify_all()
-        if dropped is not None and dropped[1].set_running_or_notify_cancel():
-            dropped[1].set_result(ZoomResult(None, "dropped", latency_ms=_ms_since(dropped[0].arrival)))
-        return ticket
+        self._check_open()
+        try:
+            request = _request(frame, zoom, center, out, arrival)
+        except Exception as problem:
+            ticket: Ticket = Future()
+            ticket.set_exception(problem)
+            return ticket
+        return self._frames.put(functools.partial(self._answer, request), arrival)
 
     def result(self, ticket: Ticket, timeout_s: float | None = None) -> ZoomResult:
         """Wait for a ticket's view; raises what became of it, or TimeoutError."""
@@ -164,11 +164,11 @@ class ZoomSession:
         zoom: float,
         center: tuple[float, float] = (0.5, 0.5),
         *,
-        out: CameraFrame | None = None,
+        out: CameraFrame | NDArray[Any] | None = None,
     ) -> ZoomResult:
         """`submit` and `result` in one, in this thread; it waits for its turn and is never dropped."""
         self._check_open()
-        return self._answer(_Request(_camera_frame(frame), zoom, center, out, time.perf_counter()))
+        return self._answer(_request(frame, zoom, center, out, time.perf_counter()))
 
     def bicubic(
         self,
@@ -176,27 +176,20 @@ class ZoomSession:
         zoom: float,
         center: tuple[float, float] = (0.5, 0.5),
         *,
-        out: CameraFrame | None = None,
+        out: CameraFrame | NDArray[Any] | None = None,
     ) -> CameraFrame:
         """The same view without the network, for comparison; arguments as for `submit`."""
-        request = _Request(_camera_frame(frame), zoom, center, out, time.perf_counter())
-        view = view_of(request.frame.size, self._output, self._facts, zoom, center)
+        request = _request(frame, zoom, center, out, time.perf_counter())
+        view = view_of(request.frame.size, self._output, self._facts, request.zoom, request.center)
         target = self._target(request)
         _write(view, read_window(request.frame, *view.window), {}, target)
         return target
 
     def close(self) -> None:
         """Release everything; may be called again. Frames that wait or are under way end with RuntimeFault."""
-        with self._waiting:
-            self._closed = True
-            left, self._next = self._next, None
-            self._waiting.notify_all()
-        if left is not None and left[1].set_running_or_notify_cancel():
-            left[1].set_exception(_closed_fault())
-        if self._engine is not None:
-            self._engine.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._frames.stop()
+        self._engine.close()
+        self._frames.join()
         with self._turn:
             self._cache.clear()
         if self._owns:
@@ -204,7 +197,7 @@ class ZoomSession:
 
     @property
     def closed(self) -> bool:
-        return self._closed
+        return self._frames.closed
 
     @property
     def tile_ms(self) -> float | None:
@@ -219,24 +212,6 @@ class ZoomSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _work(self) -> None:
-        """The thread of submitted frames: the newest one, again and again."""
-        while True:
-            with self._waiting:
-                self._waiting.wait_for(lambda: self._closed or self._next is not None)
-                if self._next is None:
-                    return
-                (request, ticket), self._next = self._next, None
-            if not ticket.set_running_or_notify_cancel():
-                continue
-            try:
-                result = self._answer(request)
-            except BaseException as problem:  # belongs to this frame's ticket; the next frame starts anew
-                ticket.set_exception(problem)
-            else:
-                ticket.set_result(result)
-            del request, ticket  # or the frame's buffer would be held until the next one comes
 
     def _answer(self, request: _Request) -> ZoomResult:
         with self._turn:
@@ -254,12 +229,12 @@ class ZoomSession:
             _write(view, window, shown, out)
             self._planner.finish.observe(time.perf_counter() - started)
             mode = mode_of(len(shown), len(view.wanted))
-            latency = _ms_since(request.arrival)
+            latency = ms_since(request.arrival)
             return ZoomResult(out, mode, len(view.wanted), computed, reused, latency, problem)
 
     def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float]) -> View:
         """The plan of this view; that of the frame before if nothing moved."""
-        key = (size, zoom, tuple(center))
+        key = (size, zoom, center)
         if self._view is None or self._view[0] != key:
             self._view = (key, view_of(size, self._output, self._facts, zoom, center))
             self._missing = {}
@@ -268,6 +243,7 @@ class ZoomSession:
     def _find(self, view: View, window: NDArray[np.float32]) -> tuple[dict[int, NDArray[np.uint16]], list[Job]]:
         """Tiles that are there, and jobs for those that are not, the centre first."""
         shown, jobs = {}, []
+        self._cache.pin(map(view.place, view.wanted))
         for index in view.wanted:
             job = Job(index, view.tile_input(window, index), view)
             codes = self._cache.get(job.place, job.source) if self._reuse else None
@@ -280,7 +256,6 @@ class ZoomSession:
     def _compute(self, jobs: list[Job], shown: dict[int, NDArray[np.uint16]], arrival: float) -> int:
         """Have the engine compute the tiles that fit, add them to `shown`; returns how many there were."""
         engine, planner = self._engine, self._planner
-        assert engine is not None
         running, since = engine.running()
         busy_s = max((planner.tile.mean or 0.0) * len(running) - since, 0.0)
         jobs = [next((other for other in running if _same(other, job)), job) for job in jobs]
@@ -314,11 +289,6 @@ class ZoomSession:
         """What became of tiles that were left to the engine after the frame before."""
         return next((job.error for job in self._refined if job.error is not None), None)
 
-    def _keep(self, job: Job) -> None:
-        assert job.codes is not None
-        if self._reuse:
-            self._cache.put(job.place, job.source, job.codes)
-
     def _target(self, request: _Request) -> CameraFrame:
         """Where the view goes: the caller's frame, if it fits, or a new one."""
         out, form = request.out, self._format
@@ -343,8 +313,8 @@ class ZoomSession:
             self._planner.tile.observe(time.perf_counter() - started)
 
     def _check_open(self) -> None:
-        if self._closed:
-            raise _closed_fault()
+        if self.closed:
+            raise closed_fault()
 
 
 def _write(
@@ -354,37 +324,59 @@ def _write(
         write_rows(view.compose(window, shown, rows_to_write(rows, target)), target, rows)
 
 
-def _camera_frame(frame: object) -> CameraFrame:
+def _keeper(cache: TileCache, reuse: bool) -> Callable[[Job], None]:
+    def keep(job: Job) -> None:
+        assert job.codes is not None
+        if reuse:
+            cache.put(job.place, job.source, job.codes)
+
+    return keep
+
+
+def _stop(frames: NewestFirst, engine: TileEngine) -> None:
+    """What is left to do for a session that was dropped without `close`."""
+    frames.stop()
+    engine.stop()
+
+
+def _request(frame: object, zoom: object, center: object, out: object, arrival: float) -> _Request:
+    """A request that makes sense; everything that is asked is checked here but for the fit of `out`."""
     if not isinstance(frame, CameraFrame):
         frame = CameraFrame((frame,))
     check_size(*frame.size, "cannot zoom into this frame")
-    return frame
+    if isinstance(out, np.ndarray):
+        out = CameraFrame((out,))
+    if not (out is None or isinstance(out, CameraFrame)):
+        needed, remedy = "a CameraFrame or a numpy array", "Make it of the planes to be written to."
+        raise InputError("cannot write the view", seen=type(out).__name__, needed=needed, remedy=remedy)
+    return _Request(frame, *checked_zoom(zoom, center), out, arrival)
 
 
 def _same(one: Job, other: Job) -> bool:
     return one.place == other.place and np.array_equal(one.source, other.source)
 
 
-def _ms_since(arrival: float) -> float:
-    return (time.perf_counter() - arrival) * 1e3
-
-
-def _closed_fault() -> RuntimeFault:
-    return RuntimeFault("cannot zoom", seen="a closed session", needed="an open one", remedy="Make a new one.")
-
-
 def _check(
-    output_size: tuple[int, int], budget_ms: float | None, output_format: str | None, tolerance: float, noise: float
+    output_size: object, budget_ms: object, output_format: object, cache_bytes: object, tolerance: object, noise: object
 ) -> None:
     if output_format is not None and output_format not in FORMATS:
         raise unknown_name("pixel format", str(output_format), FORMATS)
-    width, height = output_size
+    sides = tuple(output_size) if isinstance(output_size, (tuple, list, np.ndarray)) else ()
+    fits = len(sides) == 2 and all(isinstance(side, Integral) and within(side, 1, 16384) for side in sides)
+    even = not fits or output_format in (None, "rgb", "bgr") or not any(side % 2 for side in sides)
     rules = (
-        ("output_size", output_size, "two sides of 1 to 16384 pixels", 1 <= width <= 16384 and 1 <= height <= 16384),
-        ("budget_ms", budget_ms, "more than 0, or None", budget_ms is None or budget_ms > 0),
-        ("still_tolerance", tolerance, "0 to 1", 0 <= tolerance <= 1),
-        ("noise", noise, "0 to 1", 0 <= noise <= 1),
+        ("output_size", output_size, "two whole sides of 1 to 16384 pixels, (width, height)", fits),
+        ("output_size", output_size, f"even sides for {output_format}", even),
+        (
+            "budget_ms",
+            budget_ms,
+            "more than 0, or None",
+            budget_ms is None or (within(budget_ms, 0) and budget_ms != 0),
+        ),
+        ("cache_bytes", cache_bytes, "0 or more", within(cache_bytes, 0)),
+        ("still_tolerance", tolerance, "0 to 1", within(tolerance, 0, 1)),
+        ("noise", noise, "0 to 1", within(noise, 0, 1)),
     )
     for name, seen, needed, holds in rules:
         if not holds:
-            raise UsageError(f"cannot zoom with this {name}", seen=seen, needed=needed, remedy="Change it.")
+            raise UsageError(f"cannot zoom with this {name}", seen=repr(seen), needed=needed, remedy="Change it.")

@@ -1,0 +1,291 @@
+"""trt-zoom's names and videos of the world: numbered pictures, time that begins anywhere, varying rates, colours."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_helpers import failure_line, tree, write_noise
+
+av = pytest.importorskip("av")
+pytest.importorskip("av.filter")
+
+from zoomrt.cli import _video  # noqa: E402
+from zoomrt.cli._numbered import check_output, numbered  # noqa: E402
+from zoomrt.cli._video import Source, VideoWriter, camera_frame  # noqa: E402
+from zoomrt.errors import StorageError, UsageError  # noqa: E402
+from zoomrt.runtime.pixel_formats import read_window  # noqa: E402
+
+WIDTH, HEIGHT = 64, 48
+
+
+def write_video(
+    path: Path,
+    times: Sequence[Fraction],
+    codec: str = "ffv1",
+    format: str = "yuv420p",
+    *,
+    base: Fraction = Fraction(1, 1000),
+    sound_from: Fraction | None = None,
+    options: dict[str, str] | None = None,
+    tags: tuple[int, int, int] = (2, 2, 2),
+) -> Path:
+    """Pictures of fresh noise at these seconds; with a tone of PCM for as long, cut in tenths of a second.
+
+    tags : colour space, primaries, transfer.
+    """
+    rng = np.random.default_rng()
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream(codec, rate=30, options=options or {})
+        pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, format
+        context = pictures.codec_context
+        context.time_base = pictures.time_base = base
+        context.colorspace, context.color_primaries, context.color_trc = tags
+        sound = container.add_stream("mp2" if path.suffix == ".ts" else "pcm_s16le", rate=48000, layout="mono")
+        for time in times:
+            pixels = rng.integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=format)
+            frame.colorspace, frame.color_primaries, frame.color_trc = tags
+            frame.pts, frame.time_base = round(time / base), base
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode())
+        if sound_from is not None:
+            for start in range(0, round((times[-1] - sound_from) * 48000), 1152):
+                codes = rng.integers(-9000, 9000, (1, 1152)).astype(np.int16)
+                samples = av.AudioFrame.from_ndarray(codes, format="s16", layout="mono")
+                samples.rate, samples.time_base = 48000, Fraction(1, 48000)
+                samples.pts = round(sound_from * 48000) + start
+                container.mux(sound.encode(samples))
+            container.mux(sound.encode())
+    return path
+
+
+def evenly(count: int, start: Fraction = Fraction(0)) -> list[Fraction]:
+    return [start + Fraction(index, 30) for index in range(count)]
+
+
+def picture_times(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+def sound_packets(path: Path) -> list[tuple[float, bytes]]:
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(audio=0) if packet.size]
+        return [(float(packet.pts * packet.time_base), bytes(packet)) for packet in packets]
+
+
+def test_numbered_pictures_never_replace_their_input_nor_others_unasked(
+    nearest_bundle: Path, tmp_path: Path, command: Any
+) -> None:
+    for number in (1, 2):
+        write_noise(tmp_path / "pics" / f"{number:04d}.png", (24, 32))
+    before = tree(tmp_path)
+    words = ["zoom", nearest_bundle, "pics/%04d.png", "--zoom", "2", "-o"]
+    for same in ("pics/%04d.png", f"../{tmp_path.name}/pics/%04d.png", "pics/./%04d.png"):
+        assert "over the input" in failure_line(command(*words, same, "--overwrite"), 2)
+    assert tree(tmp_path) == before
+    assert command(*words, "views/%04d.png").returncode == 0
+    made = tree(tmp_path)
+    assert {"views/0001.png", "views/0002.png"} < set(made)
+    assert "--overwrite" in failure_line(command(*words, "views/%04d.png", "--zoom", "3"), 13)
+    assert tree(tmp_path) == made
+    assert command(*words, "views/%04d.png", "--zoom", "3", "--overwrite").returncode == 0
+    assert tree(tmp_path).keys() == made.keys()
+    assert tree(tmp_path) != made
+
+
+def test_a_video_is_never_written_over_itself(nearest_bundle: Path, tmp_path: Path, command: Any) -> None:
+    path = write_video(tmp_path / "a.mkv", evenly(2))
+    (tmp_path / "link.mkv").symlink_to(path)
+    before = path.read_bytes()
+    for name in ("a.mkv", "link.mkv"):
+        done = command("zoom", nearest_bundle, path, "-o", tmp_path / name, "--overwrite")
+        assert "over the input" in failure_line(done, 2)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["50%.png", "a%s.png", "a.png", "%d%d.png", "%d%.png", "%5d.png", "%-3d.png", "%x.webp", "%d.bmp"]
+)
+def test_a_picture_name_has_one_number(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="%04d"):
+        check_output(tmp_path / name, None, overwrite=True)
+
+
+def test_what_a_pattern_names(tmp_path: Path) -> None:
+    assert numbered(Path("100%d/a_%03d.png"), 7) == Path("100%d/a_007.png")
+    for name in ("a1.png", "b0001.png", "a0001.jpg", "a00001.png", "ax0001.png"):
+        (tmp_path / name).touch()
+    check_output(tmp_path / "a%04d.png", None, overwrite=False)  # none of these is its
+    (tmp_path / "a12345.png").touch()
+    with pytest.raises(StorageError, match="a12345"):
+        check_output(tmp_path / "a%04d.png", None, overwrite=False)
+    with pytest.raises(UsageError, match="a12345"):  # FFmpeg reads it by that name too
+        check_output(tmp_path / "a%04d.png", str(tmp_path / "a%d.png"), overwrite=True)
+    with pytest.raises(UsageError, match=r"a1\.png"):
+        check_output(tmp_path / "a%d.png", str(tmp_path / "a1.png"), overwrite=True)
+    check_output(tmp_path / "new" / "a%04d.png", str(tmp_path / "a%04d.png"), overwrite=False)
+
+
+def test_percent_in_a_videos_name_is_a_letter(nearest_bundle: Path, tmp_path: Path, command: Any) -> None:
+    path = write_video(tmp_path / "20%.mkv", evenly(2))
+    out = tmp_path / "50%.mkv"
+    done = command("zoom", nearest_bundle, path, "-o", out, "--zoom", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(picture_times(out)) == 2
+
+
+@pytest.mark.parametrize(("suffix", "to"), [(".mkv", ".mkv"), (".ts", ".mkv"), (".ts", ".mp4")])
+def test_time_counts_from_the_first_picture(
+    nearest_bundle: Path, tmp_path: Path, command: Any, suffix: str, to: str
+) -> None:
+    """Sound that begins a third of a second before the pictures, and ends with them, stays in step."""
+    start = Fraction(5000)
+    ts = suffix == ".ts"
+    path = write_video(
+        tmp_path / f"late{suffix}",
+        evenly(40, start),
+        "mpeg2video" if ts else "ffv1",
+        base=Fraction(1, 30) if ts else Fraction(1, 1000),
+        sound_from=start - Fraction(1, 3),
+    )
+    assert picture_times(path)[0] > 1000
+    out = tmp_path / f"out{to}"
+    done = command("zoom", nearest_bundle, path, "-o", out, "--zoom", "1:4", "--seconds", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert picture_times(out) == pytest.approx([index / 30 for index in range(30)], abs=2e-3)
+    offset = picture_times(path)[0]
+    expected = {data: time - offset for time, data in sound_packets(path)}
+    found = sound_packets(out)
+    assert len(found) >= 35
+    for time, data in found:
+        assert time == pytest.approx(expected[data], abs=2e-3)
+        assert time < 1
+
+
+def test_a_device_may_count_from_anywhere(nearest_bundle: Path, tmp_path: Path, command: Any) -> None:
+    device = "testsrc=size=64x48:rate=10,setpts=PTS+5000/TB"
+    out = tmp_path / "cam.mkv"
+    done = command("zoom", nearest_bundle, device, "--device-kind", "lavfi", "-o", out, "--seconds", "0.5")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert picture_times(out) == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=2e-3)
+
+
+VARYING = [Fraction(ms, 1000) for ms in (0, 8, 33, 41, 90, 180)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_varying_rate_is_kept(nearest_bundle: Path, tmp_path: Path, command: Any, suffix: str) -> None:
+    path = write_video(tmp_path / "phone.mkv", VARYING)
+    out = tmp_path / f"out{suffix}"
+    done = command("zoom", nearest_bundle, path, "-o", out, "--zoom", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert picture_times(out) == pytest.approx([float(time) for time in VARYING], abs=1e-3)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize("rate", [Fraction(30), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(15360, 257)])
+def test_both_encoders_take_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, rate: Fraction
+) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"no {codec}")
+    monkeypatch.setattr(_video, "_codec", lambda: codec)
+    like = Source(str(write_video(tmp_path / "in.mkv", evenly(2))), None).like
+    even = [index / rate for index in range(20)]
+    for times in (even, VARYING, [Fraction(0), Fraction(0), Fraction(7)]):  # also twice the same, and a gap
+        out = tmp_path / "out.mp4"
+        with VideoWriter(out, (WIDTH, HEIGHT), rate, like) as writer:
+            for time in times:
+                frame, canvas = writer.canvas()
+                for plane in canvas.planes:
+                    plane[...] = 128
+                writer.write(frame, time)
+        assert picture_times(out) == pytest.approx([float(time) for time in times], abs=1e-4)
+        if times is even:
+            with av.open(str(out)) as container:
+                assert float(container.streams.video[0].average_rate) == pytest.approx(float(rate), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("codec", "format", "suffix", "said", "siting"),
+    [
+        ("mjpeg", "yuvj420p", ".mkv", None, "center"),
+        ("mpeg2video", "yuv420p", ".mkv", None, "left"),
+        ("libx264", "yuv420p", ".mp4", None, "left"),
+        ("libx264", "yuv420p", ".mp4", "center", "center"),
+        ("libx264", "yuv420p", ".mp4", "topleft", "top-left"),
+        ("ffv1", "yuv420p10le", ".mkv", "topleft", "top-left"),
+    ],
+)
+def test_chroma_lies_where_ffmpeg_says(
+    tmp_path: Path, codec: str, format: str, suffix: str, said: str | None, siting: str
+) -> None:
+    """Read within one code of swscale's picture with that position given by hand."""
+    if codec not in av.codecs_available:
+        pytest.skip(f"no {codec}")
+    options = {"chroma_sample_location": said} if said else {}
+    base = Fraction(1, 30)
+    path = write_video(tmp_path / f"in{suffix}", evenly(1), codec, format, base=base, options=options)
+    source = Source(str(path), None)
+    assert source.like.siting == siting
+    (frame,) = (frame for frame, _ in source.packets() if frame is not None)
+    planes = source.camera_frame(frame)
+    ours = np.rint(read_window(planes, slice(0, HEIGHT), slice(0, WIDTH)) * 255).transpose(1, 2, 0)
+    across, down = {"left": (0, 128), "center": (128, 128), "top-left": (0, 0)}[siting]
+    name = "pc" if planes.full_range else "tv"
+    graph = av.filter.Graph()
+    chain = [
+        graph.add_buffer(width=WIDTH, height=HEIGHT, format=frame.format, time_base=base),
+        graph.add(
+            "scale",
+            "flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact:out_range=pc:"
+            f"in_color_matrix={planes.matrix}:in_range={name}:in_h_chr_pos={across}:in_v_chr_pos={down}",
+        ),
+        graph.add("format", "pix_fmts=rgb24"),
+        graph.add("buffersink"),
+    ]
+    for one, other in itertools.pairwise(chain):
+        one.link_to(other)
+    graph.configure()
+    graph.push(frame)
+    theirs = graph.pull().to_ndarray(format="rgb24").astype(int)
+    source.close()
+    assert np.abs(ours - theirs).max() <= 1
+    with VideoWriter(tmp_path / "out.mp4", (WIDTH, HEIGHT), Fraction(30), source.like) as writer:
+        target, canvas = writer.canvas()
+        assert canvas.siting == "left"  # where players look for what is not said
+        writer.write(target, Fraction(0))
+
+
+@pytest.mark.parametrize(("transfer", "curve"), [(16, "PQ"), (18, "HLG"), (1, None)])
+def test_ten_bits_are_told_and_colours_carried_on(
+    nearest_bundle: Path, tmp_path: Path, command: Any, transfer: int, curve: str | None
+) -> None:
+    path = write_video(tmp_path / "in.mkv", evenly(3), "ffv1", "yuv420p10le", tags=(9, 9, transfer))
+    out = tmp_path / "out.mkv"
+    done = command("zoom", nearest_bundle, path, "-o", out, "--zoom", "2")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: ")
+    assert "10 bits become 8" in line
+    assert ("tone-mapped" in line, str(curve) in line) == (curve is not None, curve is not None)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        luma, width = camera_frame(frame).planes[0], frame.planes[0].line_size // 2
+        codes = np.frombuffer(frame.planes[0], np.uint16).reshape(HEIGHT, width)[:, :WIDTH]
+        np.testing.assert_array_equal(luma, codes << 6)  # all ten bits are read
+    with av.open(str(out)) as container:
+        frame = next(container.decode(video=0))
+        seen = int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc), int(frame.color_range)
+        assert seen[:3] == (9, 9, transfer)
+        assert seen[3] != 2
+        assert frame.format.name == "yuv420p"
+    quiet = command("zoom", nearest_bundle, path, "-o", tmp_path / "quiet.mkv", "--quiet")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
