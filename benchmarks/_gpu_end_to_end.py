@@ -155,7 +155,7 @@ def part_timeline(run: Run) -> list[Row]:
 # --- a network by every backend -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Subject:
     """What is compared: a request for its bundles, and where they are."""
 

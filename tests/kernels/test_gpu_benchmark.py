@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import _gpu_run, gpu
-from benchmarks._gpu_end_to_end import hidden_share, in_turns, rows_of
+from benchmarks._gpu_end_to_end import _Subject, hidden_share, in_turns, rows_of
+from zoomrt.export.pipeline import BuildRequest
 
 
 def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +97,22 @@ def test_how_much_of_the_copies_is_hidden() -> None:
     moments = {(*key, edge): at for key, span in spans.items() for edge, at in zip(("begin", "end"), span, strict=True)}
     assert hidden_share(moments) == pytest.approx(2 / 5)
     assert hidden_share({("compute", 0, "begin"): 0.0, ("compute", 0, "end"): 1.0}) == 0.0
+
+
+def test_a_subject_is_built_once_for_each_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, int | None]] = []
+
+    def build(request: BuildRequest, output: Path, *, use_cache: bool) -> SimpleNamespace:
+        assert not use_cache
+        asked.append((request.target, request.precision, request.tile))
+        return SimpleNamespace(path=output)
+
+    monkeypatch.setattr("zoomrt.export.pipeline.build", build)
+    subject = _Subject("some", tmp_path, {"model": "edge"})
+    assert [subject.bundle(target) for target in ("cuda", "sm89", "cuda")] == [
+        tmp_path / target for target in ("cuda", "sm89", "cuda")
+    ]
+    assert asked == [("cuda", "fp16", 128), ("sm89", "fp16", 128)]
 
 
 def test_no_part_is_lost_or_named_twice() -> None:
