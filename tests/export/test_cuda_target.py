@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from zoomrt.bundle import open_bundle
 from zoomrt.cli._common import run
@@ -21,10 +22,16 @@ from zoomrt.kernels.binary import LIMITS
 
 CUDA_KERNELS = {
     "Add": (14, None),
+    "Cast": (13, 18),
+    "Clip": (13, None),
     "Concat": (13, None),
     "Conv": (11, 21),
     "DepthToSpace": (13, None),
+    "Div": (14, None),
+    "Erf": (13, None),
+    "Expand": (13, None),
     "InstanceNormalization": (6, None),
+    "LayerNormalization": (17, None),
     "MatMul": (13, None),
     "Mul": (14, None),
     "Pad": (18, None),
@@ -32,6 +39,8 @@ CUDA_KERNELS = {
     "Resize": (18, 18),
     "Sigmoid": (13, None),
     "Softmax": (13, None),
+    "Split": (18, None),
+    "Sub": (14, None),
     "Transpose": (13, 20),
 }
 """Operator -> versions of its FP32 and FP16 kernel on CUDA (onnxruntime docs/OperatorKernels.md, commit 001d12d). None
@@ -73,6 +82,21 @@ def test_the_bundle_is_graphs_and_kernels(tmp_path: Path, tiny_edge_weights: Pat
     assert not result.notes
     for name in manifest.graphs.values():
         assert without_a_kernel(tmp_path / "b" / name) == set()
+
+
+def test_a_diffusion_model_has_its_kernels_too(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from published_files import SMALL, osediff_layout, random_state, unet_shapes, vae_shapes, write_base
+
+    from zoomrt.export.sources import Sources
+
+    torch.save(osediff_layout(SMALL).content(), tmp_path / "w")
+    torch.save(torch.randn(1, 77, SMALL.text_width), tmp_path / "prompt.pt")
+    states = {"unet": random_state(unet_shapes(SMALL)), "vae": random_state(vae_shapes(SMALL))}
+    base = write_base(tmp_path / "base", SMALL, **states)
+    sources = Sources(base=base, prompt_embedding=tmp_path / "prompt.pt")
+    build(request(tmp_path / "w", sources=sources), tmp_path / "b", use_cache=False)
+    assert without_a_kernel(tmp_path / "b" / "fp16-b1.onnx") == set()
 
 
 def test_a_newer_opset_would_lack_kernels(tmp_path: Path, tiny_edge_weights: Path) -> None:
