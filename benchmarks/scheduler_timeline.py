@@ -69,7 +69,9 @@ def run(slots: int, batches: int, compute_s: float, copy_s: float) -> tuple[floa
     return seconds, {key: moment - started for key, moment in device.moments.items()}
 
 
-def draw(runs: dict[int, tuple[float, Moments]], path: Path) -> None:
+def draw(
+    runs: dict[int, tuple[float, Moments]], path: Path, note: str = "threads that sleep; the number is the batch"
+) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
@@ -87,7 +89,7 @@ def draw(runs: dict[int, tuple[float, Moments]], path: Path) -> None:
         name = "1 slot: one after another" if slots == 1 else f"{slots} slots: neighbours overlap"
         panel.set_title(f"{name}, {seconds * 1e3:.0f} ms in all", loc="left", fontsize=10)
         panel.spines[["top", "right"]].set_visible(False)
-    panel.set_xlabel("ms (threads that sleep; the number is the batch)")
+    panel.set_xlabel(f"ms ({note})")
     figure.savefig(path, dpi=110)
 
 

@@ -70,7 +70,11 @@ def test_every_error_has_its_row() -> None:
 
 def test_every_target_has_its_row_with_its_precisions() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    compilers = {"onnxruntime": "ONNX Runtime or OpenVINO", "tensorrt_rtx": "TensorRT-RTX"}
+    compilers = {
+        "onnxruntime": "ONNX Runtime or OpenVINO",
+        "onnxruntime_cuda": "ONNX Runtime",
+        "tensorrt_rtx": "TensorRT-RTX",
+    }
     assert {(name, compiler, tuple(re.findall(r"\b(?:fp|bf|int)\d+\b", text))) for name, compiler, text in rows} == {
         (target.name, compilers[target.backend], target.precisions) for target in TARGETS.values()
     }

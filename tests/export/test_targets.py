@@ -10,6 +10,7 @@ from engine_graphs import quantised_graph, tiny_graph
 from zoomrt.errors import BuildError, UsageError
 from zoomrt.export.engine import build_engine
 from zoomrt.export.targets import (
+    COMPILERS,
     CPU_RUNNERS,
     EIGHT_BIT,
     PRECISIONS,
@@ -24,13 +25,13 @@ ENGINES = [target for target in TARGETS.values() if target.backend == "tensorrt_
 
 
 def test_table() -> None:
-    assert set(TARGETS) == {"cpu", "sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "rtx"}
+    assert set(TARGETS) == {"cpu", "sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "rtx", "cuda"}
     assert {one for runner in CPU_RUNNERS.values() for one in runner} == set(TARGETS["cpu"].precisions)
     for name, target in TARGETS.items():
         assert target.name == name
         assert target.why
         assert set(target.precisions) <= set(PRECISIONS)
-        assert bool(target.compute_capabilities) == (target.backend != "onnxruntime")
+        assert bool(target.compute_capabilities) == (target.backend in COMPILERS)
         if name.startswith("sm"):
             assert target.compute_capabilities == (name.upper(),)
     assert set(TARGETS["rtx"].compute_capabilities) == {
@@ -58,6 +59,8 @@ def test_unknown_target(name: str, near: str) -> None:
         ("sm80", "fp8", "hardware of target sm80 cannot run fp8"),
         ("cpu", "fp8", "zoomrt does not build fp8 for target cpu"),
         ("sm89", "bf16", "does not build bf16 for target sm89: got bf16, need target cpu.*rounds eight times finer"),
+        ("cuda", "int8", "does not build int8 for target cuda.*not tried on CUDA"),
+        ("cuda", "fp8", "does not build fp8 for target cuda"),
         ("sm75", "fp32", "no FP32 matrix product for Turing"),
         ("sm75", "fp61", "Did you mean fp16"),
     ],

@@ -6,6 +6,7 @@ import random
 import re
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,37 @@ def test_at_its_limits_a_kernel_fits() -> None:
             "k",
             86,
             warps,
+            may_spill=True,
         )
+
+
+def test_a_spill_is_refused_unless_it_is_known() -> None:
+    spilling = Compiled(entry="k", shared_bytes=0, resources=Resources(128, 8, 0), cubin=b"", ptx="", compiler="")
+    with pytest.raises(PluginError, match="8 spilled bytes per thread, need at most 0"):
+        check_fit(spilling, "k", 120, 8)
+    check_fit(spilling, "k", 120, 8, may_spill=True)
+
+
+def test_a_configuration_says_that_it_may_spill() -> None:
+    """128 x 128 FP32 sums in one warp are 512 values for each thread, and it has 255 registers."""
+    wide = replace(product(128), warps=1, sms=(80,))
+    with pytest.raises(PluginError, match="spilled bytes"):
+        compile_kernels([wide], (80,), workers=1)
+    (binary,) = compile_kernels([replace(wide, may_spill=True)], (80,), workers=1)
+    assert binary.compiled.resources.spilled_bytes > 0
+
+
+def test_triton_does_not_assemble_a_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own assembler from SM90 on is another ptxas than ours: here one that can tell its version and no more."""
+    from triton import knobs
+
+    tool = tmp_path / "ptxas"
+    tool.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec "{knobs.nvidia.ptxas_blackwell.path}" --version\nexit 1\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("TRITON_PTXAS_BLACKWELL_PATH", str(tool))
+    assert compile_kernels([addition()], (120,), workers=1)
 
 
 def test_a_compiler_that_aborts_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

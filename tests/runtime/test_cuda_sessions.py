@@ -289,6 +289,33 @@ def test_a_frame_through_onnxruntime_on_cuda(tmp_path: Path) -> None:
         onnxruntime_cuda_session(bundle, device_on(cuda), FakeOrt(shapes[b"engine 1"], ("CPUExecutionProvider",)))
 
 
+def test_a_bundle_as_built_for_cuda_loads_with_its_kernels(
+    tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="the extra 'kernels' is not installed")
+    from zoomrt.export.pipeline import BuildRequest, build
+
+    request = BuildRequest(weights=tiny_edge_weights, tile=32, overlap=8, target="cuda", precision="fp16")
+    manifest = build(request, tmp_path / "b").manifest
+    cuda = FakeCuda(capability=(9, 0))
+    taken = [manifest.kernels[f"{name}:sm90"] for name in ("tile_gather_rgb_fp16", "tile_blend_fp16_sums")]
+    cuda.counts = {record.entry: len(record.arguments) for record in taken}
+    runtime = FakeOrt(((1, 3, 32, 32), (1, 3, 128, 128)))
+    monkeypatch.setattr("zoomrt.runtime.cuda_device.require_driver", lambda _what: None)
+    monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", lambda: device_on(cuda))
+    monkeypatch.setitem(
+        upscaler_module._GPU_SESSIONS,
+        "onnxruntime_cuda",
+        lambda bundle, device: onnxruntime_cuda_session(bundle, device, runtime),
+    )
+    with upscaler_module.load(tmp_path / "b") as upscaler:
+        assert upscaler.stats.notes == [], "the bundle has kernels for SM90, which no engine is built for"
+        assert cuda.names().count("ObjectCode.from_cubin") == 2
+        grey = FRAME[..., 0]  # which goes tile by tile
+        np.testing.assert_array_equal(upscaler(grey), grey.repeat(4, 0).repeat(4, 1))
+    assert not cuda.live
+
+
 def test_load_takes_gpu_bundles_and_measures_their_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tile = facts(batches=(1, 2))
     bundle, shapes = engine_bundle(tmp_path / "b", tile)

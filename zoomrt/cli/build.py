@@ -15,13 +15,13 @@ import click
 from zoomrt.cli._common import progress_bar, require, say, shared_options, start
 from zoomrt.errors import UsageError, unknown_name
 from zoomrt.export.calibration_options import Calibration
-from zoomrt.export.targets import PRECISIONS, TARGETS, precision_named, target_named
+from zoomrt.export.targets import COMPILERS, PRECISIONS, TARGETS, precision_named, target_named
 
 if TYPE_CHECKING:
     from zoomrt.bundle import Manifest
     from zoomrt.export.pipeline import BuildRequest, BuildResult
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt_rtx", "tensorrt")
+BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 
 
 @click.command("trt-build")
@@ -142,7 +142,7 @@ def cli(
     if attention_plugin:
         require("kernels", "--attention-plugin")
     compiler = backend or TARGETS[target].backend
-    if compiler != "onnxruntime":
+    if compiler in (*COMPILERS, "openvino"):
         require({"tensorrt_rtx": "rtx"}.get(compiler, compiler), f"building with {compiler}")
 
     from zoomrt.export.pipeline import BuildRequest
@@ -203,7 +203,7 @@ def summary(result: BuildResult) -> list[str]:
     how = "from the cache (the same request was built before)" if result.cached else "built"
     batches = ", ".join(map(str, tile.batches))
     facts = [
-        ("size", f"{total / 1e6:.1f} MB, {', '.join(manifest.files)}"),
+        ("size", f"{total / 1e6:.1f} MB, {', '.join(name for name in manifest.files if '/' not in name)}"),
         (
             "tile",
             f"{tile.width} x {tile.height} -> {tile.width * tile.scale} x {tile.height * tile.scale} px, "

@@ -20,7 +20,7 @@ from zoomrt.export.multi_step_parts import MultiStepParts
 from zoomrt.export.parts import EMULATED_SIDE, EightBitParts, Parts, SplitParts
 from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.split import TILING
-from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, Target, floating_point
+from zoomrt.export.targets import COMPILERS, EIGHT_BIT, Target, floating_point
 
 __all__ = ["assemble"]
 
@@ -118,6 +118,13 @@ def _load(request: BuildRequest, backend: str) -> tuple[FamilyFacts, TileFacts, 
 
 def _check_multi_step(request: BuildRequest, facts: FamilyFacts) -> None:
     """UsageError for what only models of one graph have."""
+    if request.target == "cuda":
+        raise UsageError(
+            f"model {facts.name} takes several steps and cannot be built for target cuda",
+            seen="several graphs for each tile",
+            needed="one graph: the session for ONNX Runtime on CUDA takes no more",
+            remedy="Build it with --target cpu.",
+        )
     refused = {
         f"--precision {request.precision}": request.precision in EIGHT_BIT or request.precision == "bf16",
         "--backend openvino": request.backend == "openvino",
@@ -204,6 +211,8 @@ def _warnings(backend: str, precision: str) -> list[str]:
         notes.append("ONNX Runtime computes FP16 graphs in FP32 on a CPU: smaller file, not faster")
     if backend == "onnxruntime" and precision in EIGHT_BIT:
         notes.append("ONNX Runtime computes these 8-bit layers in FP32 on a CPU: smaller file, not faster")
-    if backend not in CPU_RUNNERS:
+    if backend in COMPILERS:
         notes.append("the engine was built here for another machine and was not run")
+    if backend == "onnxruntime_cuda":
+        notes.append("the graphs were checked in ONNX Runtime on a CPU and were not run on a GPU")
     return notes

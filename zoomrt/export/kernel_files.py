@@ -10,6 +10,7 @@ from zoomrt.bundle import TileFacts
 from zoomrt.export.pipeline import Progress
 from zoomrt.export.targets import Target
 from zoomrt.kernel_file import KernelFile
+from zoomrt.kernels.binary import LIMITS
 from zoomrt.kernels.compile import KernelBinary, compile_kernels
 from zoomrt.kernels.configuration import Configuration, all_configurations
 
@@ -30,7 +31,7 @@ def write_kernels(target: Target, tile: TileFacts, scratch: Path, report: Progre
     if not target.kernels or not _triton_is_here():
         return {}
     chosen = [one for one in all_configurations() if one.kernel in target.kernels and _is_for(one, tile)]
-    sms = [int(name.removeprefix("SM")) for name in target.compute_capabilities]
+    sms = [int(name.removeprefix("SM")) for name in target.compute_capabilities] or list(LIMITS)
     report("kernels", 0.0)
     binaries = compile_kernels(chosen, sms, on_progress=lambda _, fraction: report("kernels", fraction))
     (scratch / FOLDER).mkdir(parents=True, exist_ok=True)

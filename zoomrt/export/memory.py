@@ -23,7 +23,7 @@ from zoomrt.export.activations import Activations, activations_of
 from zoomrt.export.graph import EXTERNAL_DATA_BYTES
 from zoomrt.export.probes import EXTREMES
 from zoomrt.export.sources import Sources, component_weights
-from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, floating_point
+from zoomrt.export.targets import COMPILERS, EIGHT_BIT, floating_point
 
 __all__ = ["MemoryPlan", "Stage", "check_budget", "check_files", "plan_memory", "return_freed_memory", "stored_bytes"]
 
@@ -98,7 +98,7 @@ def plan_memory(
 
     network : FP32; it is neither run nor changed. probe : side of the tiles for FP16 emulation, LR pixels.
     precision : of `targets.PRECISIONS`; with 8 bits all weights count as codes.
-    backend : `onnxruntime`, or the compiler of engines.
+    backend : what runs the graphs, or the compiler of engines.
     stored : `stored_bytes` of the files that the network came from.
     """
     constants = [*network.parameters(), *network.buffers()]
@@ -117,7 +117,7 @@ def plan_memory(
     stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))
     copies = ORT_COPIES["8 bits" if quantised else "fp16" if half else "fp32"]
     stages.append(_stage("parity", kept, ORT_ACTIVATIONS * values.unfused, (copies - 1) * kept))
-    if backend not in CPU_RUNNERS:
+    if backend in COMPILERS:
         stages.append(_stage("engine", kept, 0, (COMPILER_COPIES - 1) * kept + COMPILER_BYTES))
     return MemoryPlan(tuple(stages), values.parts)
 

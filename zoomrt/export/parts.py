@@ -32,7 +32,7 @@ from zoomrt.export.qdq import write_without_codes
 from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.ranges import Ranges
 from zoomrt.export.split import check_split, export_split, with_parts
-from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, Target, floating_point
+from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, floating_point
 
 __all__ = ["EMULATED_SIDE", "PROBE_SIDE", "EightBitParts", "Parts", "SplitParts"]
 
@@ -60,7 +60,7 @@ class Parts:
         self.request, self.target, self.backend, self.tile = request, target, backend, tile
         self.facts, self.seed, self.scratch, self.report, self.kept = facts, seed, scratch, report, kept
         self.half = floating_point(request.precision, backend) == "fp16"
-        self.on_cpu = backend in CPU_RUNNERS
+        self.compiled = backend in COMPILERS
         self.arithmetic: Literal["fp32", "bf16"] = "fp32"
         self.seeds = {"parity": seed}
         self.wanted: dict[int, Reference] = {}
@@ -88,12 +88,13 @@ class Parts:
         suspect : the network all the same, to find the node at fault should a graph differ from it.
         """
         try:
-            if self.on_cpu:
+            if self.backend in CPU_RUNNERS:
                 self._choose_engine()
                 return
             for batch in self.tile.batches:
                 self._record(batch, [self._check(batch)])
-                self._compile(batch)
+                if self.compiled:
+                    self._compile(batch)
         except ExportError as failure:
             if suspect is None:
                 raise
@@ -177,7 +178,7 @@ class Parts:
             shape=self._shape(batch),
             half=self.half,
             opset=self.target.opset,
-            instance_norm=self.on_cpu,
+            instance_norm=not self.compiled,
         )
         if self.half:
             self.numerics["fp32_nodes"] = list(fp32_nodes(graph))
@@ -209,7 +210,7 @@ class Parts:
             self._file(1, "onnx"),
             self.wanted[1].lr,
             precision=self.request.precision,
-            instance_norm=self.on_cpu,
+            instance_norm=not self.compiled,
         )
         return ExportError(
             failure.what,

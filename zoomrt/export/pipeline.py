@@ -19,7 +19,7 @@ from zoomrt.export import cache
 from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
-from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
+from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
 
 __all__ = ["COLOURS", "DEFAULT_MODEL", "FORMS", "BuildRequest", "BuildResult", "Progress", "build"]
 
@@ -158,7 +158,7 @@ def _check_colour_and_form(request: BuildRequest) -> None:
         raise UsageError(
             "the split form cannot be built like that",
             seen=f"target {request.target}, precision {request.precision}, batch {','.join(map(str, request.batches))}",
-            needed="target cpu, precision fp32, batch 1",
+            needed="target cpu, precision fp32, batch 1: nothing else joins its three graphs",
             remedy="Leave --target, --precision and --batch out, or --form.",
         )
     if request.form == "split" and request.bisect:
@@ -239,7 +239,8 @@ def _backend(request: BuildRequest, target: Target) -> str:
 
 def _versions(backend: str, sources: Sources) -> dict[str, str]:
     packages = ["zoomrt", "torch", "onnx", "onnxscript", "onnxruntime"]
-    packages += ["openvino"] if backend in CPU_RUNNERS else [backend, "triton"]
+    packages += ["openvino"] if backend in CPU_RUNNERS else ["triton"]
+    packages += [backend] if backend in COMPILERS else []
     if sources.given():
         packages += ["diffusers", "transformers"]
     found = {"python": platform.python_version()}

@@ -11,6 +11,7 @@ from typing import Literal
 from zoomrt.errors import UsageError, unknown_name
 
 __all__ = [
+    "COMPILERS",
     "CPU_RUNNERS",
     "EIGHT_BIT",
     "PRECISIONS",
@@ -41,6 +42,8 @@ CPU_RUNNERS = {"onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "bf
 """Backends that run a CPU bundle's graphs -> precisions they do; of those installed, a build takes the fastest. BF16 is
 OpenVINO's own arithmetic on an FP32 graph. FP16 is computed in FP32 on a CPU by either, so one is enough."""
 
+COMPILERS = ("tensorrt_rtx", "tensorrt")
+"""Backends that compile engines from graphs while a bundle is built; all others load the graphs as they are."""
 
 LARGEST_FUSED_HEAD = 256
 """TensorRT and TensorRT-RTX fuse no attention with wider heads (measured on TensorRT-RTX 1.7.1, for every GPU)."""
@@ -51,18 +54,23 @@ class Target:
     """One row of the table.
 
     name : what the user types.
-    backend : `onnxruntime` or `tensorrt_rtx` (full `tensorrt` is chosen by `--backend`, never by a target). The CPU has
-        others besides, `CPU_RUNNERS`.
-    compute_capabilities : `SM89`-like names that the engine carries code for; empty for the CPU.
+    backend : `onnxruntime`, `onnxruntime_cuda` or `tensorrt_rtx` (full `tensorrt` is chosen by `--backend`, never by a
+        target). The CPU has others besides, `CPU_RUNNERS`.
+    compute_capabilities : `SM89`-like names that the engine carries code for; empty where graphs ship, not engines.
     opset : ONNX opset of the exported graph. From 23 on attention is one `Attention` node; below it is the
         MatMul-Softmax-MatMul pattern, which TensorRT fuses just as well. From 21 on GroupNorm is one node, which saves
         16 % (SM75) to 18 % (SM89) of the memory traffic of `edge` against opset 18 (benchmarks/build_time.py).
+        `cuda` stays at 18: ONNX Runtime takes a kernel that is registered for "6 and later" for the very version 6
+        only, and on CUDA it has InstanceNormalization and ConvTranspose so, which opset 22 redefines
+        (onnxruntime docs/OperatorKernels.md, issues 13781 and 26065); `Attention` nodes ran on the CPU as late as 1.24
+        (issue 28025), which its session forbids.
     precisions : what the hardware and the compiler can do there.
     why : the reason for whatever differs from the other rows.
-    kernels : modules of `zoomrt.kernels` that are compiled for these GPUs and shipped, since the runtime launches them
-        around the engine; `colour_match` for the colour policy `mean_std` only. The others it cannot: `vq_nearest`,
-        `group_norm_silu` and `attention` would have to run in the middle of a graph, and an engine calls no kernels
-        but as plugins, which TensorRT-RTX has not (for full TensorRT see `attention_form`).
+    kernels : modules of `zoomrt.kernels` that are compiled for these GPUs (for `cuda`: for every SM that kernels are
+        compiled for) and shipped, since the runtime launches them around the engine; `colour_match` for the colour
+        policy `mean_std` only. The others it cannot: `vq_nearest`, `group_norm_silu` and `attention` would have to run
+        in the middle of a graph, and an engine calls no kernels but as plugins, which TensorRT-RTX has not (for full
+        TensorRT see `attention_form`).
     """
 
     name: str
@@ -101,6 +109,14 @@ TARGETS: dict[str, Target] = {
             _GPU,
             "one engine for every generation since Ampere; with Turing in it all would run Turing's kernels, "
             "a third more memory traffic for `edge`, and FP32 would not build",
+        ),
+        Target(
+            "cuda",
+            "onnxruntime_cuda",
+            (),
+            18,
+            ("fp32", "fp16"),
+            "ONNX Runtime on any NVIDIA GPU, data-centre ones included; its 8-bit layers were not tried on CUDA",
         ),
     )
 }

@@ -252,6 +252,8 @@ def configuration(
     padded = max(16, triton.next_power_of_2(size))
     if padded <= WHOLE_HEAD:
         rows, columns, chunk, warps, stages = 128, 64, padded, 8, 2 if padded == WHOLE_HEAD else 3
+        if padded <= 32:  # the same work for a warp; with 8 warps SM120 spills
+            rows, warps = 64, 4
         if bias or mask:  # windows have 64 tokens, and what is added needs registers
             rows, columns, warps, stages = 64, 32, 4, 1
     else:

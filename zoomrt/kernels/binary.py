@@ -94,8 +94,11 @@ def read_resources(cubin: bytes, entry: str, cuobjdump: str) -> Resources:
     return Resources(registers, stack + local, shared)
 
 
-def check_fit(compiled: Compiled, name: str, sm: int, warps: int) -> None:
-    """Raises PluginError with the figures if `sm` could not launch this kernel, of configuration `name`."""
+def check_fit(compiled: Compiled, name: str, sm: int, warps: int, *, may_spill: bool = False) -> None:
+    """Raises PluginError with the figures if `sm` could not launch this kernel, of configuration `name`, or it spills.
+
+    may_spill : it runs all the same, only slower; a configuration says that this is known.
+    """
     limits, used = LIMITS[sm], compiled.resources
     registers_per_warp = -(-used.registers * _WARP // _REGISTER_UNIT) * _REGISTER_UNIT
     figures = (
@@ -103,6 +106,7 @@ def check_fit(compiled: Compiled, name: str, sm: int, warps: int) -> None:
         ("registers per thread", used.registers, limits.registers_per_thread),
         ("registers per block", warps * registers_per_warp, limits.registers),
         ("bytes of shared memory", used.static_shared_bytes + compiled.shared_bytes, limits.shared_bytes),
+        ("spilled bytes per thread", used.spilled_bytes, used.spilled_bytes if may_spill else 0),
     )
     over = [(what, seen, most) for what, seen, most in figures if seen > most]
     if over:

@@ -89,7 +89,8 @@ class _Task:
         )
 
     def checked(self, compiled: Compiled) -> KernelBinary:
-        check_fit(compiled, self.configuration.name, self.sm, self.configuration.warps)
+        one = self.configuration
+        check_fit(compiled, one.name, self.sm, one.warps, may_spill=one.may_spill)
         return KernelBinary(self.configuration, self.sm, compiled)
 
 

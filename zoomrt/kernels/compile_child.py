@@ -3,10 +3,11 @@
 `python -m zoomrt.kernels.compile_child`. A process of its own because LLVM aborts on combinations it does not know;
 one child takes many jobs, since importing Triton and the kernels costs seconds. It ends when its stdin closes.
 
-Triton writes the PTX; ptxas, which Triton brings along, assembles it here once more. Two parameters that Triton adds
-for scratch memory of its own are taken out before, so that a launch, ours or TensorRT's, passes what the signature says
-and no more. And one ptxas, of CUDA 12, assembles for every SM; from the other one, of CUDA 13, which Triton takes from
-SM90 on, binaries come in a layout of their own (ELF ABI 8) that is younger than the drivers of CUDA 12.
+Triton writes the PTX; its last stage, the assembler, is replaced by ours, for two reasons. Two parameters that Triton
+adds for scratch memory of its own are taken out before, so that a launch, ours or TensorRT's, passes what the signature
+says and no more. And one of Triton's two ptxas, that of CUDA 12, assembles for every SM; from the other, of CUDA 13,
+which Triton takes from SM90 on, binaries come in a layout of their own (ELF ABI 8) that is younger than the
+drivers of CUDA 12.
 """
 
 from __future__ import annotations
@@ -76,6 +77,15 @@ def _compiled(job: Job) -> Compiled:
     from triton.compiler import ASTSource
 
     function = getattr(importlib.import_module(job.module), job.function)
+    tools = triton.knobs.nvidia
+
+    def last_stage(*given: Any) -> tuple[str, str]:
+        """Triton's hook: given its stages it may change them; called with nothing it says what tells its cache so."""
+        if given:
+            given[1]["cubin"] = lambda ptx, _metadata: _assembled(ptx, job, tools.ptxas.path)
+        return "zoomrt assembles", "zoomrt assembles"
+
+    triton.knobs.runtime.add_stages_inspection_hook = last_stage
     types = {name: job.signature.get(name, "constexpr") for name in function.arg_names}
     multiples = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in job.aligned}
     kernel = triton.compile(
@@ -89,15 +99,13 @@ def _compiled(job: Job) -> Compiled:
         },
     )
     _require_plain_launch(kernel.metadata)
-    ptx = without_hidden_parameters(kernel.asm["ptx"], len(job.signature))
-    tools = triton.knobs.nvidia
-    cubin = _assembled(ptx, tools.ptxas.path, job.fused_multiply_add)
+    cubin = kernel.asm["cubin"]
     return Compiled(
         entry=kernel.metadata.name,
         shared_bytes=kernel.metadata.shared,
         resources=read_resources(cubin, kernel.metadata.name, tools.cuobjdump.path),
         cubin=cubin,
-        ptx=ptx,
+        ptx=without_hidden_parameters(kernel.asm["ptx"], len(job.signature)),
         compiler=f"triton {triton.__version__}, ptxas {tools.ptxas.version}",
     )
 
@@ -121,12 +129,13 @@ def without_hidden_parameters(ptx: str, arguments: int) -> str:
     return _PARAMETERS.sub(lambda match: match[1] + ",\n".join(parameters[:arguments]) + match[3], ptx)
 
 
-def _assembled(ptx: str, ptxas: str, fused_multiply_add: bool) -> bytes:
+def _assembled(ptx: str, job: Job, ptxas: str) -> bytes:
+    ptx = without_hidden_parameters(ptx, len(job.signature))
     (target,) = _TARGET.findall(ptx)
     with tempfile.TemporaryDirectory(prefix="zoomrt-") as folder:
         source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(ptx, encoding="utf-8")
-        options = [f"--gpu-name={target}", f"--fmad={str(fused_multiply_add).lower()}"]
+        options = [f"--gpu-name={target}", f"--fmad={str(job.fused_multiply_add).lower()}"]
         command = [ptxas, *options, str(source), "-o", str(binary)]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode:

@@ -39,6 +39,7 @@ class Configuration:
         the launcher has to keep it.
     fused_multiply_add : False: compile with enable_fp_fusion=False, so that results equal the CPU's bit for bit.
     sms : SM numbers it is for.
+    may_spill : registers may be spilled to memory; an error otherwise, see `binary.check_fit`.
     """
 
     kernel: str
@@ -53,6 +54,7 @@ class Configuration:
     aligned: tuple[str, ...] = ()
     fused_multiply_add: bool = True
     sms: tuple[int, ...] = field(default=SMS)
+    may_spill: bool = False
 
     def grid_of(self, values: Mapping[str, Any]) -> tuple[int, int, int]:
         """The number of programs along each axis, for values of arguments and extents."""
