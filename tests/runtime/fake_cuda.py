@@ -141,17 +141,19 @@ class FakeCuda:
 
         class GraphBuilder:
             def __init__(self) -> None:
-                self.stream = Stream(99)
+                self.stream, self.building = Stream(99), False
 
             @told
             def begin_building(self, mode: str | None = "relaxed") -> GraphBuilder:
                 fake.works = []
                 fake.capturing += 1
+                self.building = True
                 return self
 
             @told
             def end_building(self) -> GraphBuilder:
-                fake.capturing -= 1
+                fake.capturing -= self.building
+                self.building = False
                 return self
 
             @told
@@ -160,7 +162,9 @@ class FakeCuda:
 
             @told
             def close(self) -> None:
-                pass
+                """Ends a capture that is under way."""
+                fake.capturing -= self.building
+                self.building = False
 
         class Device:
             def __init__(self, device_id: int | None = None) -> None:
@@ -269,7 +273,8 @@ def fake_trt(cuda: FakeCuda, shapes: dict[bytes, Any], dtype: str, *, rtx: bool 
         def call(this: Any, *arguments: Any, **named: Any) -> Any:
             events.append((owner, name, arguments, named))
             if name in fail:
-                module.log.log(module.ILogger.Severity.ERROR, fail[name])
+                for line in fail[name].splitlines():
+                    module.log.log(module.ILogger.Severity.ERROR, line)
                 return False if name == "execute_async_v3" else None
             return method(this, *arguments, **named)
 
@@ -291,13 +296,17 @@ def fake_trt(cuda: FakeCuda, shapes: dict[bytes, Any], dtype: str, *, rtx: bool 
             return b"compiled"
 
     class IRuntimeConfig:
-        @told
-        def create_runtime_cache(self) -> IRuntimeCache:
-            return IRuntimeCache()
+        """Full TensorRT has one since 10.11, without a cache."""
 
-        @told
-        def set_runtime_cache(self, cache: Any) -> bool:
-            return True
+        if rtx:
+
+            @told
+            def create_runtime_cache(self) -> IRuntimeCache:
+                return IRuntimeCache()
+
+            @told
+            def set_runtime_cache(self, cache: Any) -> bool:
+                return True
 
     class IExecutionContext:
         def __init__(self, plan: bytes) -> None:
@@ -354,15 +363,15 @@ def fake_trt(cuda: FakeCuda, shapes: dict[bytes, Any], dtype: str, *, rtx: bool 
         def create_execution_context(self, runtime_config: Any = None) -> IExecutionContext:
             return IExecutionContext(self.plan)
 
-        if rtx:
-
-            @told
-            def create_runtime_config(self) -> IRuntimeConfig:
-                return IRuntimeConfig()
+        @told
+        def create_runtime_config(self) -> IRuntimeConfig:
+            return IRuntimeConfig()
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
-            pass
+            if "Runtime" in fail:  # as pybind puts a null pointer
+                logger.log(ILogger.Severity.ERROR, fail["Runtime"])
+                raise TypeError("pybind11::init(): factory function returned nullptr")
 
         @told
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine:
