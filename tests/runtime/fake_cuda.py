@@ -37,6 +37,8 @@ class FakeCuda:
         """Entry -> how many arguments the binary has."""
         self.capturing, self.works = 0, list[Callable[[], None]]()
         self.device_bytes = 0
+        self.crossed: list[int] = []
+        """Bytes of each copy between host and device."""
         self.core = self._core()
         self.driver = self._driver()
 
@@ -73,6 +75,8 @@ class FakeCuda:
             pass
 
         class Buffer:
+            owner: Any = None
+
             def __init__(self, size: int, on_device: bool) -> None:
                 if on_device and fake.limit is not None and fake.device_bytes + size > fake.limit:
                     raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: the API call failed because of no memory")
@@ -81,16 +85,28 @@ class FakeCuda:
                 self.handle = self.array.ctypes.data
                 fake.live[self.handle] = size
 
+            @staticmethod
+            def from_handle(ptr: int, size: int, mr: Any = None, owner: Any = None, *, stream: Any = None) -> Buffer:
+                fake.calls.append(("Buffer", "from_handle", (ptr, size), {"owner": owner}))
+                part = Buffer.__new__(Buffer)
+                part.handle, part.size, part.owner = ptr, size, owner
+                part.on_device = getattr(owner, "on_device", True)
+                return part
+
             @told
             def copy_from(self, src: Buffer, *, stream: Any, options: Any = None) -> None:
                 assert src.size == self.size
-                assert {src.handle, self.handle} <= fake.live.keys()
+                for one in (src, self):
+                    where = (at <= one.handle and one.handle + one.size <= at + size for at, size in fake.live.items())
+                    assert any(where), "not allocated"
                 assert not stream.default
+                if src.on_device != self.on_device:
+                    fake.crossed.append(self.size)
                 ctypes.memmove(self.handle, src.handle, self.size)
 
             @told
             def close(self, stream: Any = None) -> None:
-                if self.handle in fake.live:
+                if self.owner is None and self.handle in fake.live:
                     del fake.live[self.handle]
                     fake.device_bytes -= self.size if self.on_device else 0
 
@@ -230,7 +246,15 @@ class FakeCuda:
             if kernel.name in fake.kernels:
                 fake.kernels[kernel.name](config.grid, *(getattr(one, "value", one) for one in kernel_args))
 
-        names = (StreamOptions, EventOptions, LaunchConfig, Device, DeviceMemoryResource, LegacyPinnedMemoryResource)
+        names = (
+            StreamOptions,
+            EventOptions,
+            LaunchConfig,
+            Buffer,
+            Device,
+            DeviceMemoryResource,
+            LegacyPinnedMemoryResource,
+        )
         return SimpleNamespace(**{one.__name__: one for one in names}, ObjectCode=ObjectCode, launch=launch)
 
     def _driver(self) -> Any:

@@ -178,15 +178,30 @@ def test_a_frame_of_bytes_is_that_of_the_tile_path(
     with upscaler:
         result = upscaler.upscale(frame, on_tile=lambda *progress: done.append(progress))
         before = len(cuda.calls)
+        cuda.crossed.clear()
         assert np.array_equal(upscaler(frame), result)
         in_frame = cuda.names()[before:]
     worst = np.abs(result.astype(int) - plain(frame)).max()
     assert worst <= (0 if colour == "none" else 1)
-    assert in_frame.count("Buffer.copy_from") == 2, "bytes in, bytes out"
+    assert len(cuda.crossed) == 2, "bytes in, bytes out"
+    assert cuda.crossed[0] == frame.nbytes
     assert not any("allocate" in name or "create" in name for name in in_frame)
     tiles = plan(height, width, upscaler.manifest.tile)
     assert set(cuda.held) == {min(2, len(tiles.rows.spans))}  # type: ignore[attr-defined]
     assert done == [(len(tiles), len(tiles))]
+    assert not cuda.live
+
+
+def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path) -> None:
+    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", batches=(1, 2))
+    rng = np.random.default_rng()
+    with upscaler:
+        before = [cuda.names().count("GraphBuilder.begin_building")]
+        for height, width in ((90, 90), (50, 120), (33, 20), (120, 70), (90, 90)):
+            frame = rng.integers(0, 256, (height, width, 3), np.uint8)
+            assert np.array_equal(upscaler(frame), frame.repeat(4, 0).repeat(4, 1))
+            before.append(cuda.names().count("GraphBuilder.begin_building"))
+    assert before[-1] == before[0] + 2, "one for each batch size"
     assert not cuda.live
 
 

@@ -154,6 +154,12 @@ class CudaDevice:
             self._loading.core.sync()  # memory of the pool is there from then on, for every stream
             return CudaBuffer(memory, shape)
 
+    def part(self, whole: Buffer, offset: int, shape: tuple[int, ...], dtype: str) -> CudaBuffer:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        owner = cast(CudaBuffer, whole).memory
+        with cuda_faults("cannot use a part of the GPU's memory"):
+            return CudaBuffer(self.core.Buffer.from_handle(whole.address + offset, size, owner=owner), shape)
+
     def host(self, shape: tuple[int, ...], dtype: str) -> CudaBuffer:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         with cuda_faults(f"cannot allocate {size / 1e6:.0f} MB of page-locked memory"):

@@ -4,6 +4,8 @@
 
 Written to the argument lists of `zoomrt/kernels/tile_gather.py` and `tile_blend.py`; NOT RUN on a GPU so far. Two rows
 of tiles are held: a row is blended as soon as it is there, with the one above. The sums are for the colour step.
+The engine has one fixed place for its tiles, from which they are copied into their row: it is prepared once for each
+batch size, whatever sizes frames have.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,17 +39,6 @@ class Kernel(Protocol):
     def constants(self) -> Mapping[str, Any]: ...
 
     def bind(self, **values: Any) -> Launch: ...
-
-
-@dataclass(frozen=True)
-class _Region:
-    """A part of a buffer."""
-
-    address: int
-    shape: tuple[int, ...]
-
-    def close(self) -> None:
-        """The buffer is somebody else's."""
 
 
 def axis_table(axis: AxisPlan) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -86,6 +77,10 @@ class FramePath:
         self.gather, self.blend = gather, blend
         self._plan: tuple[int, int, tuple[int, ...]] | None = None
         self._pipeline: Pipeline | None = None
+        self._ends: tuple[Buffer, Buffer] | None = None
+        """Where the engines read and write tiles."""
+        self._parts: list[Buffer] = []
+        self._runs: dict[int, tuple[Launch, Buffer]] = {}
 
     def run(
         self, frame: NDArray[np.uint8], out: NDArray[np.uint8], moments: Moments | None, sizes: tuple[int, ...]
@@ -99,7 +94,7 @@ class FramePath:
         height, width = frame.shape[:2]
         self.device.use()
         if self._plan != (height, width, sizes):
-            self.close()
+            self._forget_frame()
             self._pipeline = Pipeline(self.device, 1, self.compute)
             engine = _FrameEngine(self, plan(height, width, self.tile), sizes)
             self._pipeline.add(1, engine, ((1, frame.size), (1, engine.bytes)), "uint8")
@@ -120,8 +115,40 @@ class FramePath:
         if moments is not None:
             moments.add_sums(height * width * self.tile.scale**2, sums[:3], sums[3:6])
 
+    def tiles_in(self, most: int) -> Buffer:
+        """Where tiles go for the engines, of up to `most` in a batch, the first time it is asked for."""
+        if self._ends is None:
+            given, wanted = self._tile_shapes(most)
+            source = self.device.memory(given, self.tile.dtype)
+            try:
+                self._ends = source, self.device.memory(wanted, self.tile.dtype)
+            except BaseException:
+                source.close()
+                raise
+        return self._ends[0]
+
+    def engine_run(self, count: int) -> tuple[Launch, Buffer]:
+        """What runs a batch of so many, and where its result is. Prepared once."""
+        if count not in self._runs:
+            assert self._ends is not None
+            both = zip(self._ends, self._tile_shapes(count), strict=True)
+            source, target = [self.device.part(whole, 0, shape, self.tile.dtype) for whole, shape in both]
+            self._parts += [source, target]
+            self._runs[count] = self.engines[count].prepare(source, target), target
+        return self._runs[count]
+
+    def _tile_shapes(self, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        tile = self.tile
+        return (count, 3, tile.height, tile.width), (count, 3, tile.height * tile.scale, tile.width * tile.scale)
+
     def close(self) -> None:
         """Release what was allocated for frames; may be called again."""
+        self._forget_frame()
+        for buffer in (*self._parts, *(self._ends or ())):
+            buffer.close()
+        self._ends, self._parts, self._runs = None, [], {}
+
+    def _forget_frame(self) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
         self._pipeline = self._plan = None
@@ -149,25 +176,26 @@ class _FrameEngine:
         held = min(2, len(tiles.rows.spans))
         high, wide = tile.height * tile.scale, tile.width * tile.scale
         outputs = self._kept((held * columns, 3, high, wide), tile.dtype)
-        inputs = self._kept((min(self._sizes[-1], columns), 3, tile.height, tile.width), tile.dtype)
+        inputs = path.tiles_in(self._sizes[-1])
         origins = self._uploaded(
             np.array([(y.origin, x.origin) for y in tiles.rows.spans for x in tiles.columns.spans], np.int32)
         )
         tables = [self._uploaded(table) for axis in (tiles.rows, tiles.columns) for table in axis_table(axis)]
         one = 3 * high * wide * np.dtype(tile.dtype).itemsize
-        runs: dict[tuple[int, int], Launch] = {}
+        slots: dict[tuple[int, int], Buffer] = {}
         launches: list[Launch] = []
         for row in range(len(tiles.rows.spans)):
             for part in batches_of(range(columns), self._sizes):
                 first = row % held * columns + part.start
-                if (first, len(part)) not in runs:
-                    given = _Region(inputs.address, (len(part), 3, tile.height, tile.width))
-                    wanted = _Region(outputs.address + first * one, (len(part), 3, high, wide))
-                    runs[first, len(part)] = path.engines[len(part)].prepare(given, wanted)
+                run, made = path.engine_run(len(part))
+                if (first, len(part)) not in slots:
+                    slot = path.device.part(outputs, first * one, made.shape, tile.dtype)
+                    self._held.append(slot)
+                    slots[first, len(part)] = slot
                 launches.append(
                     self._gather(source, origins.address + 8 * (row * columns + part.start), inputs, len(part))
                 )
-                launches.append(runs[first, len(part)])
+                launches += [run, partial(_copy, slots[first, len(part)], made)]
             launches.append(self._blend(outputs, tables, target, row, held))
 
         def launch(stream: Stream) -> None:
@@ -216,9 +244,13 @@ class _FrameEngine:
         return buffer
 
     def close(self) -> None:
-        for buffer in self._held:
+        for buffer in reversed(self._held):  # parts before what they are parts of
             buffer.close()
         self._held = []
+
+
+def _copy(target: Buffer, source: Buffer, stream: Stream) -> None:
+    stream.copy(target, source)
 
 
 def _aligned(size: int) -> int:

@@ -104,12 +104,8 @@ def _add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> 
 
     manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
     kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
-    area = manifest.tile.height * manifest.tile.width * manifest.tile.scale**2
-    unfit = "start noise is made on the CPU" if manifest.tile.noise is not None else ""
-    if 3 * area * np.dtype(manifest.tile.dtype).itemsize % 256:  # where TensorRT wants its tensors to begin
-        unfit = "tiles of this size do not line up in the GPU's memory"
-    if unfit:
-        session.note(f"{unfit}. {fallback}")
+    if manifest.tile.noise is not None:
+        session.note(f"start noise is made on the CPU. {fallback}")
         return
     try:
         records = [
