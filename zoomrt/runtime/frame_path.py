@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import batches_of
 from zoomrt.runtime.tiles import AxisPlan, TilePlan, plan
 
-__all__ = ["FramePath", "Kernel", "axis_table"]
+__all__ = ["ColourKernels", "FramePath", "Kernel", "axis_table"]
 
 _SUMS = 7  # per block of the blend: sums of red, green and blue, of their squares, values that were not finite
 
@@ -39,6 +39,14 @@ class Kernel(Protocol):
     def constants(self) -> Mapping[str, Any]: ...
 
     def bind(self, **values: Any) -> Launch: ...
+
+
+class ColourKernels(NamedTuple):
+    """The three kernels of `zoomrt/kernels/colour_match.py`, for RGB frames."""
+
+    source: Kernel
+    table: Kernel
+    apply: Kernel
 
 
 def axis_table(axis: AxisPlan) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -61,7 +69,8 @@ class FramePath:
     """Frames of one session. Not thread-safe. Memory for frames is allocated for the first of each size, and kept.
 
     engines : by batch size, the session's. compute : the session's stream. gather, blend : the kernels for RGB frames
-    and tiles of the bundle's type, the blend with sums.
+    and tiles of the bundle's type, the blend with sums. colours : match `mean_std` colours here too; frames of up to
+    2^31 - 1 output pixels then.
     """
 
     def __init__(
@@ -72,9 +81,10 @@ class FramePath:
         compute: Stream,
         gather: Kernel,
         blend: Kernel,
+        colours: ColourKernels | None = None,
     ) -> None:
         self.device, self.tile, self.engines, self.compute = device, tile, engines, compute
-        self.gather, self.blend = gather, blend
+        self.gather, self.blend, self.colours = gather, blend, colours
         self._plan: tuple[int, int, tuple[int, ...]] | None = None
         self._pipeline: Pipeline | None = None
         self._ends: tuple[Buffer, Buffer] | None = None
@@ -197,6 +207,8 @@ class _FrameEngine:
                 )
                 launches += [run, partial(_copy, slots[first, len(part)], made)]
             launches.append(self._blend(outputs, tables, target, row, held))
+        if path.colours is not None:
+            launches += self._colours(path.colours, source, target)
 
         def launch(stream: Stream) -> None:
             for each in launches:
@@ -229,6 +241,28 @@ class _FrameEngine:
             row_stride=3 * self._wide, column_stride=3, frame_channel_stride=1,
             gain=float(np.float32(255 / (white - low))), black=float(np.float32(low * 255 / (white - low))),
         )  # fmt: skip
+
+    def _colours(self, kernels: ColourKernels, frame: Buffer, target: Buffer) -> list[Launch]:
+        """Sums of the input, a table of codes from these and the blend's, and the table applied in place."""
+        height, width, high, wide = self._tiles.rows.size, self._tiles.columns.size, self._high, self._wide
+        rows, columns = (int(kernels.source.constants[name]) for name in ("ROWS", "COLUMNS"))
+        programs = math.ceil(height / rows) * math.ceil(width / columns)
+        sums, table = self._kept((programs, _SUMS), "float32"), self._kept((3, 256), "uint8")
+        return [
+            kernels.source.bind(
+                frame=frame.address, sums=sums.address, height=height, width=width,
+                row_stride=3 * width, column_stride=3, channel_stride=1, gain=1.0,
+            ),
+            kernels.table.bind(
+                source=sums.address, result=target.address + _aligned(3 * high * wide), table=table.address,
+                source_programs=programs, result_programs=self._sums_before[-1] // (4 * _SUMS),
+                source_pixels=height * width, result_pixels=high * wide,
+            ),
+            kernels.apply.bind(
+                frame=target.address, table=table.address, height=high, width=wide,
+                row_stride=3 * wide, column_stride=3, channel_stride=1,
+            ),
+        ]  # fmt: skip
 
     def _kept(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         self._held.append(self._path.device.memory(shape, dtype))
