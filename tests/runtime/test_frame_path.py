@@ -57,11 +57,14 @@ COLOUR = {
         "gain": "fp32",
     },
     "colour_table": {
-        "source": "*fp32", "result": "*fp32", "table": "*u8",
+        "source": "*fp32",
+        "result": "*fp32",
+        "table": "*u8",
         **dict.fromkeys(("source_programs", "result_programs", "source_pixels", "result_pixels"), "i32"),
     },
     "colour_apply": {
-        "frame": "*u8", "table": "*u8",
+        "frame": "*u8",
+        "table": "*u8",
         **dict.fromkeys(("height", "width", "row_stride", "column_stride", "channel_stride"), "i32"),
     },
 }

@@ -125,9 +125,10 @@ def _add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> 
                 find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
                 for name in ("colour_source_rgb", "colour_table", "colour_apply")
             ]
-            colours = ColourKernels(*(CudaKernel(device, bundle.path, record) for record in records))
         except EngineMismatch as missing:
             session.note(str(missing))
+        else:
+            colours = ColourKernels(*(CudaKernel(device, bundle.path, record) for record in records))
     session.use_kernels(gather, blend, colours)
 
 
