@@ -133,6 +133,19 @@ def test_wrong_arguments_are_told_so(generator: torch.Generator, change, words: 
         attention(*change(q, k, v))
 
 
+@pytest.mark.parametrize("part", ["query", "bias rows", "bias heads", "mask rows", "mask windows", "query heads"])
+def test_what_the_kernel_cannot_count_in_32_bits_is_refused(part: str) -> None:
+    """Never touched, so the 4 GB are only promised."""
+    big = torch.empty(2**31 + 64, dtype=torch.float16)
+    q, k = torch.zeros(2, 2, 3, 16, dtype=torch.float16), torch.zeros(2, 2, 5, 16, dtype=torch.float16)
+    wide = {"rows": (0, 2**30, 1), "heads": (2**31, 0, 1), "windows": (2**31, 0, 1)}
+    added = big.as_strided((2, 3, 5), wide[part.split()[1]]) if part[:4] in ("bias", "mask") else None
+    if part.startswith("query"):
+        q = big.as_strided((2, 2, 3, 16), (0, 2**30, 16, 1) if part.endswith("heads") else (0, 0, 2**30, 1))
+    with pytest.raises(InputError, match=r"elements from the first .*fewer than 2\^31"):
+        attention(q, k, k, added if part.startswith("bias") else None, added if part.startswith("mask") else None)
+
+
 def test_the_cost_is_what_a_loop_counts() -> None:
     batch, heads, queries, keys, size = 2, 3, 5, 7, 4
     multiply_adds = sum(2 for _ in range(batch * heads * queries * keys * size))  # one for Q K^T, one for the values

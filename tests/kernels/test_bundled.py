@@ -46,9 +46,9 @@ def toy(kernel: str, name: str) -> Configuration:
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
-        "tile_gather": ("gather_rgb_fp16", "gather_rgb_fp32"),
+        "tile_gather": ("gather_rgb_fp16", "gather_rgb_fp32", "gather_bgr_fp16", "gather_nv12_fp32"),
         "tile_blend": ("blend_fp16", "blend_fp32_sums"),
-        "colour_match": ("colour_table",),
+        "colour_match": ("colour_table", "colour_source_rgb", "colour_source_nv12"),
         "vq_nearest": ("vq",),
     }
     toys = [toy(kernel, name) for kernel, some in names.items() for name in some]
@@ -75,7 +75,7 @@ def test_every_gpu_of_a_target_is_covered_by_what_the_runtime_launches(tmp_path:
 def test_type_of_tiles_and_colour_policy_decide_what_comes_along(tmp_path: Path) -> None:
     tile = msgspec.structs.replace(TILE, dtype="float32", colour="mean_std")
     kernels = write_kernels(TARGETS["sm89"], tile, tmp_path, quiet)
-    assert set(coverage(kernels)) == {"gather_rgb_fp32", "blend_fp32_sums", "colour_table"}
+    assert set(coverage(kernels)) == {"gather_rgb_fp32", "blend_fp32_sums", "colour_table", "colour_source_rgb"}
 
 
 def test_a_manifest_tells_how_to_launch(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from zoomrt.kernels.configuration import all_configurations
 chosen = {c.name: c for c in all_configurations()}[sys.argv[1]]
 names = chosen.function.arg_names
 assert set(chosen.signature) | set(chosen.constants) == set(names)
-signature = {name: chosen.signature.get(name, "constexpr") for name in names}
+chosen.constants.update(dict.fromkeys(sys.argv[2:], 1))  # as the JIT does where an argument is 1
+signature = {name: chosen.signature.get(name, "constexpr") for name in names} | dict.fromkeys(sys.argv[2:], "constexpr")
 hints = {(names.index(name),): [["tt.divisibility", 16]] for name in chosen.aligned}
 source = ASTSource(chosen.function, signature, {(names.index(n),): v for n, v in chosen.constants.items()}, hints)
 options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "enable_fp_fusion": chosen.fused_multiply_add}
@@ -27,10 +28,10 @@ print(json.dumps({"fused": ptx.count("fma.rn.f32"), "round": [ptx.count("0f4B000
 """
 
 
-def ptx_of(name: str, cache: str) -> dict[str, object]:
+def ptx_of(name: str, cache: str, *ones: str) -> dict[str, object]:
     """Compiled in a child, which sees neither TRITON_INTERPRET nor a GPU."""
     environment = {**os.environ, "TRITON_CACHE_DIR": cache}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, name], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, name, *ones], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
     return found
@@ -48,3 +49,16 @@ def test_nothing_is_fused(name: str, tmp_path: object) -> None:
 
 def test_fusing_is_seen(tmp_path: object) -> None:
     assert ptx_of("vq_nearest_c3_fp32", str(tmp_path))["fused"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "ones"),
+    [
+        ("colour_table", ("source_pixels", "source_programs")),
+        ("colour_table", ("result_pixels", "result_programs")),
+        ("colour_source_rgb", ("height", "width")),
+        ("colour_apply", ("height", "width")),
+    ],
+)
+def test_frames_of_one_pixel_compile(name: str, ones: tuple[str, ...], tmp_path: object) -> None:
+    assert ptx_of(name, str(tmp_path), *ones)

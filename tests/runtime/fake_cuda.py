@@ -37,6 +37,8 @@ class FakeCuda:
         """Entry -> how many arguments the binary has."""
         self.capturing, self.works = 0, list[Callable[[], None]]()
         self.device_bytes = 0
+        self.crossed: list[int] = []
+        """Bytes of each copy between host and device."""
         self.core = self._core()
         self.driver = self._driver()
 
@@ -73,6 +75,8 @@ class FakeCuda:
             pass
 
         class Buffer:
+            owner: Any = None
+
             def __init__(self, size: int, on_device: bool) -> None:
                 if on_device and fake.limit is not None and fake.device_bytes + size > fake.limit:
                     raise RuntimeError("CUDA_ERROR_OUT_OF_MEMORY: the API call failed because of no memory")
@@ -81,16 +85,28 @@ class FakeCuda:
                 self.handle = self.array.ctypes.data
                 fake.live[self.handle] = size
 
+            @staticmethod
+            def from_handle(ptr: int, size: int, mr: Any = None, owner: Any = None, *, stream: Any = None) -> Buffer:
+                fake.calls.append(("Buffer", "from_handle", (ptr, size), {"owner": owner}))
+                part = Buffer.__new__(Buffer)
+                part.handle, part.size, part.owner = ptr, size, owner
+                part.on_device = getattr(owner, "on_device", True)
+                return part
+
             @told
             def copy_from(self, src: Buffer, *, stream: Any, options: Any = None) -> None:
                 assert src.size == self.size
-                assert {src.handle, self.handle} <= fake.live.keys()
+                for one in (src, self):
+                    where = (at <= one.handle and one.handle + one.size <= at + size for at, size in fake.live.items())
+                    assert any(where), "not allocated"
                 assert not stream.default
+                if src.on_device != self.on_device:
+                    fake.crossed.append(self.size)
                 ctypes.memmove(self.handle, src.handle, self.size)
 
             @told
             def close(self, stream: Any = None) -> None:
-                if self.handle in fake.live:
+                if self.owner is None and self.handle in fake.live:
                     del fake.live[self.handle]
                     fake.device_bytes -= self.size if self.on_device else 0
 
@@ -141,17 +157,19 @@ class FakeCuda:
 
         class GraphBuilder:
             def __init__(self) -> None:
-                self.stream = Stream(99)
+                self.stream, self.building = Stream(99), False
 
             @told
             def begin_building(self, mode: str | None = "relaxed") -> GraphBuilder:
                 fake.works = []
                 fake.capturing += 1
+                self.building = True
                 return self
 
             @told
             def end_building(self) -> GraphBuilder:
-                fake.capturing -= 1
+                fake.capturing -= self.building
+                self.building = False
                 return self
 
             @told
@@ -160,7 +178,9 @@ class FakeCuda:
 
             @told
             def close(self) -> None:
-                pass
+                """Ends a capture that is under way."""
+                fake.capturing -= self.building
+                self.building = False
 
         class Device:
             def __init__(self, device_id: int | None = None) -> None:
@@ -226,7 +246,15 @@ class FakeCuda:
             if kernel.name in fake.kernels:
                 fake.kernels[kernel.name](config.grid, *(getattr(one, "value", one) for one in kernel_args))
 
-        names = (StreamOptions, EventOptions, LaunchConfig, Device, DeviceMemoryResource, LegacyPinnedMemoryResource)
+        names = (
+            StreamOptions,
+            EventOptions,
+            LaunchConfig,
+            Buffer,
+            Device,
+            DeviceMemoryResource,
+            LegacyPinnedMemoryResource,
+        )
         return SimpleNamespace(**{one.__name__: one for one in names}, ObjectCode=ObjectCode, launch=launch)
 
     def _driver(self) -> Any:
@@ -269,7 +297,8 @@ def fake_trt(cuda: FakeCuda, shapes: dict[bytes, Any], dtype: str, *, rtx: bool 
         def call(this: Any, *arguments: Any, **named: Any) -> Any:
             events.append((owner, name, arguments, named))
             if name in fail:
-                module.log.log(module.ILogger.Severity.ERROR, fail[name])
+                for line in fail[name].splitlines():
+                    module.log.log(module.ILogger.Severity.ERROR, line)
                 return False if name == "execute_async_v3" else None
             return method(this, *arguments, **named)
 
@@ -291,13 +320,17 @@ def fake_trt(cuda: FakeCuda, shapes: dict[bytes, Any], dtype: str, *, rtx: bool 
             return b"compiled"
 
     class IRuntimeConfig:
-        @told
-        def create_runtime_cache(self) -> IRuntimeCache:
-            return IRuntimeCache()
+        """Full TensorRT has one since 10.11, without a cache."""
 
-        @told
-        def set_runtime_cache(self, cache: Any) -> bool:
-            return True
+        if rtx:
+
+            @told
+            def create_runtime_cache(self) -> IRuntimeCache:
+                return IRuntimeCache()
+
+            @told
+            def set_runtime_cache(self, cache: Any) -> bool:
+                return True
 
     class IExecutionContext:
         def __init__(self, plan: bytes) -> None:
@@ -354,15 +387,15 @@ def fake_trt(cuda: FakeCuda, shapes: dict[bytes, Any], dtype: str, *, rtx: bool 
         def create_execution_context(self, runtime_config: Any = None) -> IExecutionContext:
             return IExecutionContext(self.plan)
 
-        if rtx:
-
-            @told
-            def create_runtime_config(self) -> IRuntimeConfig:
-                return IRuntimeConfig()
+        @told
+        def create_runtime_config(self) -> IRuntimeConfig:
+            return IRuntimeConfig()
 
     class Runtime:
         def __init__(self, logger: Any) -> None:
-            pass
+            if "Runtime" in fail:  # as pybind puts a null pointer
+                logger.log(ILogger.Severity.ERROR, fail["Runtime"])
+                raise TypeError("pybind11::init(): factory function returned nullptr")
 
         @told
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> ICudaEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +124,70 @@ def test_what_tensorrt_says_ends_in_our_tree(
         tensorrt_session(bundle, device_on(cuda), trt)
     assert remedy in str(raised.value)
     assert not cuda.live
+    assert not cuda.capturing
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ("CUDA initialization failure with error: 35", "a newer NVIDIA driver"),
+        ("CUDA initialization failure with error: 100", "an NVIDIA GPU with its driver"),
+    ],
+)
+def test_tensorrt_that_does_not_start_says_why(tmp_path: Path, words: str, needed: str) -> None:
+    """pybind raises a TypeError that tells nothing; the log does."""
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    cuda = FakeCuda()
+    trt = fake_trt(cuda, shapes, "float32")
+    trt.fail["Runtime"] = words
+    with pytest.raises(EngineMismatch, match=f"cannot start TensorRT.*{words}") as raised:
+        tensorrt_session(bundle, device_on(cuda), trt)
+    assert raised.value.needed == needed
+
+
+def test_an_error_has_all_that_tensorrt_said_of_that_call_and_nothing_older(tmp_path: Path) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts())
+    cuda = FakeCuda()
+    trt = fake_trt(cuda, shapes, "float32")
+    trt.capturable = False
+    with Upscaler(bundle.manifest, tensorrt_session(bundle, device_on(cuda), trt)) as upscaler:
+        trt.fail["execute_async_v3"] = "Requested 900 bytes: out of memory\nenqueue failed"
+        with pytest.raises(OutOfMemory, match="900 bytes: out of memory; enqueue failed"):
+            upscaler._session.run(np.zeros((1, 3, 32, 32), np.float32))
+        trt.fail["execute_async_v3"] = ""
+        with pytest.raises(RuntimeFault, match="says nothing about"):
+            upscaler._session.run(np.zeros((1, 3, 32, 32), np.float32))
+
+
+def test_a_capture_that_fails_is_ended() -> None:
+    cuda = FakeCuda()
+    device = device_on(cuda)
+
+    def launch(_: Any) -> None:
+        raise RuntimeError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+
+    with pytest.raises(RuntimeFault, match="capture"):
+        device.captured(launch, device.stream("compute"))
+    assert cuda.names()[-1] == "GraphBuilder.close"
+    assert cuda.capturing == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "act"),
+    [
+        ("record", lambda stream, device: stream.record(device.event())),
+        ("wait", lambda stream, device: stream.wait(device.event())),
+        ("wait", lambda stream, _: stream.follow(4096)),
+        ("wait", lambda stream, _: stream.lead(4096)),
+    ],
+)
+def test_failures_between_streams_end_in_our_tree(call: str, act: Callable[[Any, CudaDevice], None]) -> None:
+    cuda = FakeCuda()
+    device = device_on(cuda)
+    stream = device.stream("compute")
+    cuda.fail[f"Stream.{call}"] = RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access")
+    with pytest.raises(RuntimeFault, match="ILLEGAL_ADDRESS"):
+        act(stream, device)
 
 
 def test_an_invalid_engine_and_one_of_another_shape(tmp_path: Path) -> None:
@@ -148,6 +213,10 @@ def test_another_gpu_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
     ("text", "error", "needed"),
     [
         ("DynamicLibNotFoundError: libcuda.so", EngineMismatch, "an NVIDIA GPU with its driver"),
+        ("libcuda.so.1: cannot open shared object file", EngineMismatch, "an NVIDIA GPU with its driver"),
+        ("libcudart.so.12: cannot open shared object file", EngineMismatch, "CUDA's own libraries beside the driver"),
+        ("DynamicLibNotFoundError: libcudart.so", EngineMismatch, "CUDA's own libraries beside the driver"),
+        ("libcudnn.so.9: cannot open shared object file", EngineMismatch, "CUDA's own libraries beside the driver"),
         ("CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected", EngineMismatch, "an NVIDIA GPU with its driver"),
         ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", EngineMismatch, "a newer NVIDIA driver"),
         ("cudaErrorInsufficientDriver", EngineMismatch, "a newer NVIDIA driver"),
@@ -225,6 +294,9 @@ class FakeOrt:
 
     def __init__(self, shapes: tuple[Any, Any], providers: tuple[str, ...] = ("CUDAExecutionProvider",)) -> None:
         self.asked: list[Any] = []
+        self.loaded = [*providers, "CPUExecutionProvider"]
+        self.broken: Exception | None = None
+        """What the provider fails with."""
         fake, self.providers = self, providers
 
         class SessionOptions:
@@ -250,8 +322,17 @@ class FakeOrt:
                 self.target = at(buffer_ptr, shape, np.dtype(element_type).str)
 
         class InferenceSession:
-            def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+            def __init__(self, path: str, options: Any, providers: list[Any], **named: Any) -> None:
                 fake.asked += providers
+                self.names = list(fake.loaded)
+                if fake.broken is not None:
+                    if int(named.get("enable_fallback", 1)) == 0:
+                        raise fake.broken
+                    print(f"EP Error {fake.broken} when using {providers}")
+                    self.names = ["CPUExecutionProvider"]
+
+            def get_providers(self) -> list[str]:
+                return self.names
 
             def get_inputs(self) -> list[Any]:
                 return [SimpleNamespace(name="x", shape=list(shapes[0]))]
@@ -268,6 +349,10 @@ class FakeOrt:
 
         self.SessionOptions, self.RunOptions, self.InferenceSession = SessionOptions, RunOptions, InferenceSession
 
+    def preload_dlls(self) -> None:
+        print("Failed to load libcudnn.so.9")
+        self.asked.append("preload_dlls")
+
     def get_available_providers(self) -> list[str]:
         return list(self.providers)
 
@@ -279,12 +364,13 @@ def test_a_frame_through_onnxruntime_on_cuda(tmp_path: Path) -> None:
     session = onnxruntime_cuda_session(bundle, device_on(cuda), runtime)
     provider = next(one[1] for one in runtime.asked if one[0] == "CUDAExecutionProvider")
     assert int(provider["user_compute_stream"]) == session._pipeline.compute.handle != 0
-    assert provider["enable_cuda_graph"] == "1"
+    assert provider["enable_cuda_graph"] == "0", "it keeps graphs by thread"
     assert ("session.disable_cpu_ep_fallback", "1") in runtime.asked
     with Upscaler(bundle.manifest, session) as upscaler:
         assert np.array_equal(upscaler(FRAME), FRAME.repeat(4, 0).repeat(4, 1))
     runs = [one for one in runtime.asked if isinstance(one, dict)]
-    assert {run["gpu_graph_id"] for run in runs} == {"1", "2"}, "a graph for each slot"
+    assert not any("gpu_graph_id" in run for run in runs)
+    assert {run["disable_synchronize_execution_providers"] for run in runs} == {"1"}
     with pytest.raises(MissingDependency, match="onnxruntime-gpu"):
         onnxruntime_cuda_session(bundle, device_on(cuda), FakeOrt(shapes[b"engine 1"], ("CPUExecutionProvider",)))
 
@@ -313,6 +399,35 @@ def test_a_bundle_as_built_for_cuda_loads_with_its_kernels(
         assert cuda.names().count("ObjectCode.from_cubin") == 2
         grey = FRAME[..., 0]  # which goes tile by tile
         np.testing.assert_array_equal(upscaler(grey), grey.repeat(4, 0).repeat(4, 1))
+    assert not cuda.live
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "remedy"),
+    [
+        (None, EngineMismatch, "cudnn"),
+        ("This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been "
+         "explicitly disabled by the user.", EngineMismatch, "cudnn"),
+        ("CUDA_PATH is set but CUDA wasn't able to be loaded. Please install", EngineMismatch, "cudnn"),
+        ("libcublasLt.so.12: cannot open shared object file", EngineMismatch, "cudnn"),
+        ("CUDA failure 2: out of memory ; GPU=0", OutOfMemory, "smaller tile"),
+    ],
+)  # fmt: skip
+def test_onnxruntime_without_cuda_is_no_cpu_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cause: str | None, error: type[ZoomrtError], remedy: str
+) -> None:
+    bundle, shapes = engine_bundle(tmp_path / "b", facts(), backend="onnxruntime_cuda", target="cuda")
+    cuda = FakeCuda()
+    runtime = FakeOrt(shapes[b"engine 1"])
+    if cause is None:
+        runtime.loaded = ["CPUExecutionProvider"]
+    else:
+        runtime.broken = RuntimeError(cause)
+    with pytest.raises(error, match="on the GPU") as raised:
+        onnxruntime_cuda_session(bundle, device_on(cuda), runtime)
+    assert remedy in raised.value.remedy
+    assert (cause or "only CPUExecutionProvider")[:40] in str(raised.value)
+    assert capsys.readouterr().out == ""
     assert not cuda.live
 
 

@@ -165,7 +165,8 @@ def test_what_is_asked_of_onnxruntime_exists() -> None:
     for method in (binding.bind_input, binding.bind_output):
         inspect.signature(method).bind(None, "x", "cuda", 0, np.float32, (1,), 4096)
     inspect.signature(onnxruntime.InferenceSession.run_with_iobinding).bind(None, None, None)
-    onnxruntime.RunOptions().add_run_config_entry("gpu_graph_id", "1")
+    onnxruntime.RunOptions().add_run_config_entry("disable_synchronize_execution_providers", "1")
+    assert 'kwargs.get("enable_fallback", 1)' in inspect.getsource(onnxruntime.InferenceSession.__init__)
     onnxruntime.SessionOptions().add_session_config_entry("session.disable_cpu_ep_fallback", "1")
 
 

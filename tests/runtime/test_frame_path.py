@@ -49,6 +49,27 @@ BLEND = {
     "gain": "fp32",
     "black": "fp32",
 }
+COLOUR = {
+    "colour_source_rgb": {
+        "frame": "*u8",
+        "sums": "*fp32",
+        **dict.fromkeys(("height", "width", "row_stride", "column_stride", "channel_stride"), "i32"),
+        "gain": "fp32",
+    },
+    "colour_table": {
+        "source": "*fp32",
+        "result": "*fp32",
+        "table": "*u8",
+        **dict.fromkeys(("source_programs", "result_programs", "source_pixels", "result_pixels"), "i32"),
+    },
+    "colour_apply": {
+        "frame": "*u8",
+        "table": "*u8",
+        **dict.fromkeys(("height", "width", "row_stride", "column_stride", "channel_stride"), "i32"),
+    },
+}
+COLOUR_GRIDS = {"colour_table": ("3", "1", "1")}
+FRAME_GRID = ("cdiv(width, COLUMNS)", "cdiv(height, ROWS)", "1")
 
 
 def records(kind: str) -> dict[str, KernelFile]:
@@ -76,7 +97,50 @@ def records(kind: str) -> dict[str, KernelFile]:
             grid=("cdiv(width, COLUMNS)", "cdiv(last_row - first_row, ROWS)", "1"),
             **common,
         ),
+    } | {
+        f"{name}:sm89": KernelFile(
+            kernel="colour_match",
+            file=f"{name}.cubin",
+            entry=name,
+            arguments=tuple(arguments.items()),
+            constants=constants,
+            grid=COLOUR_GRIDS.get(name, FRAME_GRID),
+            **common,
+        )
+        for name, arguments in COLOUR.items()
     }
+
+
+def colour_source(grid: tuple[int, int, int], *values: Any) -> None:
+    a = dict(zip(COLOUR["colour_source_rgb"], values, strict=True))
+    frame = at(a["frame"], (a["height"], a["width"], 3), "u1").astype(np.float64) * a["gain"]
+    sums = at(a["sums"], (grid[0] * grid[1], 7), "f4")
+    sums[...] = 0
+    sums[-1, :3], sums[-1, 3:6] = frame.sum((0, 1)), np.square(frame).sum((0, 1))
+
+
+def colour_table(grid: tuple[int, int, int], *values: Any) -> None:
+    """mean_std by hand: a gain and a bias per channel."""
+    a = dict(zip(COLOUR["colour_table"], values, strict=True))
+    assert grid == (3, 1, 1)
+    facts_of = []
+    for side in ("source", "result"):
+        count = a[f"{side}_pixels"]
+        sums = at(a[side], (a[f"{side}_programs"], 7), "f4").astype(np.float64).sum(0)
+        mean = sums[:3] / count / 255
+        facts_of.append((mean, np.maximum(sums[3:6] / 255**2 - count * mean**2, 0) / max(1, count - 1)))
+    (wanted, wide), (mean, narrow) = facts_of
+    gain = np.sqrt((wide + 1e-5) / (narrow + 1e-5))
+    codes = np.arange(256) * gain[:, None] + 255 * (wanted - gain * mean)[:, None]
+    at(a["table"], (3, 256), "u1")[...] = np.rint(codes.clip(0, 255))
+
+
+def colour_apply(_grid: tuple[int, int, int], *values: Any) -> None:
+    a = dict(zip(COLOUR["colour_apply"], values, strict=True))
+    frame, table = at(a["frame"], (a["height"], a["width"], 3), "u1"), at(a["table"], (3, 256), "u1")
+    assert (a["row_stride"], a["column_stride"], a["channel_stride"]) == frame.strides
+    for channel in range(3):
+        frame[..., channel] = table[channel][frame[..., channel]]
 
 
 def gather(dtype: str) -> Callable[..., None]:
@@ -137,13 +201,18 @@ def blend(dtype: str, held_rows: list[int]) -> Callable[..., None]:
 def gpu_upscaler(folder: Path, kind: str = "fp32", **changes: Any) -> tuple[Upscaler, FakeCuda, Any]:
     tile = facts(dtype=TYPES[kind], **changes)
     bundle, shapes = engine_bundle(folder, tile)
-    for name in ("gather", "blend"):
+    for name in ("gather", "blend", *COLOUR):
         (folder / f"{name}.cubin").write_bytes(b"code")
     bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, kernels=records(kind)))
     cuda = FakeCuda()
     cuda.held = []  # type: ignore[attr-defined]
     cuda.kernels = {"gather": gather(tile.dtype), "blend": blend(tile.dtype, cuda.held)}  # type: ignore[attr-defined]
-    cuda.counts = {"gather": len(GATHER), "blend": len(BLEND)}
+    cuda.kernels |= {
+        "colour_source_rgb": colour_source,
+        "colour_table": colour_table,
+        "colour_apply": colour_apply,
+    }
+    cuda.counts = {"gather": len(GATHER), "blend": len(BLEND)} | {name: len(names) for name, names in COLOUR.items()}
     device = device_on(cuda)
     trt = fake_trt(cuda, shapes, tile.dtype)
     session = tensorrt_session(bundle, device, trt)
@@ -178,15 +247,74 @@ def test_a_frame_of_bytes_is_that_of_the_tile_path(
     with upscaler:
         result = upscaler.upscale(frame, on_tile=lambda *progress: done.append(progress))
         before = len(cuda.calls)
+        cuda.crossed.clear()
         assert np.array_equal(upscaler(frame), result)
         in_frame = cuda.names()[before:]
     worst = np.abs(result.astype(int) - plain(frame)).max()
     assert worst <= (0 if colour == "none" else 1)
-    assert in_frame.count("Buffer.copy_from") == 2, "bytes in, bytes out"
+    assert len(cuda.crossed) == 2, "bytes in, bytes out"
+    assert cuda.crossed[0] == frame.nbytes
     assert not any("allocate" in name or "create" in name for name in in_frame)
     tiles = plan(height, width, upscaler.manifest.tile)
     assert set(cuda.held) == {min(2, len(tiles.rows.spans))}  # type: ignore[attr-defined]
     assert done == [(len(tiles), len(tiles))]
+    assert not cuda.live
+
+
+def test_mean_std_colours_are_matched_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that darkens shows that the table was applied, and once."""
+    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour="mean_std")
+    good = cuda.kernels["gather"]
+
+    def darkened(grid: Any, *values: Any) -> None:
+        good(grid, *values)
+        a = dict(zip(GATHER, values, strict=True))
+        at(a["out"], (grid[2], 3, a["tile_height"], a["tile_width"]), "f4")[...] *= 0.5
+
+    cuda.kernels["gather"] = darkened
+    for name in ("moments_of_frame", "apply_affine"):
+        monkeypatch.setattr(f"zoomrt.runtime.upscaler.{name}", None)  # the CPU has no part in it
+    frame = np.random.default_rng().integers(0, 256, (60, 70, 3), np.uint8)
+    with upscaler:
+        found = upscaler(frame)
+    assert np.abs(found.astype(int) - frame.repeat(4, 0).repeat(4, 1)).max() <= 2, (
+        "half the contrast is one code in two"
+    )
+    assert cuda.names().count(".launch") > 3
+    assert not cuda.live
+
+
+def test_colours_without_their_kernels_are_matched_on_the_cpu(tmp_path: Path) -> None:
+    tile = facts(colour="mean_std")
+    bundle, shapes = engine_bundle(tmp_path / "b", tile)
+    for name in ("gather", "blend"):
+        (tmp_path / "b" / f"{name}.cubin").write_bytes(b"code")
+    some = {key: one for key, one in records("fp32").items() if one.kernel != "colour_match"}
+    bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, kernels=some))
+    cuda = FakeCuda()
+    cuda.kernels = {"gather": gather("float32"), "blend": blend("float32", [])}
+    cuda.counts = {"gather": len(GATHER), "blend": len(BLEND)}
+    device = device_on(cuda)
+    session = tensorrt_session(bundle, device, fake_trt(cuda, shapes, "float32"))
+    with pytest.warns(UserWarning, match="'colour_source_rgb' for this GPU.*matched on the CPU instead"):
+        _add_kernels(session, bundle, device)
+    plain, _ = fake_upscaler(tile)
+    frame = np.random.default_rng().integers(0, 256, (40, 70, 3), np.uint8)
+    with Upscaler(bundle.manifest, session) as upscaler:
+        assert np.abs(upscaler(frame).astype(int) - plain(frame)).max() <= 1
+        assert ".launch" in cuda.names()
+
+
+def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path) -> None:
+    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", batches=(1, 2))
+    rng = np.random.default_rng()
+    with upscaler:
+        before = [cuda.names().count("GraphBuilder.begin_building")]
+        for height, width in ((90, 90), (50, 120), (33, 20), (120, 70), (90, 90)):
+            frame = rng.integers(0, 256, (height, width, 3), np.uint8)
+            assert np.array_equal(upscaler(frame), frame.repeat(4, 0).repeat(4, 1))
+            before.append(cuda.names().count("GraphBuilder.begin_building"))
+    assert before[-1] == before[0] + 2, "one for each batch size"
     assert not cuda.live
 
 
@@ -299,6 +427,13 @@ def test_the_argument_lists_are_those_of_the_kernels() -> None:
     pytest.importorskip("triton")
     gathering = pytest.importorskip("zoomrt.kernels.tile_gather")
     blending = pytest.importorskip("zoomrt.kernels.tile_blend")
+    colouring = pytest.importorskip("zoomrt.kernels.colour_match")
+    for found in colouring.configurations():
+        if found.name in COLOUR:
+            record = records("fp32")[f"{found.name}:sm89"]
+            assert tuple(found.signature.items()) == record.arguments
+            assert found.grid == record.grid
+    assert {*COLOUR} <= {found.name for found in colouring.configurations()}
     for kind in TYPES:
         for name, wanted in (
             (f"tile_gather_rgb_{kind}", gathering.configurations()),

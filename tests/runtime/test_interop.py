@@ -118,6 +118,55 @@ def test_our_stream_waits_for_the_one_that_is_named(stream: int | None, followed
     assert asked == followed
 
 
+class LikeTorch(OnDevice):
+    """An interface of version 2, which knows no streams, and DLPack."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        super().__init__(array, version=2)
+        del self.__cuda_array_interface__["stream"]
+        self.asked: list[int] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        self.asked.append(stream)
+        return lent(self.array, (1, 0)).__dlpack__()
+
+
+def test_dlpack_goes_before_an_interface_that_names_no_stream() -> None:
+    source = LikeTorch(np.arange(12, dtype=np.float32).reshape(3, 4))
+    view = device_view(source, OURS, refuse)
+    assert source.asked == [OURS], "the maker has our stream wait"
+    assert (view.address, view.shape, view.strides) == (source.array.ctypes.data, (3, 4), (16, 4))
+    only_interface = OnDevice(source.array, version=2)
+    del only_interface.__cuda_array_interface__["stream"]
+    assert device_view(only_interface, OURS, refuse).address == source.array.ctypes.data
+
+
+@pytest.mark.parametrize(("dtype", "seen"), [("bfloat16", "code 4 of 16"), ("bool", "code 6 of 8")])
+def test_types_that_numpy_lacks_are_refused_in_words(dtype: str, seen: str) -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.zeros(4, dtype=getattr(torch, dtype))
+    source = SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=lambda **_: tensor.__dlpack__())
+    with pytest.raises(InputError, match=seen):
+        device_view(source, OURS, refuse)
+
+
+def test_what_its_maker_does_not_hand_out() -> None:
+    def refused(**_: Any) -> Any:
+        raise BufferError("Can't export tensors that require gradient")
+
+    class WantsGradient:
+        @property
+        def __cuda_array_interface__(self) -> Any:
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad")
+
+    for source in (SimpleNamespace(__dlpack_device__=lambda: (2, 0), __dlpack__=refused), WantsGradient()):
+        with pytest.raises(InputError, match=r"require.* grad"):
+            device_view(source, OURS, refuse)
+
+
 def test_what_cannot_come_in() -> None:
     for source, seen in (
         (OnDevice(np.zeros(4), stream=0), "stream 0"),

@@ -19,6 +19,9 @@ __all__ = ["FOLDER", "without_kernels", "write_kernels"]
 FOLDER = "kernels"
 """Of the binaries, inside the bundle."""
 
+_NOT_LAUNCHED = ("bgr", "nv12")
+"""Formats of frames that kernels could read, and that the runtime turns into RGB on the CPU."""
+
 
 def write_kernels(target: Target, tile: TileFacts, scratch: Path, report: Progress) -> dict[str, KernelFile]:
     """Compile the kernels of a target into `scratch`, and describe them for the manifest.
@@ -54,10 +57,10 @@ def _triton_is_here() -> bool:
 
 
 def _is_for(configuration: Configuration, tile: TileFacts) -> bool:
-    """Names of configurations hold the type of the tiles that they read or write."""
+    """Names of configurations hold the type of the tiles and the format of the frames that they read or write."""
     other = {"float16": "fp32", "float32": "fp16"}[tile.dtype]
     colours = configuration.kernel != "colour_match" or tile.colour == "mean_std"
-    return colours and other not in configuration.name.split("_")
+    return colours and not {other, *_NOT_LAUNCHED} & set(configuration.name.split("_"))
 
 
 def _written(binary: KernelBinary, scratch: Path) -> KernelFile:

@@ -204,9 +204,10 @@ def attention(
     for tensor, _ in ((q, None), *shapes.values()):
         contiguous = tensor.stride(-1) == 1 or tensor.shape[-1] == 1
         require(contiguous, what, "a last axis with gaps", "a contiguous last axis", "Use .contiguous().")
-        span = tensor.shape[-2] * tensor.stride(-2)
-        require(span < 2**31, what, f"{span} elements from the first token to the last", "fewer than 2^31",
-                "Attend in parts.")  # fmt: skip
+        span = max(tensor.shape[-2] * tensor.stride(-2), tensor.stride(0))  # what the kernel counts in 32 bits
+        span = max(span, heads * tensor.stride(1)) if tensor.ndim == 4 else span
+        require(span < 2**31, what, f"{span} elements from the first token, head or picture to the last",
+                "fewer than 2^31", "Attend in parts.")  # fmt: skip
     wide = all(part.data_ptr() % 16 == 0 and all(s % 8 == 0 for s in part.stride()[:3]) for part in parts)
     unit = 8 if wide else 1
     strides = {

@@ -70,7 +70,7 @@ def _mean_and_variance(sums, channel, programs, pixels, PROGRAMS: tl.constexpr):
         place = sums + program.to(tl.int64) * 7 + channel
         total += tl.load(place, mask=known, other=0.0).to(tl.float64)
         squares += tl.load(place + 3, mask=known, other=0.0).to(tl.float64)
-    count = pixels.to(tl.float64)
+    count = tl.full([], 0.0, tl.float64) + pixels  # Triton's JIT makes a 1 a constant, which has no `to`
     mean = tl.sum(total, 0) / count / 255
     centred = tl.sum(squares, 0) / 65025 - count * mean * mean
     return mean, tl.maximum(centred, 0.0) / tl.maximum(count - 1, 1.0)

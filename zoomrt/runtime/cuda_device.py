@@ -71,21 +71,25 @@ class CudaStream:
 
     def follow(self, handle: int) -> None:
         """Go on only after what is on somebody else's stream now."""
-        self.core.wait(type(self.core).from_handle(handle))
+        with cuda_faults("cannot wait for this stream"):
+            self.core.wait(type(self.core).from_handle(handle))
 
     def lead(self, handle: int) -> None:
         """Have somebody else's stream wait for what is on this one now."""
-        type(self.core).from_handle(handle).wait(self.core)
+        with cuda_faults("cannot have this stream wait"):
+            type(self.core).from_handle(handle).wait(self.core)
 
     def copy(self, target: Buffer, source: Buffer) -> None:
         with cuda_faults("cannot copy a batch"):
             cast(CudaBuffer, target).memory.copy_from(cast(CudaBuffer, source).memory, stream=self.core)
 
     def record(self, event: Event) -> None:
-        self.core.record(cast(CudaEvent, event).event)
+        with cuda_faults("cannot mark a batch"):
+            self.core.record(cast(CudaEvent, event).event)
 
     def wait(self, event: Event) -> None:
-        self.core.wait(cast(CudaEvent, event).event)
+        with cuda_faults("cannot wait for a batch"):
+            self.core.wait(cast(CudaEvent, event).event)
 
     def sync(self) -> None:
         with cuda_faults("the GPU failed on a batch"):
@@ -150,6 +154,12 @@ class CudaDevice:
             self._loading.core.sync()  # memory of the pool is there from then on, for every stream
             return CudaBuffer(memory, shape)
 
+    def part(self, whole: Buffer, offset: int, shape: tuple[int, ...], dtype: str) -> CudaBuffer:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        owner = cast(CudaBuffer, whole).memory
+        with cuda_faults("cannot use a part of the GPU's memory"):
+            return CudaBuffer(self.core.Buffer.from_handle(whole.address + offset, size, owner=owner), shape)
+
     def host(self, shape: tuple[int, ...], dtype: str) -> CudaBuffer:
         size = math.prod(shape) * np.dtype(dtype).itemsize
         with cuda_faults(f"cannot allocate {size / 1e6:.0f} MB of page-locked memory"):
@@ -161,10 +171,12 @@ class CudaDevice:
         """The same work as one CUDA graph, uploaded; its buffers must live as long as it."""
         with cuda_faults("cannot capture a CUDA graph"):
             builder = self._device.create_graph_builder()
-            builder.begin_building()
-            launch(CudaStream(builder.stream))
-            graph = builder.end_building().complete()
-            builder.close()
+            try:
+                builder.begin_building()
+                launch(CudaStream(builder.stream))
+                graph = builder.end_building().complete()
+            finally:
+                builder.close()  # ends a capture that failed half-way
             graph.upload(cast(CudaStream, stream).core)
 
         def replay(stream: Stream) -> None:

@@ -1,4 +1,4 @@
-"""What a CUDA failure means: no driver, one too old, another GPU, no memory, a foreign context, or a dead one.
+"""What a CUDA failure means: no driver, an old one, no libraries, another GPU, no memory, a foreign or a dead context.
 
 CUDA's errors carry their names in their messages (`CUDA_ERROR_OUT_OF_MEMORY: ...`), whoever wraps them; words of
 TensorRT's and ONNX Runtime's messages are known too. All ends in our tree.
@@ -14,8 +14,34 @@ from zoomrt.errors import EngineMismatch, OutOfMemory, RuntimeFault, ZoomrtError
 __all__ = ["cuda_faults", "fault_of"]
 
 _NO_MEMORY = ("out_of_memory", "out of memory", "outofmemory", "failed to allocate", "memoryallocation")
-_NO_DRIVER = ("dynamiclibnotfound", "libcuda", "nvcuda", "no_device", "stub_library", "no cuda-capable device")
-_OLD_DRIVER = ("system_driver_mismatch", "insufficient", "unsupported_ptx_version", "compat_not_supported")
+_NO_RUNTIME = (
+    "libcudart",
+    "cudart64",
+    "libcublas",
+    "cublas64",
+    "libcudnn",
+    "cudnn64",
+    "libcufft",
+    "libcurand",
+    "libnvrtc",
+)
+_NO_DRIVER = (
+    "libcuda.so",
+    "(libcuda)",
+    "nvcuda",
+    "no_device",
+    "stub_library",
+    "no cuda-capable device",
+    "cuda initialization failure with error: 100",
+)
+_OLD_DRIVER = (
+    "system_driver_mismatch",
+    "insufficient",
+    "unsupported_ptx_version",
+    "compat_not_supported",
+    "cuda initialization failure with error: 35",
+)
+"""TensorRT gives the runtime's numbers: 35 is cudaErrorInsufficientDriver, 100 cudaErrorNoDevice."""
 _OTHER_GPU = ("no_binary_for_gpu", "invalid_image", "compute capability", "unsupported sm", "device_unavailable")
 _FOREIGN = ("invalid_context", "context_is_destroyed", "context_already_current", "different context")
 _DEAD = ("illegal_address", "launch_failed", "launch_timeout", "misaligned", "hardware_stack", "ecc_uncorrectable")
@@ -33,6 +59,9 @@ def fault_of(what: str, cause: object) -> ZoomrtError:
     if isinstance(cause, MemoryError) or says(_NO_MEMORY):
         remedy = "Close other programs on the GPU (nvidia-smi lists them), or build with a smaller tile or batch."
         return OutOfMemory(what, seen=seen, needed="room in the GPU's memory", remedy=remedy)
+    if says(_NO_RUNTIME):
+        remedy = "Run: pip install 'onnxruntime-gpu[cuda,cudnn]' for ONNX Runtime, nvidia-cuda-runtime for the others."
+        return EngineMismatch(what, seen=seen, needed="CUDA's own libraries beside the driver", remedy=remedy)
     if says(_NO_DRIVER):
         remedy = "Install the NVIDIA driver, or build it with --target cpu to run it here."
         return EngineMismatch(what, seen=seen, needed="an NVIDIA GPU with its driver", remedy=remedy)

@@ -96,3 +96,6 @@ class Device(Protocol):
 
     def memory(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         """Raises OutOfMemory."""
+
+    def part(self, whole: Buffer, offset: int, shape: tuple[int, ...], dtype: str) -> Buffer:
+        """The same memory from byte `offset` on. To be closed before `whole`, which frees it."""

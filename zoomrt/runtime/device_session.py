@@ -13,7 +13,7 @@ from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory, RuntimeFault
 from zoomrt.runtime.colour import Moments
 from zoomrt.runtime.device import Device, Engine, Stream
-from zoomrt.runtime.frame_path import FramePath, Kernel
+from zoomrt.runtime.frame_path import ColourKernels, FramePath, Kernel
 from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import Session, batches_of, named
 
@@ -93,9 +93,14 @@ class DeviceSession(Session):
             (result,) = [land() for _, land in landings]
         return result
 
-    def use_kernels(self, gather: Kernel, blend: Kernel) -> None:
-        """Cut and blend on the device from now on, see `FramePath`."""
-        self.frames = FramePath(self.device, self.tile, self.engines, self._pipeline.compute, gather, blend)
+    def use_kernels(self, gather: Kernel, blend: Kernel, colours: ColourKernels | None = None) -> None:
+        """Cut and blend on the device from now on, and match colours there, see `FramePath`."""
+        self.frames = FramePath(self.device, self.tile, self.engines, self._pipeline.compute, gather, blend, colours)
+
+    @property
+    def matches_colours(self) -> bool:
+        """Whether frames that `run_frame` upscales have their colours matched."""
+        return self.frames is not None and self.frames.colours is not None
 
     def run_frame(self, frame: NDArray[Any], out: NDArray[Any], moments: Moments | None) -> bool:
         """Upscale a whole frame on the device if that can be; otherwise False, and nothing is done.

@@ -4,6 +4,8 @@
 
 Written to the argument lists of `zoomrt/kernels/tile_gather.py` and `tile_blend.py`; NOT RUN on a GPU so far. Two rows
 of tiles are held: a row is blended as soon as it is there, with the one above. The sums are for the colour step.
+The engine has one fixed place for its tiles, from which they are copied into their row: it is prepared once for each
+batch size, whatever sizes frames have.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import batches_of
 from zoomrt.runtime.tiles import AxisPlan, TilePlan, plan
 
-__all__ = ["FramePath", "Kernel", "axis_table"]
+__all__ = ["ColourKernels", "FramePath", "Kernel", "axis_table"]
 
 _SUMS = 7  # per block of the blend: sums of red, green and blue, of their squares, values that were not finite
 
@@ -39,15 +41,12 @@ class Kernel(Protocol):
     def bind(self, **values: Any) -> Launch: ...
 
 
-@dataclass(frozen=True)
-class _Region:
-    """A part of a buffer."""
+class ColourKernels(NamedTuple):
+    """The three kernels of `zoomrt/kernels/colour_match.py`, for RGB frames."""
 
-    address: int
-    shape: tuple[int, ...]
-
-    def close(self) -> None:
-        """The buffer is somebody else's."""
+    source: Kernel
+    table: Kernel
+    apply: Kernel
 
 
 def axis_table(axis: AxisPlan) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -70,7 +69,8 @@ class FramePath:
     """Frames of one session. Not thread-safe. Memory for frames is allocated for the first of each size, and kept.
 
     engines : by batch size, the session's. compute : the session's stream. gather, blend : the kernels for RGB frames
-    and tiles of the bundle's type, the blend with sums.
+    and tiles of the bundle's type, the blend with sums. colours : match `mean_std` colours here too; frames of up to
+    2^31 - 1 output pixels then.
     """
 
     def __init__(
@@ -81,11 +81,16 @@ class FramePath:
         compute: Stream,
         gather: Kernel,
         blend: Kernel,
+        colours: ColourKernels | None = None,
     ) -> None:
         self.device, self.tile, self.engines, self.compute = device, tile, engines, compute
-        self.gather, self.blend = gather, blend
+        self.gather, self.blend, self.colours = gather, blend, colours
         self._plan: tuple[int, int, tuple[int, ...]] | None = None
         self._pipeline: Pipeline | None = None
+        self._ends: tuple[Buffer, Buffer] | None = None
+        """Where the engines read and write tiles."""
+        self._parts: list[Buffer] = []
+        self._runs: dict[int, tuple[Launch, Buffer]] = {}
 
     def run(
         self, frame: NDArray[np.uint8], out: NDArray[np.uint8], moments: Moments | None, sizes: tuple[int, ...]
@@ -99,7 +104,7 @@ class FramePath:
         height, width = frame.shape[:2]
         self.device.use()
         if self._plan != (height, width, sizes):
-            self.close()
+            self._forget_frame()
             self._pipeline = Pipeline(self.device, 1, self.compute)
             engine = _FrameEngine(self, plan(height, width, self.tile), sizes)
             self._pipeline.add(1, engine, ((1, frame.size), (1, engine.bytes)), "uint8")
@@ -120,8 +125,40 @@ class FramePath:
         if moments is not None:
             moments.add_sums(height * width * self.tile.scale**2, sums[:3], sums[3:6])
 
+    def tiles_in(self, most: int) -> Buffer:
+        """Where tiles go for the engines, of up to `most` in a batch, the first time it is asked for."""
+        if self._ends is None:
+            given, wanted = self._tile_shapes(most)
+            source = self.device.memory(given, self.tile.dtype)
+            try:
+                self._ends = source, self.device.memory(wanted, self.tile.dtype)
+            except BaseException:
+                source.close()
+                raise
+        return self._ends[0]
+
+    def engine_run(self, count: int) -> tuple[Launch, Buffer]:
+        """What runs a batch of so many, and where its result is. Prepared once."""
+        if count not in self._runs:
+            assert self._ends is not None
+            both = zip(self._ends, self._tile_shapes(count), strict=True)
+            source, target = [self.device.part(whole, 0, shape, self.tile.dtype) for whole, shape in both]
+            self._parts += [source, target]
+            self._runs[count] = self.engines[count].prepare(source, target), target
+        return self._runs[count]
+
+    def _tile_shapes(self, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        tile = self.tile
+        return (count, 3, tile.height, tile.width), (count, 3, tile.height * tile.scale, tile.width * tile.scale)
+
     def close(self) -> None:
         """Release what was allocated for frames; may be called again."""
+        self._forget_frame()
+        for buffer in (*self._parts, *(self._ends or ())):
+            buffer.close()
+        self._ends, self._parts, self._runs = None, [], {}
+
+    def _forget_frame(self) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
         self._pipeline = self._plan = None
@@ -149,26 +186,29 @@ class _FrameEngine:
         held = min(2, len(tiles.rows.spans))
         high, wide = tile.height * tile.scale, tile.width * tile.scale
         outputs = self._kept((held * columns, 3, high, wide), tile.dtype)
-        inputs = self._kept((min(self._sizes[-1], columns), 3, tile.height, tile.width), tile.dtype)
+        inputs = path.tiles_in(self._sizes[-1])
         origins = self._uploaded(
             np.array([(y.origin, x.origin) for y in tiles.rows.spans for x in tiles.columns.spans], np.int32)
         )
         tables = [self._uploaded(table) for axis in (tiles.rows, tiles.columns) for table in axis_table(axis)]
         one = 3 * high * wide * np.dtype(tile.dtype).itemsize
-        runs: dict[tuple[int, int], Launch] = {}
+        slots: dict[tuple[int, int], Buffer] = {}
         launches: list[Launch] = []
         for row in range(len(tiles.rows.spans)):
             for part in batches_of(range(columns), self._sizes):
                 first = row % held * columns + part.start
-                if (first, len(part)) not in runs:
-                    given = _Region(inputs.address, (len(part), 3, tile.height, tile.width))
-                    wanted = _Region(outputs.address + first * one, (len(part), 3, high, wide))
-                    runs[first, len(part)] = path.engines[len(part)].prepare(given, wanted)
+                run, made = path.engine_run(len(part))
+                if (first, len(part)) not in slots:
+                    slot = path.device.part(outputs, first * one, made.shape, tile.dtype)
+                    self._held.append(slot)
+                    slots[first, len(part)] = slot
                 launches.append(
                     self._gather(source, origins.address + 8 * (row * columns + part.start), inputs, len(part))
                 )
-                launches.append(runs[first, len(part)])
+                launches += [run, partial(_copy, slots[first, len(part)], made)]
             launches.append(self._blend(outputs, tables, target, row, held))
+        if path.colours is not None:
+            launches += self._colours(path.colours, source, target)
 
         def launch(stream: Stream) -> None:
             for each in launches:
@@ -202,6 +242,28 @@ class _FrameEngine:
             gain=float(np.float32(255 / (white - low))), black=float(np.float32(low * 255 / (white - low))),
         )  # fmt: skip
 
+    def _colours(self, kernels: ColourKernels, frame: Buffer, target: Buffer) -> list[Launch]:
+        """Sums of the input, a table of codes from these and the blend's, and the table applied in place."""
+        height, width, high, wide = self._tiles.rows.size, self._tiles.columns.size, self._high, self._wide
+        rows, columns = (int(kernels.source.constants[name]) for name in ("ROWS", "COLUMNS"))
+        programs = math.ceil(height / rows) * math.ceil(width / columns)
+        sums, table = self._kept((programs, _SUMS), "float32"), self._kept((3, 256), "uint8")
+        return [
+            kernels.source.bind(
+                frame=frame.address, sums=sums.address, height=height, width=width,
+                row_stride=3 * width, column_stride=3, channel_stride=1, gain=1.0,
+            ),
+            kernels.table.bind(
+                source=sums.address, result=target.address + _aligned(3 * high * wide), table=table.address,
+                source_programs=programs, result_programs=self._sums_before[-1] // (4 * _SUMS),
+                source_pixels=height * width, result_pixels=high * wide,
+            ),
+            kernels.apply.bind(
+                frame=target.address, table=table.address, height=high, width=wide,
+                row_stride=3 * wide, column_stride=3, channel_stride=1,
+            ),
+        ]  # fmt: skip
+
     def _kept(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         self._held.append(self._path.device.memory(shape, dtype))
         return self._held[-1]
@@ -216,9 +278,13 @@ class _FrameEngine:
         return buffer
 
     def close(self) -> None:
-        for buffer in self._held:
+        for buffer in reversed(self._held):  # parts before what they are parts of
             buffer.close()
         self._held = []
+
+
+def _copy(target: Buffer, source: Buffer, stream: Stream) -> None:
+    stream.copy(target, source)
 
 
 def _aligned(size: int) -> int:

@@ -101,13 +101,18 @@ def device_view(source: Any, stream: int, follow: Callable[[int], None]) -> Devi
     """Somebody's array on the GPU, without a copy, ready for work on `stream`.
 
     stream : handle of our stream. follow(handle) : make our stream wait for what is on theirs (`CudaStream.follow`).
-        With DLPack the maker does that itself; an array interface that names no stream is the caller's to synchronise.
+        With DLPack the maker does that itself, so DLPack goes before an array interface without the field `stream`
+        (torch's, which is of version 2). Where there is neither, the caller synchronises.
 
-    Raises InputError for what is not on a GPU or speaks neither protocol.
+    Raises InputError for what is not on a GPU, speaks neither protocol, has a type that NumPy lacks (bfloat16), or is
+    not handed out by its maker.
     """
     what, remedy = "cannot read this array on the GPU", "Pass a CuPy, torch, Numba or PyCUDA array."
-    interface = getattr(source, "__cuda_array_interface__", None)
-    if interface is not None:
+    try:
+        interface = getattr(source, "__cuda_array_interface__", None)
+    except Exception as cause:  # torch, of a tensor that wants a gradient
+        raise InputError(what, seen=cause, needed="an array that its maker hands out", remedy=remedy) from cause
+    if interface is not None and ("stream" in interface or not hasattr(source, "__dlpack__")):
         if (theirs := interface.get("stream")) == 0:
             needed = "None, 1, 2 or a handle"
             raise InputError(what, seen="stream 0, which the protocol forbids", needed=needed, remedy=remedy)
@@ -121,13 +126,20 @@ def device_view(source: Any, stream: int, follow: Callable[[int], None]) -> Devi
         raise InputError(what, seen=type(source).__name__, needed=needed, remedy=remedy)
     if (place := source.__dlpack_device__()[0]) not in (_CUDA, _CUDA_MANAGED):
         raise InputError(what, seen=f"DLPack device type {int(place)}", needed="CUDA (2 or 13)", remedy=remedy)
-    capsule = source.__dlpack__(stream=stream)
+    try:
+        capsule = source.__dlpack__(stream=stream)
+    except Exception as cause:
+        raise InputError(what, seen=cause, needed="an array that its maker hands out", remedy=remedy) from cause
     return _view_of_capsule(capsule)
 
 
 def _view_of_capsule(capsule: Any) -> DeviceView:
     """The capsule keeps its name, so that it gives the memory back when the view is gone."""
     tensor = _DLManagedTensor.from_address(_pointer(capsule, _NAME)).tensor
+    if tensor.code not in _KINDS or tensor.bits % 8 or tensor.lanes != 1:
+        seen = f"DLPack type code {tensor.code} of {tensor.bits} bits"
+        needed, remedy = "integers or FP16 to FP64 (codes 0, 1, 2)", "Convert it first, bfloat16 with .float()."
+        raise InputError("cannot read this array on the GPU", seen=seen, needed=needed, remedy=remedy)
     dtype = np.dtype(f"{_KINDS[tensor.code]}{tensor.bits // 8}")
     shape = tuple(tensor.shape[: tensor.ndim])
     strides = contiguous_strides(shape, dtype.itemsize)

@@ -6,7 +6,9 @@ One execution context per batch size, one CUDA graph per batch size and slot, ca
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from zoomrt.bundle import Bundle, Manifest
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, ZoomrtError
 from zoomrt.runtime.cuda_device import CudaDevice
-from zoomrt.runtime.cuda_errors import cuda_faults, fault_of
+from zoomrt.runtime.cuda_errors import fault_of
 from zoomrt.runtime.device import Buffer, Launch, Stream
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.runtime_cache import RuntimeCache
@@ -34,7 +36,8 @@ def tensorrt_session(bundle: Bundle, device: CudaDevice, trt: Any = None) -> Dev
     trt = trt or _imported(manifest.backend)
     check_gpu(manifest, device, str(bundle.path))
     words = _words(trt)
-    runtime = trt.Runtime(words)
+    with _explained(words, "cannot start TensorRT"):
+        runtime = trt.Runtime(words)
 
     def load(batch: int, stream: Stream) -> TensorRtEngine:
         name = manifest.engines.get(str(batch))
@@ -57,7 +60,7 @@ def check_gpu(manifest: Manifest, device: CudaDevice, bundle: str) -> None:
 
 
 class TensorRtEngine:
-    """See `device.Engine`. words : the logger, whose last lines explain what TensorRT reports as None or False."""
+    """See `device.Engine`. words : the logger, whose lines explain what TensorRT reports as None or False."""
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class TensorRtEngine:
         self._words, self._device, self._stream = words, device, stream
         self._what = f"cannot load engine {str(path)!r}"
         plan = path.read_bytes()
-        with cuda_faults(self._what):
+        with _explained(words, self._what):
             if hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX
                 validity, diagnostics = runtime.get_engine_validity(plan)
                 if validity == trt.EngineValidity.INVALID:
@@ -80,8 +83,8 @@ class TensorRtEngine:
                     remedy = "Build it again with the --target of this GPU, by the TensorRT-RTX that will run it."
                     seen = f"an invalid engine (diagnostics {diagnostics})"
                     raise EngineMismatch(self._what, seen=seen, needed=needed, remedy=remedy)
-            self._engine = self._there(runtime.deserialize_cuda_engine(plan))
-            self._context = self._there(self._context_of(cache))
+            self._engine = _there(runtime.deserialize_cuda_engine(plan))
+            self._context = _there(self._context_of(cache))
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
@@ -101,9 +104,10 @@ class TensorRtEngine:
 
         def launch(stream: Stream) -> None:
             addresses = (source.address, target.address)
-            for name, address in zip(self._ends, addresses, strict=True):
-                self._done(self._context.set_tensor_address(name, address))
-            self._done(self._context.execute_async_v3(stream.handle))
+            with _explained(self._words, "TensorRT failed on a batch"):
+                for name, address in zip(self._ends, addresses, strict=True):
+                    _done(self._context.set_tensor_address(name, address))
+                _done(self._context.execute_async_v3(stream.handle))
 
         launch(self._stream)
         self._stream.sync()
@@ -114,10 +118,10 @@ class TensorRtEngine:
         self._context = self._engine = None
 
     def _context_of(self, cache: RuntimeCache) -> Any:
-        """A context; TensorRT-RTX compiles its kernels here, unless the cache has them."""
-        if not hasattr(self._engine, "create_runtime_config"):
+        """A context; TensorRT-RTX compiles its kernels here, unless the cache has them. TensorRT has no such cache."""
+        config: Any = self._engine.create_runtime_config() if hasattr(self._engine, "create_runtime_config") else None
+        if not hasattr(config, "create_runtime_cache"):
             return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
         kept = config.create_runtime_cache()
         content = cache.read()
         known = content is not None and kept.deserialize(content)
@@ -127,17 +131,35 @@ class TensorRtEngine:
             cache.write(bytes(kept.serialize()))
         return context
 
-    def _there(self, value: Any) -> Any:
-        if value is None:
-            raise self._reported(self._what)
-        return value
 
-    def _done(self, worked: bool) -> None:
-        if not worked:
-            raise self._reported("TensorRT failed on a batch")
+class _Failed(Exception):
+    """TensorRT said None or False."""
 
-    def _reported(self, what: str) -> ZoomrtError:
-        return fault_of(what, self._words.last or "a failure that TensorRT says nothing about")
+
+def _there(value: Any) -> Any:
+    if value is None:
+        raise _Failed
+    return value
+
+
+def _done(worked: bool) -> None:
+    if not worked:
+        raise _Failed
+
+
+@contextlib.contextmanager
+def _explained(words: Any, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside comes out as an error of ours, explained by what TensorRT said meanwhile."""
+    words.lines.clear()
+    try:
+        yield
+    except ZoomrtError:
+        raise
+    except _Failed:
+        raise fault_of(what, "; ".join(words.lines) or "a failure that TensorRT says nothing about") from None
+    except Exception as cause:
+        said = [*words.lines, f"{type(cause).__name__} {cause}"]
+        raise fault_of(what, "; ".join(said) if words.lines else cause) from cause
 
 
 @lru_cache
@@ -145,14 +167,13 @@ def _words(trt: Any) -> Any:
     """The one logger of a module: TensorRT keeps the first of a process and ignores others."""
 
     class Words(trt.ILogger):  # type: ignore[misc]
-        last = ""
-
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
+            self.lines: list[str] = []
 
         def log(self, severity: Any, text: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.last = text
+                self.lines.append(text)
 
     return Words()
 

@@ -6,6 +6,7 @@ depends on it and nothing else: it is skipped up to the next event, and whoever 
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable
@@ -152,6 +153,11 @@ class ThreadDevice:
         return ArrayBuffer(np.empty(shape, dtype))
 
     memory = host
+
+    def part(self, whole: Buffer, offset: int, shape: tuple[int, ...], dtype: str) -> ArrayBuffer:
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        held = cast(ArrayBuffer, whole).array.reshape(-1).view(np.uint8)[offset : offset + size]
+        return ArrayBuffer(held.view(dtype).reshape(shape))
 
 
 class SessionEngine:

@@ -25,9 +25,10 @@ from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.device_session import DeviceSession
+from zoomrt.runtime.frame_path import ColourKernels
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
-from zoomrt.runtime.tiles import check_facts, plan
+from zoomrt.runtime.tiles import MAX_PIXELS, check_facts, plan
 from zoomrt.runtime.wavelet import match_low_frequencies
 
 if TYPE_CHECKING:
@@ -104,12 +105,8 @@ def _add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> 
 
     manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
     kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
-    area = manifest.tile.height * manifest.tile.width * manifest.tile.scale**2
-    unfit = "start noise is made on the CPU" if manifest.tile.noise is not None else ""
-    if 3 * area * np.dtype(manifest.tile.dtype).itemsize % 256:  # where TensorRT wants its tensors to begin
-        unfit = "tiles of this size do not line up in the GPU's memory"
-    if unfit:
-        session.note(f"{unfit}. {fallback}")
+    if manifest.tile.noise is not None:
+        session.note(f"start noise is made on the CPU. {fallback}")
         return
     try:
         records = [
@@ -120,7 +117,19 @@ def _add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> 
         session.note(str(missing))
         return
     gather, blend = (CudaKernel(device, bundle.path, record) for record in records)
-    session.use_kernels(gather, blend)
+    colours = None
+    if manifest.tile.colour == "mean_std" and MAX_PIXELS * manifest.tile.scale**2 < 2**31:  # pixels that they can count
+        fallback = "Colours are matched on the CPU instead."
+        try:
+            records = [
+                find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
+                for name in ("colour_source_rgb", "colour_table", "colour_apply")
+            ]
+        except EngineMismatch as missing:
+            session.note(str(missing))
+        else:
+            colours = ColourKernels(*(CudaKernel(device, bundle.path, record) for record in records))
+    session.use_kernels(gather, blend, colours)
 
 
 # manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
@@ -249,8 +258,8 @@ class Upscaler:
         facts = self.manifest.tile
         out = pixels.empty_frame(frame, facts.scale)
         evaluations: list[int] | None = None if self.manifest.sampling is None else []
-        source = moments_of_frame(frame) if facts.colour == "mean_std" else None
-        result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if source else None
+        result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if facts.colour == "mean_std" else None
+        matched = False
 
         def on_part(done: int, total: int) -> None:
             if on_tile is not None:
@@ -262,7 +271,7 @@ class Upscaler:
         if isinstance(self._session, DeviceSession) and self._session.run_frame(frame, out, result):
             count = len(plan(frame.shape[0], frame.shape[1], facts))
             on_part(count, count)
-            blocks = _none()
+            blocks, matched = _none(), self._session.matches_colours
         elif isinstance(self._session, SplitSession):
             blocks = _whole(self._session, frame, facts, on_part)
         else:
@@ -272,8 +281,8 @@ class Upscaler:
                 pixels.store(block, facts, out[rows, columns], result)
         self.evaluations = tuple(evaluations or ())
 
-        if source is not None and result is not None:
-            apply_affine(out, *matching_affine(source, result))
+        if result is not None and not matched:
+            apply_affine(out, *matching_affine(moments_of_frame(frame), result))
         elif facts.colour == "wavelet":
             match_low_frequencies(out, frame)
         return out
