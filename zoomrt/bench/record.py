@@ -65,6 +65,8 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     interval: tuple[float, float]
     coverage: float
     n: int
+    engine_ms: tuple[float, ...] = ()
+    """The engine's times in these turns, in order; those of the row itself are its `latency.samples_ms`."""
 
 
 class Roofline(msgspec.Struct, frozen=True, kw_only=True):
