@@ -33,34 +33,34 @@ class Nvml:
     def _refuse(self, *_: object) -> None:
         raise NVMLError("Not Supported")
 
-    def nvmlInit(self) -> None:  # noqa: N802
+    def nvmlInit(self) -> None:
         self.open += 1
 
-    def nvmlShutdown(self) -> None:  # noqa: N802
+    def nvmlShutdown(self) -> None:
         self.open -= 1
 
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+    def nvmlDeviceGetCount(self) -> int:
         return 1
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
-    def nvmlDeviceGetName(self, _: int) -> str:  # noqa: N802
+    def nvmlDeviceGetName(self, _: int) -> str:
         return "GPU"
 
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+    def nvmlSystemGetDriverVersion(self) -> str:
         return "595"
 
-    def nvmlDeviceGetMemoryInfo(self, _: int) -> SimpleNamespace:  # noqa: N802
+    def nvmlDeviceGetMemoryInfo(self, _: int) -> SimpleNamespace:
         return SimpleNamespace(total=24e9)
 
-    def nvmlDeviceGetClockInfo(self, _: int, kind: int) -> int:  # noqa: N802
+    def nvmlDeviceGetClockInfo(self, _: int, kind: int) -> int:
         return 1000 * kind
 
-    def nvmlDeviceGetTemperature(self, *_: int) -> int:  # noqa: N802
+    def nvmlDeviceGetTemperature(self, *_: int) -> int:
         return 40
 
-    def nvmlDeviceGetPowerUsage(self, _: int) -> float:  # noqa: N802
+    def nvmlDeviceGetPowerUsage(self, _: int) -> float:
         return self.watts * 1e3
 
 

@@ -179,6 +179,108 @@ def test_compare_as_a_command(record: Record, tmp_path: Path, capfd) -> None:
     assert is_slower(changes(record, other), 0.05)  # the engine was not measured twice
 
 
+def test_too_few_runs_tell_nothing(record: Record, tmp_path: Path, capfd) -> None:
+    """Two runs of 1 ms and two of 3: no interval of 95 %, so neither slower nor faster, and no check passes."""
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    for path, second in zip(paths, (1e-3, 3e-3), strict=True):
+        engine = msgspec.structs.replace(record.rows[0], latency=latency_of([second, second * 1.01]))
+        path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, rows=(engine,))))
+    for forth in ([str(path) for path in paths], [str(path) for path in reversed(paths)]):
+        assert run(bench.cli, ["compare", *forth, "--fail-if", "slower:5%"]) == bench.REGRESSION
+        assert "too few runs to tell (intervals hold the medians with 50%)" in capfd.readouterr().out
+        assert run(bench.cli, ["compare", *forth]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"what": "frame"}, "what is timed (engine -> frame)"),
+        ({"input": "another.png"}, "another.png"),
+        ({"threads": 7}, "threads (1 -> 7)"),
+        ({"machine": {"cpu": "another CPU"}}, "another CPU"),
+        ({"machine": {"cores": 1000}}, "1000"),
+        ({"bundle": {"tile": [999, 999]}}, "[999, 999]"),
+    ],
+)
+def test_no_check_passes_on_what_cannot_be_compared(
+    record: Record, tmp_path: Path, changed: dict[str, object], told: str, capfd
+) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    merged = {
+        name: {**getattr(record, name), **value} if isinstance(value, dict) else value
+        for name, value in changed.items()
+    }
+    for path, one in zip(paths, (record, msgspec.structs.replace(record, **merged)), strict=True):
+        path.write_bytes(msgspec.json.encode(scaled(one, 1.0)))
+    assert run(bench.cli, ["compare", *map(str, paths), "--fail-if", "slower:500%"]) == 3
+    assert told in capfd.readouterr().err
+    assert run(bench.cli, ["compare", *map(str, paths)]) == 0  # to look at, they may differ
+    assert told in capfd.readouterr().out
+
+
+def test_affinity_governor_and_target_are_told(record: Record) -> None:
+    machine = {**record.machine, "affinity": [77], "governor": "powersave"}
+    other = msgspec.structs.replace(record, machine=machine, bundle={**record.bundle, "target": "sm75"})
+    told = " ".join(changes(record, other).differs)
+    assert all(word in told for word in ("[77]", "powersave", "sm75"))
+
+
+@pytest.mark.parametrize("damage", ["utf-8", "no rows", "no time", "cut", "deep"])
+def test_damaged_records_are_refused(record: Record, tmp_path: Path, damage: str, capfd) -> None:
+    path, raw = tmp_path / "r.json", msgspec.json.encode(record)
+    latency = msgspec.structs.replace(record.rows[0].latency, p50_ms=0.0)
+    still = msgspec.structs.replace(record.rows[0], latency=latency)
+    damaged = {
+        "utf-8": raw.replace(b"trt-bench", b"\xff\xfe", 1),
+        "no rows": msgspec.json.encode(msgspec.structs.replace(record, rows=())),
+        "no time": msgspec.json.encode(msgspec.structs.replace(record, rows=(still,))),
+        "cut": raw[: len(raw) // 2],
+        "deep": b'{"schema_version":' + b"[" * 100_000,
+    }
+    path.write_bytes(damaged[damage])
+    assert run(bench.cli, ["compare", str(path), str(path)]) == 3
+    assert "bug in zoomrt" not in capfd.readouterr().err
+
+
+def test_an_engine_timed_in_neither_record_is_a_line(record: Record) -> None:
+    failed = msgspec.structs.replace(record.rows[0], latency=None, failed="no GPU")
+    both = msgspec.structs.replace(record, rows=(failed, *record.rows[1:]))
+    assert "zoomrt is timed in neither record" in lines(changes(both, both))
+
+
+@pytest.mark.parametrize("flags", [["-q"], ["--quiet"], ["--debug", "-q"]])
+def test_compare_after_a_flag(record: Record, tmp_path: Path, flags: list[str], capfd) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(msgspec.json.encode(record))
+    assert run(bench.cli, [*flags, "compare", str(path), str(path)]) == 0
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_places_are_checked_before_anything_is_measured(
+    nearest_bundle: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoomrt.bench import run as bench_run
+
+    monkeypatch.setattr(bench_run, "run_bench", lambda *_: pytest.fail("measured"))
+    for place in (tmp_path / "no" / "r", tmp_path):
+        assert run(bench.cli, [str(nearest_bundle), option, str(place), *QUICK]) == 13
+
+
+def test_what_was_measured_is_shown_where_it_cannot_be_written(
+    nearest_bundle: Path, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoomrt.bench import record as records
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "replace", full)
+    assert run(bench.cli, [str(nearest_bundle), *QUICK, "--json", str(tmp_path / "r.json")]) == 13
+    assert "median ms" in capfd.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_engine_for_another_machine_is_a_line(nearest_bundle: Path, tmp_path: Path, capfd) -> None:
     """Nothing of it is timed; what was read back from it is shown."""
     source = open_bundle(nearest_bundle)

@@ -29,6 +29,7 @@ __all__ = [
     "Roofline",
     "Row",
     "What",
+    "check_place",
     "read_record",
     "write_record",
     "write_whole",
@@ -213,7 +214,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_record(path: Path) -> Record:
-    """Raises InputError for a file that is no record of this schema."""
+    """Raises InputError for a file that is no record of this schema, or that has no row or times that cannot be."""
     remedy = "Name a file that trt-bench --json of this version wrote."
     try:
         raw = path.read_bytes()
@@ -221,12 +222,27 @@ def read_record(path: Path) -> Record:
         if version != SCHEMA_VERSION:
             what = f"cannot read benchmark {str(path)!r}"
             raise InputError(what, seen=f"schema_version {version!r}", needed=SCHEMA_VERSION, remedy=remedy)
-        return msgspec.json.decode(raw, type=Record)
-    except (OSError, msgspec.MsgspecError) as cause:
+        record = msgspec.json.decode(raw, type=Record)
+        if not record.rows:
+            raise msgspec.ValidationError("no rows")
+        for row in record.rows:
+            if row.latency is not None and not min(row.latency.p50_ms, *row.latency.interval_ms) > 0:
+                raise msgspec.ValidationError(f"{row.name} took no time")
+        return record
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as cause:
         seen = cause.strerror if isinstance(cause, OSError) else cause
         raise InputError(
             f"cannot read benchmark {str(path)!r}", seen=seen, needed="a record of trt-bench", remedy=remedy
         ) from cause
+
+
+def check_place(path: Path) -> None:
+    """Before hours of work: raises StorageError where `write_whole` could not write."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
+        seen = "a folder" if path.is_dir() else f"folder {str(path.parent)!r}, which is missing or not writable"
+        raise StorageError(
+            f"cannot write {str(path)!r}", seen=seen, needed="a file in a writable folder", remedy="Name another place."
+        )
 
 
 def write_record(record: Record, path: Path) -> None:

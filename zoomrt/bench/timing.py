@@ -1,7 +1,7 @@
 """The clock: runs repeat until the median is known well enough or the time is spent; two things take turns.
 
-Whatever is timed has been called before, `warm_up` times. In turns, the order within a pair alternates, and a pause lets
-the worker threads of whoever ran before go to sleep: they spin on for a while and would take a core.
+Whatever is timed has been through `warm_up`. In turns, the order within a pair alternates, and a pause lets the worker
+threads of whoever ran before go to sleep: they spin on for a while and would take a core.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Rule:
 
 def warm_up(run: Callable[[], object]) -> float:
     """Call it WARM_UP_RUNS times. Returns the seconds of the first."""
-    return [_timed(run) for _ in range(WARM_UP_RUNS)][0]
+    first, *_ = [_timed(run) for _ in range(WARM_UP_RUNS)]
+    return first
 
 
 def time_alone(run: Callable[[], object], rule: Rule) -> list[float]:
