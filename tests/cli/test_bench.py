@@ -14,8 +14,9 @@ from cli_helpers import SCALE, TILE, tree, write_noise
 from PIL import Image
 
 from zoomrt.bench.compare import changes, is_slower, lines
-from zoomrt.bench.record import Record, read_record
+from zoomrt.bench.record import Memory, Record, read_record
 from zoomrt.bench.statistics import latency_of
+from zoomrt.bench.table import TIME_HEAD, bound_words, time_cells
 from zoomrt.bundle import open_bundle, writing_bundle
 from zoomrt.cli import bench
 from zoomrt.cli._common import run
@@ -126,6 +127,87 @@ def test_the_page_stands_alone(record: Record) -> None:
         assert f"<h2>{title}</h2>" in text
     assert "currentColor" in text
     assert "#010203" not in text
+
+
+def test_intervals_say_what_they_hold_and_p99_waits_for_samples(record: Record) -> None:
+    few, many = (
+        msgspec.structs.replace(record.rows[1], latency=latency_of(np.random.default_rng().uniform(0.01, 0.02, n)))
+        for n in (3, 100)
+    )
+    cells = dict(zip(TIME_HEAD, time_cells(few), strict=True))
+    assert cells["interval"].endswith("; 75%, n = 3")
+    assert cells["time / zoomrt"].endswith("; 75%, n = 3)")  # of the record's own ratio, three pairs
+    assert cells["p99"] == "-"
+    cells = dict(zip(TIME_HEAD, time_cells(many), strict=True))
+    assert "%" not in cells["interval"]
+    assert float(cells["p99"]) > 10
+    assert dict(zip(TIME_HEAD, time_cells(record.rows[0]), strict=True))["time / zoomrt"] == "timed alone"
+    assert "timed alone" in record.rows[0].detail
+    assert record.warm_up_runs == 2
+
+
+@pytest.mark.parametrize(("floor_ms", "words"), [(6.0, "bound by memory"), (4.0, "largest floor memory, 40% of")])
+def test_a_floor_far_below_bounds_nothing(record: Record, floor_ms: float, words: str) -> None:
+    wall = msgspec.structs.replace(record.rows[0].roofline, bound="memory", floors_ms={"memory": floor_ms})
+    assert bound_words(wall, 10.0).startswith(words)
+
+
+def test_every_peer_has_its_label_in_the_plot_of_memory(record: Record) -> None:
+    from zoomrt.bench import plots
+
+    labels = [f"peer{i}" for i in range(8)]  # all within one second of a hundred
+    memory = Memory(at_s=(0.0, 100.0), mb=(5.0, 9.0), marks=tuple((i / 8, labels[i]) for i in range(8)), peak_mb=9.0)
+    (plot,) = [p for p in plots.of(msgspec.structs.replace(record, memory=memory)) if p.title == "Memory over time"]
+    assert all(label in plot.svg for label in labels)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of one pair that fits."""
+    low, high = tmp_path / "lr", tmp_path / "hr"
+    high.mkdir()
+    source = Image.open(write_noise(low / "a.png"))
+    source.resize((source.width * SCALE, source.height * SCALE)).save(high / "a.png")
+    return low, high
+
+
+def _duplicate(low: Path, _high: Path) -> None:
+    Image.open(low / "a.png").convert("RGB").save(low / "a.bmp")
+
+
+def _misfit(_low: Path, high: Path) -> None:
+    Image.open(high / "a.png").crop((0, 0, 20, 20)).save(high / "a.png")
+
+
+def _tiny(low: Path, high: Path) -> None:
+    Image.new("RGB", (8, 2)).save(low / "b.png")
+    Image.new("RGB", (8 * SCALE, 2 * SCALE)).save(high / "b.png")
+
+
+@pytest.mark.parametrize("spoil", [_duplicate, _misfit, _tiny])
+def test_pairs_are_checked_before_anything_is_timed(
+    nearest_bundle: Path, pairs: tuple[Path, Path], spoil, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    from zoomrt.bench import run as bench_run
+
+    monkeypatch.setattr(bench_run, "time_alone", lambda *_: pytest.fail("timed"))
+    spoil(*pairs)
+    assert run(bench.cli, [str(nearest_bundle), "--pairs", *map(str, pairs), *QUICK]) == 3
+    assert "bug in zoomrt" not in capfd.readouterr().err
+
+
+def test_a_peer_that_fails_on_the_pairs_keeps_its_times(
+    nearest_bundle: Path, pairs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoomrt.bench import quality
+
+    monkeypatch.setattr(quality, "quality_of", lambda *_: 1 / 0)
+    words = [str(nearest_bundle), "--peers", "onnxruntime", "--pairs", *map(str, pairs), *QUICK]
+    assert run(bench.cli, [*words, "--json", str(tmp_path / "r.json"), "-q"]) == 0
+    found = read_record(tmp_path / "r.json")
+    assert all(row.latency is not None for row in found.rows)
+    assert [one.of for one in found.quality] == ["bicubic"]
+    assert [note for note in found.notes if note.startswith("no quality of onnxruntime: ZeroDivisionError")]
 
 
 def scaled(record: Record, factor: float, spread: float = 0.01) -> Record:

@@ -20,8 +20,8 @@ _MACHINE = ("cpu", "cores", "affinity", "governor")
 
 @dataclass(frozen=True)
 class Change:
-    """One row. ratio : of the medians, after over before. least, most : by the ends of the intervals; the worse of the two
-    holds its median with probability `coverage`."""
+    """One row. ratio : of the medians, after over before. least, most : by the ends of the intervals.
+    coverage : of the two intervals, the lower one."""
 
     name: str
     before_ms: float

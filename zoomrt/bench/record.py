@@ -48,6 +48,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    """Of fewer than 100 samples it is next to the largest, and says little."""
     min_ms: float
     mean_ms: float
     mad_ms: float
@@ -196,6 +197,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     rule: str
     """When repeating stopped, in words."""
+    warm_up_runs: int = 0
+    """Before anything was timed, of each row; the first is `Row.first_ms`. 0 : the record does not tell."""
     reference: str
     """What `Row.psnr_db` is to."""
     rows: tuple[Row, ...]
@@ -203,6 +206,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stages_ms: dict[str, float] = {}
     """Medians of the parts of one tile, and of a whole frame inside and outside the engine."""
     cost: Cost | None = None
+    parts: dict[str, Cost] = {}
+    """Of a bundle of several graphs: one call of each."""
     ceilings: Ceilings | None = None
     layers: Layers | None = None
     quality: tuple[Quality, ...] = ()
