@@ -108,8 +108,12 @@ def build_memory() -> list[str]:
         longest_first = sorted((row["measured_mb"] for row in builds.values()), key=len, reverse=True)
         stages = list(dict.fromkeys(stage for measured in longest_first for stage in measured))
         rows = [
-            [f"`{name}`", *(str(row["measured_mb"].get(stage, "-")) for stage in stages)]
-            + [f"{row['measured_peak_mb']} MB", f"{row['planned_peak_mb']} MB"]
+            [
+                f"`{name}`",
+                *(str(row["measured_mb"].get(stage, "-")) for stage in stages),
+                f"{row['measured_peak_mb']} MB",
+                f"{row['planned_peak_mb']} MB",
+            ]
             for name, row in builds.items()
         ]
         lines += [
