@@ -99,6 +99,34 @@ def engines() -> list[str]:
     return [title, "", *table(head, rows), source(document), ""]
 
 
+def build_memory() -> list[str]:
+    """Peak memory of whole builds, by target and stage."""
+    lines = []
+    for path in sorted(RESULTS.glob("build_memory*.json")):
+        document = load(path.stem)
+        builds = document["figures"]["builds"]
+        longest_first = sorted((row["measured_mb"] for row in builds.values()), key=len, reverse=True)
+        stages = list(dict.fromkeys(stage for measured in longest_first for stage in measured))
+        rows = [
+            [
+                f"`{name}`",
+                *(str(row["measured_mb"].get(stage, "-")) for stage in stages),
+                f"{row['measured_peak_mb']} MB",
+                f"{row['planned_peak_mb']} MB",
+            ]
+            for name, row in builds.items()
+        ]
+        lines += [
+            f"**Memory of building `{document['figures']['family']}`**, the most in each stage in MB, the engine "
+            "compiler's with it:",
+            "",
+            *table(["Target", *stages, "peak", "planned before"], rows),
+            source(document),
+            "",
+        ]
+    return lines
+
+
 def true_size() -> list[str]:
     """Builds and CPU speed of the diffusion families, from random weights of the published layout."""
     found = sorted(path.stem for path in RESULTS.glob("true_size_*.json"))
@@ -208,7 +236,8 @@ def cpu_engines() -> list[str]:
         head = [f"{f['tile']} on the CPU", "median", "time against torch eager FP32", "PSNR to it", "n"]
         lines += [
             f"**`{model}` in every CPU engine** on {f['threads']} threads, each in turns with torch eager; INT8 of "
-            f"{share:.0%} of {f['gmac']:.0f} G multiply-adds, weights {f['weights']}:",
+            f"{share:.0%} of the {f['gmac']:.0f} G multiply-adds of layers that have weights (the products inside "
+            f"attention are not among them, and stay in floating point), weights {f['weights']}:",
             "",
             *table(head, rows),
             source(document),
@@ -238,7 +267,7 @@ def families() -> list[str]:
                 f"`{name}`" + (f", {f['steps']} evaluations" if f["steps"] > 1 else ""),
                 f"{f['output'][0]} x {f['output'][1]}",
                 f"{f['gmac']:,.0f}",
-                _seconds(own["p50_ms"], own["interval_ms"]),
+                _seconds(own),
                 *(_against(found.get(peer, {})) for peer in ("torch", "compile")),
                 f"{own['psnr_db']:.0f} dB" if own["psnr_db"] is not None else "-",
                 f"{own['share_of_peak']:.0%}, {own['bound']}" if own["share_of_peak"] else "-",
@@ -248,10 +277,10 @@ def families() -> list[str]:
             ]
         )
     head = ["Family", "output", "GMAC", "ONNX Runtime", "torch eager", "torch.compile", "PSNR to torch"]
-    head += ["share of peak, bound", "build", "engine's memory", "bundle"]
+    head += ["share of peak, largest floor", "build", "engine's memory", "bundle"]
     return [
         "**Every family on the CPU, FP32**, one tile, true size; median with its interval, and the peers' time over "
-        "ONNX Runtime's, in turns:",
+        "ONNX Runtime's, in turns. Where the probability that an interval holds the median is below 95 %, it is given:",
         "",
         *table(head, rows),
         *(f"* {source(document)}" for document in documents),
@@ -259,15 +288,21 @@ def families() -> list[str]:
     ]
 
 
-def _seconds(median_ms: float, interval_ms: list[float]) -> str:
-    return f"{median_ms / 1e3:.3g} s ({interval_ms[0] / 1e3:.3g} to {interval_ms[1] / 1e3:.3g})"
+def _odds(row: dict[str, Any]) -> str:
+    """For behind an interval that holds less than 95 %; a ratio's is that of as many samples."""
+    return "" if row["coverage"] >= 0.95 else f"; {row['coverage']:.0%}, n = {row['n']}"
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    low, high = row["interval_ms"]
+    return f"{row['p50_ms'] / 1e3:.3g} s ({low / 1e3:.3g} to {high / 1e3:.3g}{_odds(row)})"
 
 
 def _against(row: dict[str, Any]) -> str:
     if "p50_ms" not in row:
         return "-"
     low, high = row["time_over_onnxruntime_interval"]
-    return f"{row['time_over_onnxruntime']:.2f} times ({low:.2f} to {high:.2f})"
+    return f"{row['time_over_onnxruntime']:.2f} times ({low:.2f} to {high:.2f}{_odds(row)})"
 
 
 def results() -> str:
@@ -276,7 +311,7 @@ def results() -> str:
         "Quality": quality(),
         "Speed on the CPU": [*families(), *cpu_engines(), *latency()],
         "INT8 and FP8": eight_bits(),
-        "Engines for GPUs": [*engines(), *true_size()],
+        "Engines for GPUs": [*engines(), *build_memory(), *true_size()],
         "Zoom": [*_zoom_tables.zoom(), *_zoom_tables.endurance()],
         "Several steps, and codes": [*_zoom_tables.several_steps(), *_zoom_tables.codes()],
         "The runtime around the engine": [*overhead(), *agreement(), *starting()],

@@ -154,15 +154,15 @@ def test_pairs_have_partners_and_fit(tmp_path: Path) -> None:
     for folder in (low, high):
         folder.mkdir()
     with pytest.raises(InputError, match="no pictures"):
-        quality.pairs_in(low, high)
+        quality.pairs_in(low, high, 4)
     Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(low / "a.png")
     with pytest.raises(InputError, match="no partner for a"):
-        quality.pairs_in(low, high)
+        quality.pairs_in(low, high, 4)
     Image.fromarray(np.zeros((20, 25, 3), np.uint8)).save(high / "a.png")
     with pytest.raises(InputError, match="got 25 x 20, need 24 x 20"):
-        quality.bicubic(quality.pairs_in(low, high), 4)
+        quality.pairs_in(low, high, 4)
     with pytest.raises(InputError, match="no folder"):
-        quality.pairs_in(low, tmp_path / "none")
+        quality.pairs_in(low, tmp_path / "none", 4)
 
 
 def test_an_engine_that_is_not_what_the_manifest_says_is_refused(graph: Path) -> None:

@@ -11,6 +11,7 @@ from zoomrt.bench import roofline
 from zoomrt.bench.graph_cost import cost_of
 from zoomrt.bench.record import Record, Row
 from zoomrt.bench.run import BenchRequest, run_bench
+from zoomrt.bench.table import render
 from zoomrt.bench.timing import Rule
 from zoomrt.bundle import open_bundle
 from zoomrt.export.pipeline import BuildRequest, build
@@ -78,6 +79,9 @@ def test_peers_of_a_model_of_several_steps(tmp_path: Path, monkeypatch: pytest.M
     step = cost_of({bundle.file(bundle.manifest.graphs["step"]): 1}).gmac
     assert record.cost is not None
     assert record.cost.gmac >= bundle.manifest.steps * step
+    assert set(record.parts) == set(bundle.manifest.graphs)
+    assert record.parts["step"].gmac == pytest.approx(step)
+    assert f"one call of step: {step:.2f} GMAC" in render(record)
     assert any("several graphs" in note for note in record.notes)
 
 

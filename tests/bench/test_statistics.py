@@ -35,7 +35,7 @@ def test_the_interval_holds_the_median_as_often_as_it_says(n: int, law: str) -> 
     assert abs(held - coverage) <= SIGMAS * math.sqrt(coverage * (1 - coverage) / ROUNDS)
 
 
-@pytest.mark.parametrize("n", range(1, 200, 7))
+@pytest.mark.parametrize("n", [*range(1, 200, 7), 1023, 1031, 2000, 5000])
 def test_ranks_are_those_of_the_binomial(n: int) -> None:
     low, high, coverage = median_interval([float(i) for i in range(n)])
     k = int(low)  # samples below the interval
@@ -48,12 +48,10 @@ def test_ranks_are_those_of_the_binomial(n: int) -> None:
 def test_stopping_when_the_interval_is_narrow_costs_little_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeating until it is narrow favours lucky samples; what is printed must still be about right."""
     random = np.random.default_rng()
-    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    clock = Clock(monkeypatch)
     rule, held = Rule(repeats=6, seconds=1e9, width=0.1), 0
     for _ in range(400):
-        taken: list[float] = []
-        while not rule.satisfied(taken, 0.0):
-            taken.append(float(random.lognormal(0.0, 0.15)))
+        taken = time_alone(lambda: clock.takes("", float(random.lognormal(0.0, 0.15))), rule)
         low, high, _ = median_interval(taken)
         held += low <= 1.0 <= high
     assert held / 400 >= 0.85
@@ -78,6 +76,13 @@ def test_ratios_are_taken_pair_by_pair() -> None:
     drift = [1.0] * 10 + [4.0] * 10
     found = ratio_of([0.5 * slow for slow in drift], drift)
     assert (found.median, found.interval, found.n) == (0.5, (0.5, 0.5), 20)
+
+
+def test_a_ratio_can_be_made_again_from_what_the_record_keeps() -> None:
+    base, other = (np.random.default_rng().uniform(0.01, 0.1, 9).tolist() for _ in range(2))
+    found, own_ms = ratio_of(other, base), latency_of(other).samples_ms
+    again = statistics.median(mine / theirs for mine, theirs in zip(own_ms, found.engine_ms, strict=True))
+    assert again == pytest.approx(found.median, rel=1e-6)  # kept to a millionth of a millisecond
 
 
 def test_no_samples_is_an_error() -> None:
@@ -111,3 +116,18 @@ def test_noise_is_repeated_until_the_time_is_spent(monkeypatch: pytest.MonkeyPat
     lengths = [0.5, 1.5] * 20  # never narrow
     found = time_alone(lambda: clock.takes("a", lengths[next(count)] if seconds < 1e9 else 1.0), Rule(6, seconds))
     assert len(found) == (runs if seconds < 1e9 else 6)
+
+
+def test_thousands_of_fast_runs_end_when_the_time_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the interval is looked at about once for every twentieth more of them."""
+    clock, random, looked = Clock(monkeypatch), np.random.default_rng(), 0
+
+    def counted(samples: list[float]) -> tuple[float, float, float]:
+        nonlocal looked
+        looked += 1
+        return median_interval(samples)
+
+    monkeypatch.setattr("zoomrt.bench.timing.median_interval", counted)
+    found = time_alone(lambda: clock.takes("", float(random.uniform(0.5, 1.5))), Rule(6, 3000.0))
+    assert 2500 < len(found) < 3500
+    assert looked <= 40 + math.log(len(found) / 40, 1.04)

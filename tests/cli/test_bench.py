@@ -14,8 +14,9 @@ from cli_helpers import SCALE, TILE, tree, write_noise
 from PIL import Image
 
 from zoomrt.bench.compare import changes, is_slower, lines
-from zoomrt.bench.record import Record, read_record
+from zoomrt.bench.record import Memory, Record, read_record
 from zoomrt.bench.statistics import latency_of
+from zoomrt.bench.table import TIME_HEAD, bound_words, time_cells
 from zoomrt.bundle import open_bundle, writing_bundle
 from zoomrt.cli import bench
 from zoomrt.cli._common import run
@@ -128,6 +129,87 @@ def test_the_page_stands_alone(record: Record) -> None:
     assert "#010203" not in text
 
 
+def test_intervals_say_what_they_hold_and_p99_waits_for_samples(record: Record) -> None:
+    few, many = (
+        msgspec.structs.replace(record.rows[1], latency=latency_of(np.random.default_rng().uniform(0.01, 0.02, n)))
+        for n in (3, 100)
+    )
+    cells = dict(zip(TIME_HEAD, time_cells(few), strict=True))
+    assert cells["interval"].endswith("; 75%, n = 3")
+    assert cells["time / zoomrt"].endswith("; 75%, n = 3)")  # of the record's own ratio, three pairs
+    assert cells["p99"] == "-"
+    cells = dict(zip(TIME_HEAD, time_cells(many), strict=True))
+    assert "%" not in cells["interval"]
+    assert float(cells["p99"]) > 10
+    assert dict(zip(TIME_HEAD, time_cells(record.rows[0]), strict=True))["time / zoomrt"] == "timed alone"
+    assert "timed alone" in record.rows[0].detail
+    assert record.warm_up_runs == 2
+
+
+@pytest.mark.parametrize(("floor_ms", "words"), [(6.0, "bound by memory"), (4.0, "largest floor memory, 40% of")])
+def test_a_floor_far_below_bounds_nothing(record: Record, floor_ms: float, words: str) -> None:
+    wall = msgspec.structs.replace(record.rows[0].roofline, bound="memory", floors_ms={"memory": floor_ms})
+    assert bound_words(wall, 10.0).startswith(words)
+
+
+def test_every_peer_has_its_label_in_the_plot_of_memory(record: Record) -> None:
+    from zoomrt.bench import plots
+
+    labels = [f"peer{i}" for i in range(8)]  # all within one second of a hundred
+    memory = Memory(at_s=(0.0, 100.0), mb=(5.0, 9.0), marks=tuple((i / 8, labels[i]) for i in range(8)), peak_mb=9.0)
+    (plot,) = [p for p in plots.of(msgspec.structs.replace(record, memory=memory)) if p.title == "Memory over time"]
+    assert all(label in plot.svg for label in labels)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of one pair that fits."""
+    low, high = tmp_path / "lr", tmp_path / "hr"
+    high.mkdir()
+    source = Image.open(write_noise(low / "a.png"))
+    source.resize((source.width * SCALE, source.height * SCALE)).save(high / "a.png")
+    return low, high
+
+
+def _duplicate(low: Path, _high: Path) -> None:
+    Image.open(low / "a.png").convert("RGB").save(low / "a.bmp")
+
+
+def _misfit(_low: Path, high: Path) -> None:
+    Image.open(high / "a.png").crop((0, 0, 20, 20)).save(high / "a.png")
+
+
+def _tiny(low: Path, high: Path) -> None:
+    Image.new("RGB", (8, 2)).save(low / "b.png")
+    Image.new("RGB", (8 * SCALE, 2 * SCALE)).save(high / "b.png")
+
+
+@pytest.mark.parametrize("spoil", [_duplicate, _misfit, _tiny])
+def test_pairs_are_checked_before_anything_is_timed(
+    nearest_bundle: Path, pairs: tuple[Path, Path], spoil, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    from zoomrt.bench import run as bench_run
+
+    monkeypatch.setattr(bench_run, "time_alone", lambda *_: pytest.fail("timed"))
+    spoil(*pairs)
+    assert run(bench.cli, [str(nearest_bundle), "--pairs", *map(str, pairs), *QUICK]) == 3
+    assert "bug in zoomrt" not in capfd.readouterr().err
+
+
+def test_a_peer_that_fails_on_the_pairs_keeps_its_times(
+    nearest_bundle: Path, pairs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoomrt.bench import quality
+
+    monkeypatch.setattr(quality, "quality_of", lambda *_: 1 / 0)
+    words = [str(nearest_bundle), "--peers", "onnxruntime", "--pairs", *map(str, pairs), *QUICK]
+    assert run(bench.cli, [*words, "--json", str(tmp_path / "r.json"), "-q"]) == 0
+    found = read_record(tmp_path / "r.json")
+    assert all(row.latency is not None for row in found.rows)
+    assert [one.of for one in found.quality] == ["bicubic"]
+    assert [note for note in found.notes if note.startswith("no quality of onnxruntime: ZeroDivisionError")]
+
+
 def scaled(record: Record, factor: float, spread: float = 0.01) -> Record:
     """The same record with other times for the engine."""
     seconds = np.random.default_rng().normal(factor, spread * factor, 40).clip(0.1 * factor)
@@ -177,6 +259,108 @@ def test_compare_as_a_command(record: Record, tmp_path: Path, capfd) -> None:
     assert "schema_version 99" in capfd.readouterr().err
     other = msgspec.structs.replace(record, rows=record.rows[1:])
     assert is_slower(changes(record, other), 0.05)  # the engine was not measured twice
+
+
+def test_too_few_runs_tell_nothing(record: Record, tmp_path: Path, capfd) -> None:
+    """Two runs of 1 ms and two of 3: no interval of 95 %, so neither slower nor faster, and no check passes."""
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    for path, second in zip(paths, (1e-3, 3e-3), strict=True):
+        engine = msgspec.structs.replace(record.rows[0], latency=latency_of([second, second * 1.01]))
+        path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, rows=(engine,))))
+    for forth in ([str(path) for path in paths], [str(path) for path in reversed(paths)]):
+        assert run(bench.cli, ["compare", *forth, "--fail-if", "slower:5%"]) == bench.REGRESSION
+        assert "too few runs to tell (intervals hold the medians with 50%)" in capfd.readouterr().out
+        assert run(bench.cli, ["compare", *forth]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"what": "frame"}, "what is timed (engine -> frame)"),
+        ({"input": "another.png"}, "another.png"),
+        ({"threads": 7}, "threads (1 -> 7)"),
+        ({"machine": {"cpu": "another CPU"}}, "another CPU"),
+        ({"machine": {"cores": 1000}}, "1000"),
+        ({"bundle": {"tile": [999, 999]}}, "[999, 999]"),
+    ],
+)
+def test_no_check_passes_on_what_cannot_be_compared(
+    record: Record, tmp_path: Path, changed: dict[str, object], told: str, capfd
+) -> None:
+    paths = [tmp_path / name for name in ("a.json", "b.json")]
+    merged = {
+        name: {**getattr(record, name), **value} if isinstance(value, dict) else value
+        for name, value in changed.items()
+    }
+    for path, one in zip(paths, (record, msgspec.structs.replace(record, **merged)), strict=True):
+        path.write_bytes(msgspec.json.encode(scaled(one, 1.0)))
+    assert run(bench.cli, ["compare", *map(str, paths), "--fail-if", "slower:500%"]) == 3
+    assert told in capfd.readouterr().err
+    assert run(bench.cli, ["compare", *map(str, paths)]) == 0  # to look at, they may differ
+    assert told in capfd.readouterr().out
+
+
+def test_affinity_governor_and_target_are_told(record: Record) -> None:
+    machine = {**record.machine, "affinity": [77], "governor": "powersave"}
+    other = msgspec.structs.replace(record, machine=machine, bundle={**record.bundle, "target": "sm75"})
+    told = " ".join(changes(record, other).differs)
+    assert all(word in told for word in ("[77]", "powersave", "sm75"))
+
+
+@pytest.mark.parametrize("damage", ["utf-8", "no rows", "no time", "cut", "deep"])
+def test_damaged_records_are_refused(record: Record, tmp_path: Path, damage: str, capfd) -> None:
+    path, raw = tmp_path / "r.json", msgspec.json.encode(record)
+    latency = msgspec.structs.replace(record.rows[0].latency, p50_ms=0.0)
+    still = msgspec.structs.replace(record.rows[0], latency=latency)
+    damaged = {
+        "utf-8": raw.replace(b"trt-bench", b"\xff\xfe", 1),
+        "no rows": msgspec.json.encode(msgspec.structs.replace(record, rows=())),
+        "no time": msgspec.json.encode(msgspec.structs.replace(record, rows=(still,))),
+        "cut": raw[: len(raw) // 2],
+        "deep": b'{"schema_version":' + b"[" * 100_000,
+    }
+    path.write_bytes(damaged[damage])
+    assert run(bench.cli, ["compare", str(path), str(path)]) == 3
+    assert "bug in zoomrt" not in capfd.readouterr().err
+
+
+def test_an_engine_timed_in_neither_record_is_a_line(record: Record) -> None:
+    failed = msgspec.structs.replace(record.rows[0], latency=None, failed="no GPU")
+    both = msgspec.structs.replace(record, rows=(failed, *record.rows[1:]))
+    assert "zoomrt is timed in neither record" in lines(changes(both, both))
+
+
+@pytest.mark.parametrize("flags", [["-q"], ["--quiet"], ["--debug", "-q"]])
+def test_compare_after_a_flag(record: Record, tmp_path: Path, flags: list[str], capfd) -> None:
+    path = tmp_path / "r.json"
+    path.write_bytes(msgspec.json.encode(record))
+    assert run(bench.cli, [*flags, "compare", str(path), str(path)]) == 0
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_places_are_checked_before_anything_is_measured(
+    nearest_bundle: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoomrt.bench import run as bench_run
+
+    monkeypatch.setattr(bench_run, "run_bench", lambda *_: pytest.fail("measured"))
+    for place in (tmp_path / "no" / "r", tmp_path):
+        assert run(bench.cli, [str(nearest_bundle), option, str(place), *QUICK]) == 13
+
+
+def test_what_was_measured_is_shown_where_it_cannot_be_written(
+    nearest_bundle: Path, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoomrt.bench import record as records
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "replace", full)
+    assert run(bench.cli, [str(nearest_bundle), *QUICK, "--json", str(tmp_path / "r.json")]) == 13
+    assert "median ms" in capfd.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_engine_for_another_machine_is_a_line(nearest_bundle: Path, tmp_path: Path, capfd) -> None:

@@ -9,15 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zoomrt.bench.record import Record
+from zoomrt.bench.statistics import CONFIDENCE
+from zoomrt.errors import InputError
 
-__all__ = ["Change", "Changes", "changes", "is_slower", "lines"]
+__all__ = ["Change", "Changes", "changes", "check_comparable", "is_slower", "lines"]
 
 _PSNR_STEP_DB = 0.1
+_MACHINE = ("cpu", "cores", "affinity", "governor")
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row. ratio : of the medians, after over before. least, most : by the ends of the intervals."""
+    """One row. ratio : of the medians, after over before. least, most : by the ends of the intervals.
+    coverage : of the two intervals, the lower one."""
 
     name: str
     before_ms: float
@@ -25,11 +29,17 @@ class Change:
     ratio: float
     least: float
     most: float
+    coverage: float
     psnr_db: tuple[float | None, float | None]
 
     @property
+    def enough(self) -> bool:
+        """Whether there were runs enough to tell."""
+        return self.coverage >= CONFIDENCE
+
+    @property
     def beyond_noise(self) -> bool:
-        return not self.least <= 1 <= self.most
+        return self.enough and not self.least <= 1 <= self.most
 
 
 @dataclass(frozen=True)
@@ -59,18 +69,37 @@ def changes(before: Record, after: Record) -> Changes:
                 ratio=now.p50_ms / was.p50_ms,
                 least=now.interval_ms[0] / was.interval_ms[1],
                 most=now.interval_ms[1] / was.interval_ms[0],
+                coverage=min(was.coverage, now.coverage),
                 psnr_db=(old[name].psnr_db, new[name].psnr_db),
             )
         )
-    only = [f"{name} is in one record only" for name in sorted(old.keys() ^ new.keys())]
-    return Changes(tuple(rows), before.rows[0].name, tuple(only), tuple(_differences(before, after)))
+    only = [f"{name} is timed in one record only" for name in sorted(old.keys() ^ new.keys())]
+    engine = before.rows[0].name
+    if engine not in old.keys() | new.keys():
+        only.append(f"{engine} is timed in neither record")
+    return Changes(tuple(rows), engine, tuple(only), tuple(_differences(before, after)))
+
+
+def check_comparable(before: Record, after: Record) -> None:
+    """Raises InputError where the times are of different work or of different machines: no check may pass on that."""
+    pairs: dict[str, tuple[object, object]] = {
+        "what is timed": (before.what, after.what),
+        "input": (before.input, after.input),
+        "threads": (before.threads, after.threads),
+        "tile": (before.bundle.get("tile"), after.bundle.get("tile")),
+        "CPU": (before.machine.get("cpu"), after.machine.get("cpu")),
+        "cores": (before.machine.get("cores"), after.machine.get("cores")),
+    }
+    if told := _unlike(pairs):
+        remedy = "Measure both in the same way on the same machine, or leave out --fail-if."
+        raise InputError("cannot check one record by the other", seen=", ".join(told), needed="the same", remedy=remedy)
 
 
 def is_slower(found: Changes, allowed: float) -> bool:
-    """Whether the engine's median grew by more than that share, and beyond noise. Not measured twice counts as slower:
-    a check must not pass because there was nothing to check."""
+    """Whether the engine's median grew by more than that share, and beyond noise. Not measured twice, or with too few
+    runs to tell, counts as slower: a check must not pass because there was nothing to check."""
     engine = next((row for row in found.rows if row.name == found.engine), None)
-    return engine is None or (engine.beyond_noise and engine.ratio > 1 + allowed)
+    return engine is None or not engine.enough or (engine.beyond_noise and engine.ratio > 1 + allowed)
 
 
 def lines(found: Changes) -> list[str]:
@@ -79,6 +108,8 @@ def lines(found: Changes) -> list[str]:
     for row in found.rows:
         word = "slower" if row.ratio > 1 else "faster"
         verdict = f"{abs(row.ratio - 1):.1%} {word}" if row.beyond_noise else "no change beyond noise"
+        if not row.enough:
+            verdict = f"too few runs to tell (intervals hold the medians with {row.coverage:.0%})"
         said.append(
             f"{row.name}: {row.before_ms:.2f} -> {row.after_ms:.2f} ms, "
             f"ratio {row.ratio:.3f} ({row.least:.3f} to {row.most:.3f}): {verdict}"
@@ -90,15 +121,19 @@ def lines(found: Changes) -> list[str]:
 
 
 def _differences(before: Record, after: Record) -> list[str]:
-    pairs = {
-        "machine": (before.machine.get("cpu"), after.machine.get("cpu")),
+    pairs: dict[str, tuple[object, object]] = {
+        **{name: (before.machine.get(name), after.machine.get(name)) for name in _MACHINE},
         "threads": (before.threads, after.threads),
         "what is timed": (before.what, after.what),
         "input": (before.input, after.input),
         "bundle": (before.bundle.get("key"), after.bundle.get("key")),
-        "precision": (before.bundle.get("precision"), after.bundle.get("precision")),
+        **{name: (before.bundle.get(name), after.bundle.get(name)) for name in ("target", "tile", "precision")},
         "code": (before.code, after.code),
     }
     names = sorted(before.versions.keys() | after.versions.keys())
     pairs |= {name: (before.versions.get(name), after.versions.get(name)) for name in names}
+    return _unlike(pairs)
+
+
+def _unlike(pairs: dict[str, tuple[object, object]]) -> list[str]:
     return [f"{name} ({was} -> {now})" for name, (was, now) in pairs.items() if was != now]

@@ -6,11 +6,13 @@ NVML says through `pynvml` (package nvidia-ml-py), if it is installed and there 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -63,28 +65,37 @@ def conditions() -> dict[str, Any]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Name, driver, memory, clocks, temperature and power of each NVIDIA GPU; none without NVML."""
+    """Name, driver, memory, clocks, temperature and power of each NVIDIA GPU; none without NVML, null for what a GPU
+    does not tell."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # not installed, no driver, no permission: all mean that there is nothing to read
         return []
-    found = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-        found.append(
-            {
-                "name": pynvml.nvmlDeviceGetName(gpu),
-                "driver": pynvml.nvmlSystemGetDriverVersion(),
-                "memory_gb": round(pynvml.nvmlDeviceGetMemoryInfo(gpu).total / 1e9, 1),
-                "sm_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM),
-                "memory_mhz": pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_MEM),
-                "temperature_c": pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU),
-                "power_w": round(pynvml.nvmlDeviceGetPowerUsage(gpu) / 1e3, 1),
-            }
-        )
-    pynvml.nvmlShutdown()
+    try:
+        return [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:  # the driver is there and its GPU is not
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> dict[str, Any]:
+    gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+    fields: dict[str, Callable[[], Any]] = {
+        "name": lambda: nvml.nvmlDeviceGetName(gpu),
+        "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
+        "memory_gb": lambda: round(nvml.nvmlDeviceGetMemoryInfo(gpu).total / 1e9, 1),
+        "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+        "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+        "power_w": lambda: round(nvml.nvmlDeviceGetPowerUsage(gpu) / 1e3, 1),
+    }
+    found = dict.fromkeys(fields)
+    for name, read in fields.items():
+        with contextlib.suppress(nvml.NVMLError):  # "Not Supported": passively cooled, virtual or integrated GPUs
+            found[name] = read()
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoomrt.bench import plots
 from zoomrt.bench.record import Record, write_whole
-from zoomrt.bench.table import TIME_HEAD, WALL_HEAD, ms_words, time_cells, wall_cells
+from zoomrt.bench.table import TIME_HEAD, WALL_HEAD, bound_words, ms_words, time_cells, wall_cells
 
 __all__ = ["page", "write_page"]
 
@@ -79,7 +79,7 @@ def _headline(record: Record) -> str:
     if engine.psnr_db is not None:
         tiles.append((f"{engine.psnr_db:.0f} dB", "PSNR to FP32"))
     if engine.roofline is not None and engine.roofline.compute_share is not None:
-        bound = f"of peak arithmetic; bound by {engine.roofline.bound}"
+        bound = f"of peak arithmetic; {bound_words(engine.roofline, engine.latency.p50_ms)}"
         tiles.append((f"{engine.roofline.compute_share:.0%}", bound))
     if record.memory is not None:
         tiles.append((f"{record.memory.peak_mb:.0f} MB", "peak of the whole run"))
@@ -147,8 +147,8 @@ def _method(record: Record) -> list[str]:
     after = ", ".join(f"{name} {machine['after'].get(name)}" for name in ("clock_mhz", "hottest_c", "load_1min"))
     lines = [
         f"Command: {record.command}",
-        f"Repeats: {record.rule}. Intervals hold the true median, by order statistics; ratios are taken in turns, pair "
-        "by pair. Loading and the first call are not among them.",
+        f"Repeats: {record.rule}. Intervals hold the true median about that often, by order statistics; ratios are "
+        f"taken in turns, pair by pair. Loading and {record.warm_up_runs} runs to warm up are not among them.",
         f"Machine: {machine['cpu']}, {record.threads} threads of {machine['cores']} cores, affinity "
         f"{machine.get('affinity')}, {machine['system']}; {told}; afterwards {after}",
         *(f"GPU: {gpu}" for gpu in [*machine["gpus"], *machine["after"]["gpus"]]),

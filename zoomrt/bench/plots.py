@@ -167,14 +167,12 @@ def _memory(axes: Any, record: Record) -> None:
     assert memory is not None
     axes.fill_between(memory.at_s, memory.mb, color=_COLOURS[0], alpha=0.25)
     axes.plot(memory.at_s, memory.mb, color=_COLOURS[0], lw=1.5)
-    last, room = -1.0, memory.at_s[-1] * 0.035  # seconds that a label needs, which stands upright
+    place, room = float("-inf"), memory.at_s[-1] * 0.035  # seconds that a label needs, which stands upright
     for second, label in memory.marks:
         axes.axvline(second, color=_INK, alpha=0.3, lw=0.8)
-        if second - last < room and last >= 0:
-            continue
-        last = second
-        axes.annotate(label, (second, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=8)
-    axes.set_xlim(0, memory.at_s[-1])
+        place = max(second, place + room)  # moved aside where the last one stands
+        axes.annotate(label, (place, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=8)
+    axes.set_xlim(0, max(memory.at_s[-1], place + room))
     axes.set_ylim(0, memory.peak_mb * 1.1)
     axes.set_xlabel("seconds")
     axes.set_ylabel("MB")

@@ -23,6 +23,8 @@ __all__ = ["EQUAL_DB", "bicubic", "compare_pictures", "pairs_in", "psnr_db", "qu
 
 EQUAL_DB = 200.0
 """What stands for equal pictures, whose PSNR is infinite."""
+_WINDOW = 11
+"""Pixels across the Gaussian window of SSIM (Wang et al. 2004)."""
 _METRICS: Any = metrics  # untyped
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 
@@ -47,7 +49,7 @@ def compare_pictures(of: str, to: str, pictures: list[tuple[NDArray[np.uint8], N
 
 
 def quality_of(name: str, upscaler: Upscaler, pairs: list[tuple[Path, Path]]) -> Quality:
-    """Against ground truth, of `pairs_in`. Raises InputError for a pair whose sizes do not fit the scale."""
+    """Against ground truth, of `pairs_in`."""
     made = []
     for small, truth in _read(pairs, upscaler.scale):
         made.append((upscaler.upscale(small), truth))
@@ -66,15 +68,35 @@ def bicubic(pairs: list[tuple[Path, Path]], scale: int) -> Quality:
     return compare_pictures("bicubic", "ground truth", made)
 
 
-def pairs_in(low: Path, high: Path) -> list[tuple[Path, Path]]:
-    """Pictures of equal file stems in two folders, sorted. Raises InputError for a picture without partner, or none."""
-    found = [{f.stem: f for f in _listed(folder) if f.suffix.lower() in _SUFFIXES} for folder in (low, high)]
+def pairs_in(low: Path, high: Path, scale: int) -> list[tuple[Path, Path]]:
+    """Pictures of equal file stems in two folders, sorted. Reads all of them, so that none fails after hours of timing.
+
+    Raises InputError for no picture, one without partner, two of one name, sizes that do not fit the scale, and sides
+    shorter than SSIM's window.
+    """
+    found = [_by_stem(folder) for folder in (low, high)]
     lonely = sorted(found[0].keys() ^ found[1].keys())
     if lonely or not found[0]:
         seen = f"no partner for {', '.join(lonely[:4])}" if lonely else "no pictures"
         remedy = "Give each low-resolution picture the file name of its high-resolution one."
         raise InputError("cannot pair the pictures", seen=seen, needed="equal names in both", remedy=remedy)
-    return [(found[0][stem], found[1][stem]) for stem in sorted(found[0])]
+    pairs = [(found[0][stem], found[1][stem]) for stem in sorted(found[0])]
+    for (_, path), (_, truth) in zip(pairs, _read(pairs, scale), strict=True):
+        if min(truth.shape[:2]) < _WINDOW:
+            seen, needed = f"{truth.shape[1]} x {truth.shape[0]}", f"{_WINDOW} px or more on each side"
+            raise InputError(f"{str(path)!r} is too small for SSIM", seen=seen, needed=needed, remedy="Leave it out.")
+    return pairs
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in sorted(_listed(folder)):
+        if file.suffix.lower() in _SUFFIXES:
+            if file.stem in found:
+                seen, remedy = f"{found[file.stem].name} and {file.name}", "Leave one of them out."
+                raise InputError("cannot pair the pictures", seen=seen, needed="one of each name", remedy=remedy)
+            found[file.stem] = file
+    return found
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -29,6 +29,7 @@ __all__ = [
     "Roofline",
     "Row",
     "What",
+    "check_place",
     "read_record",
     "write_record",
     "write_whole",
@@ -47,6 +48,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p90_ms: float
     p99_ms: float
+    """Of fewer than 100 samples it is next to the largest, and says little."""
     min_ms: float
     mean_ms: float
     mad_ms: float
@@ -65,6 +67,8 @@ class Ratio(msgspec.Struct, frozen=True, kw_only=True):
     interval: tuple[float, float]
     coverage: float
     n: int
+    engine_ms: tuple[float, ...] = ()
+    """The engine's times in these turns, in order; those of the row itself are its `latency.samples_ms`."""
 
 
 class Roofline(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +197,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     rule: str
     """When repeating stopped, in words."""
+    warm_up_runs: int = 0
+    """Before anything was timed, of each row; the first is `Row.first_ms`. 0 : the record does not tell."""
     reference: str
     """What `Row.psnr_db` is to."""
     rows: tuple[Row, ...]
@@ -200,6 +206,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     stages_ms: dict[str, float] = {}
     """Medians of the parts of one tile, and of a whole frame inside and outside the engine."""
     cost: Cost | None = None
+    parts: dict[str, Cost] = {}
+    """Of a bundle of several graphs: one call of each."""
     ceilings: Ceilings | None = None
     layers: Layers | None = None
     quality: tuple[Quality, ...] = ()
@@ -211,7 +219,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_record(path: Path) -> Record:
-    """Raises InputError for a file that is no record of this schema."""
+    """Raises InputError for a file that is no record of this schema, or that has no row or times that cannot be."""
     remedy = "Name a file that trt-bench --json of this version wrote."
     try:
         raw = path.read_bytes()
@@ -219,12 +227,27 @@ def read_record(path: Path) -> Record:
         if version != SCHEMA_VERSION:
             what = f"cannot read benchmark {str(path)!r}"
             raise InputError(what, seen=f"schema_version {version!r}", needed=SCHEMA_VERSION, remedy=remedy)
-        return msgspec.json.decode(raw, type=Record)
-    except (OSError, msgspec.MsgspecError) as cause:
+        record = msgspec.json.decode(raw, type=Record)
+        if not record.rows:
+            raise msgspec.ValidationError("no rows")
+        for row in record.rows:
+            if row.latency is not None and not min(row.latency.p50_ms, *row.latency.interval_ms) > 0:
+                raise msgspec.ValidationError(f"{row.name} took no time")
+        return record
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as cause:
         seen = cause.strerror if isinstance(cause, OSError) else cause
         raise InputError(
             f"cannot read benchmark {str(path)!r}", seen=seen, needed="a record of trt-bench", remedy=remedy
         ) from cause
+
+
+def check_place(path: Path) -> None:
+    """Before hours of work: raises StorageError where `write_whole` could not write."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
+        seen = "a folder" if path.is_dir() else f"folder {str(path.parent)!r}, which is missing or not writable"
+        raise StorageError(
+            f"cannot write {str(path)!r}", seen=seen, needed="a file in a writable folder", remedy="Name another place."
+        )
 
 
 def write_record(record: Record, path: Path) -> None:

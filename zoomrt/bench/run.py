@@ -26,7 +26,7 @@ from zoomrt.bench.engine_facts import check_engines
 from zoomrt.bench.peers import PEERS, Job, Opened
 from zoomrt.bench.record import Ceilings, Cost, Layers, Quality, Record, Row, What
 from zoomrt.bench.statistics import latency_of, ratio_of
-from zoomrt.bench.timing import Rule, time_alone, time_in_turns
+from zoomrt.bench.timing import WARM_UP_RUNS, Rule, time_alone, time_in_turns, warm_up
 from zoomrt.bench.workload import SPANS, Workload, calling, frame_stages, tile_stages
 from zoomrt.bundle import Manifest, open_bundle
 from zoomrt.errors import EngineMismatch, ZoomrtError
@@ -74,7 +74,7 @@ def run_bench(request: BenchRequest, report: Progress = lambda _label, _fraction
     """Raises BundleError, InputError and what loading the bundle's engine raises, but for a backend that has no runtime
     here: that becomes its row."""
     bundle = open_bundle(request.bundle)
-    pairs = quality.pairs_in(*request.pairs) if request.pairs else []
+    pairs = quality.pairs_in(*request.pairs, bundle.manifest.tile.scale) if request.pairs else []
     check_engines(bundle)
     work = Workload.of(request.what, bundle.manifest.tile, request.picture)
     threads = request.threads or core_count()
@@ -95,10 +95,12 @@ def run_bench(request: BenchRequest, report: Progress = lambda _label, _fraction
         input=work.name,
         threads=threads,
         rule=str(request.rule),
+        warm_up_runs=WARM_UP_RUNS,
         reference=run.reference_name,
         rows=tuple(run.rows),
         stages_ms=run.stages,
         cost=run.cost,
+        parts=run.parts,
         ceilings=run.wall,
         layers=run.layers,
         quality=tuple(run.quality),
@@ -131,6 +133,7 @@ class _Run:
         self.notes: list[str] = []
         self.reference_name = "none"
         self.cost: Cost | None = None
+        self.parts: dict[str, Cost] = {}
         self.wall: Ceilings | None = None
         self.layers: Layers | None = None
         self._wanted: NDArray[np.float32] | None = None
@@ -156,7 +159,7 @@ class _Run:
                 "measure them again with --new-ceilings"
             )
         if self.pairs:
-            self.quality.append(quality.bicubic(self.pairs, self.manifest.tile.scale))
+            self._judge(lambda: quality.bicubic(self.pairs, self.manifest.tile.scale), "bicubic")
 
     def _stage(self, label: str) -> None:
         self.watch.mark(label)
@@ -175,7 +178,10 @@ class _Run:
         calls = {"1": 1, "encode": 1, "decode": 1, "step": self.manifest.steps}
         if sampling is not None:
             calls["policy"] = sum(one.skippable for one in sampling.evaluations)
-        return graph_cost.cost_of({path: calls[part] for part, path in self.job.graphs().items()})
+        graphs = self.job.graphs()
+        if len(graphs) > 1:
+            self.parts = {part: graph_cost.cost_of({path: 1}) for part, path in graphs.items()}
+        return graph_cost.cost_of({path: calls[part] for part, path in graphs.items()})
 
     def _reference(self) -> NDArray[np.float32]:
         """torch FP32 where the weights are at hand; else an FP32 bundle's graph, unoptimised."""
@@ -210,15 +216,15 @@ class _Run:
             return None
         load_s = time.perf_counter() - started
         with calling(upscaler, self.work) as run:
-            first_ms = _once_ms(run)
-            self._measure_stages(upscaler)
+            first_s = warm_up(run)
             seconds = time_alone(run, self.request.rule)
+        self._measure_stages(upscaler)
         self.rows.append(
             Row(
                 name=ENGINE,
-                detail=detail,
+                detail=f"{detail}; timed alone, before the peers",
                 load_s=load_s,
-                first_ms=first_ms,
+                first_ms=first_s * 1e3,
                 latency=latency_of(seconds),
                 memory_mb=round(self.watch.now_mb() - before, 1),
                 **self._beside(upscaler, seconds, _arithmetic(self.manifest)),
@@ -226,7 +232,7 @@ class _Run:
         )
         if self.pairs:
             self._stage("quality")
-            self.quality.append(quality.quality_of(ENGINE, upscaler, self.pairs))
+            self._judge(lambda: quality.quality_of(ENGINE, upscaler, self.pairs), ENGINE)
         return upscaler
 
     def _peer(self, name: str, engine: Upscaler | None) -> Row:
@@ -244,7 +250,7 @@ class _Run:
         self, name: str, opened: Opened, upscaler: Upscaler, engine: Upscaler | None, load_s: float, before: float
     ) -> Row:
         with calling(upscaler, self.work) as run:
-            first_ms = _once_ms(run)
+            first_s = warm_up(run)
             ratio = None
             if engine is None:
                 seconds = time_alone(run, self.request.rule)
@@ -256,15 +262,20 @@ class _Run:
             name=name,
             detail=opened.detail,
             load_s=load_s,
-            first_ms=first_ms,
+            first_ms=first_s * 1e3,
             latency=latency_of(seconds),
             ratio=ratio,
             memory_mb=round(self.watch.now_mb() - before, 1),
             **self._beside(upscaler, seconds, opened.arithmetic, opened),
         )
         if self.pairs and (not opened.psnr_missing or self.job.baseline):
-            self.quality.append(quality.quality_of(name, upscaler, self.pairs))
+            self._judge(lambda: quality.quality_of(name, upscaler, self.pairs), name)
         return row
+
+    def _judge(self, make: Callable[[], Quality], name: str) -> None:
+        found = self._or_note(f"quality of {name}", make)
+        if found is not None:
+            self.quality.append(found)
 
     def _beside(
         self, upscaler: Upscaler, seconds: Sequence[float], arithmetic: str, opened: Opened | None = None
@@ -338,12 +349,6 @@ def _arithmetic(manifest: Manifest) -> str:
     if manifest.precision.startswith("int8") and manifest.backend == "openvino":
         return "int8"
     return manifest.arithmetic
-
-
-def _once_ms(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return (time.perf_counter() - started) * 1e3
 
 
 def _reason(problem: Exception) -> str:

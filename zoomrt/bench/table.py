@@ -9,13 +9,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from zoomrt.bench.record import Ratio, Record, Row
+from zoomrt.bench.record import Ratio, Record, Roofline, Row
 from zoomrt.bench.statistics import CONFIDENCE
 
-__all__ = ["TIME_HEAD", "WALL_HEAD", "ms_words", "render", "time_cells", "wall_cells"]
+__all__ = ["TIME_HEAD", "WALL_HEAD", "bound_words", "ms_words", "render", "time_cells", "wall_cells"]
 
 TIME_HEAD = ("", "median ms", "interval", "n", "p90", "p99", "min", "mean", "MAD", "time / zoomrt", "PSNR dB")
-WALL_HEAD = ("", "TFLOP/s", "GB/s", "bound by", "load s", "first ms", "memory MB")
+WALL_HEAD = ("", "TFLOP/s", "GB/s", "the wall", "load s", "first ms", "memory MB")
+
+_ENOUGH_FOR_P99 = 100
 
 
 def render(record: Record, width: int | None = None) -> str:
@@ -35,22 +37,35 @@ def render(record: Record, width: int | None = None) -> str:
 
 def _ratio_words(ratio: Ratio | None) -> str:
     if ratio is None:
-        return "1"
-    return f"{ratio.median:.3g} ({ratio.interval[0]:.3g} to {ratio.interval[1]:.3g})"
+        return "timed alone"
+    low, high = ratio.interval
+    return f"{ratio.median:.3g} ({low:.3g} to {high:.3g}{_odds(ratio.coverage, ratio.n)})"
+
+
+def _odds(coverage: float, n: int) -> str:
+    """For behind an interval that holds less than it should."""
+    return "" if coverage >= CONFIDENCE else f"; {coverage:.0%}, n = {n}"
+
+
+def bound_words(wall: Roofline, p50_ms: float) -> str:
+    """What bounds it, where its floor is at least half of the time; else that floor is only the largest."""
+    share = wall.floors_ms[wall.bound] / p50_ms
+    return f"bound by {wall.bound}" if share >= 0.5 else f"largest floor {wall.bound}, {share:.0%} of the time"
 
 
 def time_cells(row: Row) -> list[str]:
-    """Under TIME_HEAD; the interval with its probability where that is not 95 % or more."""
+    """Under TIME_HEAD; intervals with their probability where that is not 95 % or more."""
     found = row.latency
     assert found is not None
-    (low, high), odds = found.interval_ms, "" if found.coverage >= CONFIDENCE else f" ({found.coverage:.0%})"
-    times = (found.p90_ms, found.p99_ms, found.min_ms, found.mean_ms, found.mad_ms)
+    low, high = found.interval_ms
     return [
         row.name,
         ms_words(found.p50_ms),
-        f"{ms_words(low)} to {ms_words(high)}{odds}",
+        f"{ms_words(low)} to {ms_words(high)}{_odds(found.coverage, found.n)}",
         str(found.n),
-        *map(ms_words, times),
+        ms_words(found.p90_ms),
+        ms_words(found.p99_ms) if found.n >= _ENOUGH_FOR_P99 else "-",
+        *map(ms_words, (found.min_ms, found.mean_ms, found.mad_ms)),
         _ratio_words(row.ratio),
         "-" if row.psnr_db is None else f"{row.psnr_db:.1f}",
     ]
@@ -62,9 +77,10 @@ def wall_cells(row: Row) -> list[str]:
     rates = ["-", "-", "-"]
     if row.gmac is not None and row.latency is not None:
         rates[0] = f"{2 * row.gmac / row.latency.p50_ms:.3g}"
-    if wall is not None:
+    if wall is not None and row.latency is not None:
         share = "" if wall.compute_share is None else f" ({wall.compute_share:.0%})"
-        rates = [f"{wall.tflops:.3g}{share}", f"{wall.gb_per_s:.3g} ({wall.bandwidth_share:.0%})", wall.bound]
+        rates = [f"{wall.tflops:.3g}{share}", f"{wall.gb_per_s:.3g} ({wall.bandwidth_share:.0%})"]
+        rates.append(bound_words(wall, row.latency.p50_ms))
     return [
         row.name,
         *rates,
@@ -105,9 +121,10 @@ def _failures(record: Record) -> list[str]:
 def _explanation(record: Record) -> list[str]:
     lines = []
     if (cost := record.cost) is not None:
-        parts = ", ".join(f"{name} {gmac:.2f}" for name, (gmac, _) in cost.groups.items() if gmac)
+        parts = ", ".join(f"{name} {gmac:.2f} and {mb:.0f} MB" for name, (gmac, mb) in cost.groups.items())
         more = f"; work of {', '.join(cost.uncounted)} not counted" if cost.uncounted else ""
         lines.append(f"one tile: {cost.gmac:.2f} GMAC ({parts}), {cost.mb:.0f} MB if every node goes to memory{more}")
+    lines += [f"one call of {part}: {one.gmac:.2f} GMAC, {one.mb:.0f} MB" for part, one in record.parts.items()]
     if (wall := record.ceilings) is not None:
         peaks = ", ".join(f"{value:.3g} TFLOP/s {name}" for name, value in wall.tflops.items())
         lines.append(f"ceilings on {wall.threads} threads: {peaks}, {wall.gb_per_s:.3g} GB/s")

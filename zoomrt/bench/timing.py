@@ -1,7 +1,7 @@
 """The clock: runs repeat until the median is known well enough or the time is spent; two things take turns.
 
-Whatever is timed has been called at least once before. In turns, the order within a pair alternates, and a pause lets
-the worker threads of whoever ran before go to sleep: they spin on for a while and would take a core.
+Whatever is timed has been through `warm_up`. In turns, the order within a pair alternates, and a pause lets the worker
+threads of whoever ran before go to sleep: they spin on for a while and would take a core.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import numpy as np
 
 from zoomrt.bench.statistics import CONFIDENCE, median_interval
 
-__all__ = ["Rule", "time_alone", "time_in_turns"]
+__all__ = ["WARM_UP_RUNS", "Rule", "time_alone", "time_in_turns", "warm_up"]
 
+WARM_UP_RUNS = 2
+"""Before anything is timed, of the engine and of every peer; the first of them is `Row.first_ms`."""
 _SETTLE_S = 0.1
+_MORE = 20
+"""The interval is looked at again after a twentieth more samples: sorting thousands after each would take the time."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,10 @@ class Rule:
     seconds: float = 10.0
     width: float = 0.02
 
-    def satisfied(self, samples: Sequence[float], spent_s: float) -> bool:
-        if len(samples) < self.repeats:
-            return False
+    def known(self, samples: Sequence[float]) -> bool:
+        """Whether the interval is narrow enough."""
         low, high, coverage = median_interval(samples)
-        known = coverage >= CONFIDENCE and high - low <= self.width * float(np.median(samples))
-        return known or spent_s >= self.seconds
+        return coverage >= CONFIDENCE and high - low <= self.width * float(np.median(samples))
 
     def __str__(self) -> str:
         return (
@@ -45,13 +47,15 @@ class Rule:
         )
 
 
+def warm_up(run: Callable[[], object]) -> float:
+    """Call it WARM_UP_RUNS times. Returns the seconds of the first."""
+    first, *_ = [_timed(run) for _ in range(WARM_UP_RUNS)]
+    return first
+
+
 def time_alone(run: Callable[[], object], rule: Rule) -> list[float]:
     """Seconds of each run."""
-    taken: list[float] = []
-    started = time.perf_counter()
-    while not rule.satisfied(taken, time.perf_counter() - started):
-        taken.append(_timed(run))
-    return taken
+    return _repeated(lambda: _timed(run), rule)
 
 
 def time_in_turns(
@@ -60,15 +64,29 @@ def time_in_turns(
     """Seconds of each run of both, A B B A A B; the rule is applied to their ratio."""
     of_base: list[float] = []
     of_other: list[float] = []
-    ratios: list[float] = []
-    started = time.perf_counter()
-    while not rule.satisfied(ratios, time.perf_counter() - started):
+
+    def ratio() -> float:
         turns = [(base, of_base), (other, of_other)]
-        for run, taken in turns if len(ratios) % 2 == 0 else reversed(turns):
+        for run, taken in turns if len(of_base) % 2 == 0 else reversed(turns):
             time.sleep(_SETTLE_S)
             taken.append(_timed(run))
-        ratios.append(of_other[-1] / of_base[-1])
+        return of_other[-1] / of_base[-1]
+
+    _repeated(ratio, rule)
     return of_base, of_other
+
+
+def _repeated(take: Callable[[], float], rule: Rule) -> list[float]:
+    """Samples until the rule says that it is enough."""
+    samples: list[float] = []
+    started, due = time.perf_counter(), rule.repeats
+    while len(samples) < rule.repeats or time.perf_counter() - started < rule.seconds:
+        if len(samples) >= due:
+            if rule.known(samples):
+                break
+            due = len(samples) + max(1, len(samples) // _MORE)
+        samples.append(take())
+    return samples
 
 
 def _timed(run: Callable[[], object]) -> float:

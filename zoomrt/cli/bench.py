@@ -17,16 +17,19 @@ PEERS = ("torch", "compile", "onnxruntime", "openvino", "onnxruntime-cuda", "ten
 WHATS = ("engine", "tile", "frame")
 REGRESSION = 20
 """Exit code of `trt-bench compare --fail-if` where the condition holds: no error, but not a success either."""
+_FLAGS = {"-q", "--quiet", "--debug"}
 
 
 class _Bench(click.Command):
-    """A command that takes a bundle, and has one other form whose first word is `compare`."""
+    """A command that takes a bundle, and has one other form, whose first word after flags is `compare`."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        if args[:1] == ["compare"]:
-            return compare.make_context(f"{info_name} compare", args[1:], parent, **extra)
+        place = next((i for i, word in enumerate(args) if word not in _FLAGS), None)
+        if place is not None and args[place] == "compare":
+            rest = [*args[:place], *args[place + 1 :]]
+            return compare.make_context(f"{info_name} compare", rest, parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -91,12 +94,15 @@ def cli(
             raise UsageError(f"cannot use {option}", seen=value, needed=f"{least} or more", remedy="Leave it out.")
     require("bench", "trt-bench")
 
-    from zoomrt.bench.record import write_record
+    from zoomrt.bench.record import check_place, write_record
     from zoomrt.bench.run import BenchRequest, run_bench
     from zoomrt.bench.table import render
     from zoomrt.bench.timing import Rule
     from zoomrt.export.sources import Sources
 
+    for place in (record_file, page_file):
+        if place is not None:
+            check_place(place)
     request = BenchRequest(
         bundle=bundle,
         peers=named,
@@ -115,29 +121,34 @@ def cli(
     )
     with progress_bar(quiet=quiet) as advance:
         record = run_bench(request, advance)
+    if not quiet:  # before anything is written: what was measured is not lost with a full disk
+        say(render(record, width=max(160, shutil.get_terminal_size().columns)))
     if record_file is not None:
         write_record(record, record_file)
     if page_file is not None:
         from zoomrt.bench.page import write_page
 
         write_page(record, page_file)
-    if not quiet:
-        say(render(record, width=max(160, shutil.get_terminal_size().columns)))
 
 
 @click.command("trt-bench compare")
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
-@click.option("--fail-if", "condition", help=f"Such as slower:5%; exit code {REGRESSION} where the engine is.")
+@click.option(
+    "--fail-if", "condition", help=f"Such as slower:5%; exit code {REGRESSION} where it is, or nothing tells."
+)
 @shared_options
 @click.pass_context
 def compare(context: click.Context, before: Path, after: Path, condition: str | None, quiet: bool) -> None:
     """Say what changed beyond noise from BEFORE to AFTER, two files of trt-bench --json."""
     allowed = _slower(condition)
-    from zoomrt.bench.compare import changes, is_slower, lines
+    from zoomrt.bench.compare import changes, check_comparable, is_slower, lines
     from zoomrt.bench.record import read_record
 
-    found = changes(read_record(before), read_record(after))
+    old, new = read_record(before), read_record(after)
+    if allowed is not None:
+        check_comparable(old, new)
+    found = changes(old, new)
     if not quiet:
         for line in lines(found):
             say(line)

@@ -57,6 +57,8 @@ def opened(job: Job) -> Iterator[Opened]:
     opened_graphs = {part: DefaultGraph(openvino, path, job.threads) for part, path in job.graphs().items()}
     graphs: dict[str, Graph] = dict(opened_graphs)
     hint = next(iter(opened_graphs.values())).hint
+    eight = job.bundle.manifest.precision.startswith("int8")  # its products are INT8, whatever the rest is
     version = openvino.__version__.split("-")[0]
     with session_of(job.bundle, graphs) as session:
-        yield Opened(session, f"openvino {version} CPU, default options, computes in {hint}", arithmetic=hint)
+        words = f"computes in int8, the rest in {hint}" if eight else f"computes in {hint}"
+        yield Opened(session, f"openvino {version} CPU, default options, {words}", arithmetic="int8" if eight else hint)

@@ -64,10 +64,12 @@ def opened(job: Job, *, compiled: bool = False) -> Iterator[Opened]:
     job.graphs()  # which says so where peers cannot run the bundle
     graphs = graphs_of(job.network(), compiled=compiled)
     detail = f"torch {torch.__version__} {'compiled' if compiled else 'eager'}, FP32"
-    with session_of(job.bundle, dict(graphs)) as session:
-        yield Opened(session, detail)
-    if compiled:
-        torch.compiler.reset()
+    try:
+        with session_of(job.bundle, dict(graphs)) as session:
+            yield Opened(session, detail)
+    finally:
+        if compiled:  # what was compiled is held elsewhere
+            torch.compiler.reset()
 
 
 def network_of(bundle: Bundle, weights: Path | None, sources: Sources) -> nn.Module:
