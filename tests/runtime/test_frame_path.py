@@ -111,9 +111,16 @@ def records(kind: str) -> dict[str, KernelFile]:
     }
 
 
+def strided(a: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """The frame that a kernel is told to read."""
+    shape, strides = (a["height"], a["width"], 3), (a["row_stride"], a["column_stride"], a["channel_stride"])
+    span = sum((side - 1) * step for side, step in zip(shape, strides, strict=True)) + 1
+    return np.ndarray(shape, np.uint8, at(a["frame"], (span,), "u1"), strides=strides)
+
+
 def colour_source(grid: tuple[int, int, int], *values: Any) -> None:
     a = dict(zip(COLOUR["colour_source_rgb"], values, strict=True))
-    frame = at(a["frame"], (a["height"], a["width"], 3), "u1").astype(np.float64) * a["gain"]
+    frame = strided(a).astype(np.float64) * a["gain"]
     sums = at(a["sums"], (grid[0] * grid[1], 7), "f4")
     sums[...] = 0
     sums[-1, :3], sums[-1, 3:6] = frame.sum((0, 1)), np.square(frame).sum((0, 1))
@@ -147,8 +154,7 @@ def gather(dtype: str) -> Callable[..., None]:
     def run(grid: tuple[int, int, int], *values: Any) -> None:
         a = dict(zip(GATHER, values, strict=True))
         assert grid == (-(-a["tile_width"] // COLUMNS), -(-a["tile_height"] // ROWS), grid[2])
-        frame = at(a["frame"], (a["height"], a["width"], 3), "u1")
-        assert (a["row_stride"], a["column_stride"], a["channel_stride"]) == frame.strides
+        frame = strided(a)
         origins = at(a["origins"], (grid[2], 2), "i4")
         out = at(a["out"], (grid[2], 3, a["tile_height"], a["tile_width"]), dtype)
         assert [a[name] * out.itemsize for name in ("out_tile", "out_channel", "out_row")] == list(out.strides[:3])

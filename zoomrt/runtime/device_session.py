@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
-from zoomrt.errors import OutOfMemory, RuntimeFault
+from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
+from zoomrt.runtime.buffers import contiguous_strides
 from zoomrt.runtime.colour import Moments
 from zoomrt.runtime.device import Device, Engine, Stream
 from zoomrt.runtime.frame_path import ColourKernels, FramePath, Kernel
+from zoomrt.runtime.interop import DeviceArray, DeviceView, device_view, stream_handle
 from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import Session, batches_of, named
+from zoomrt.runtime.tiles import check_size
+
+if TYPE_CHECKING:
+    from zoomrt.runtime.cuda_device import CudaStream
 
 __all__ = ["DeviceSession"]
+
+_WHAT = "cannot upscale this frame on the GPU"
 
 
 class DeviceSession(Session):
@@ -119,7 +127,57 @@ class DeviceSession(Session):
             return False
         return True
 
+    def run_resident(self, frame: object, out: object, stream: object) -> DeviceArray:
+        """Upscale a frame on the GPU there, see `Upscaler.upscale`; `use_kernels` was called."""
+        assert self.frames is not None
+        self._check_open()
+        self.device.use()
+        compute = cast("CudaStream", self._pipeline.compute)
+        theirs = None if stream is None else stream_handle(stream)
+        if theirs is not None:
+            compute.follow(theirs)
+        source = device_view(frame, compute.handle, compute.follow)
+        _check_rgb(source)
+        scale = self.tile.scale
+        shape = (source.shape[0] * scale, source.shape[1] * scale, 3)
+        target = None
+        if out is not None:
+            target = device_view(out, compute.handle, compute.follow)
+            _check_target(target, shape)
+        for view in (source, target):
+            if view is not None and self.frames.holds(view):
+                seen, remedy = "the result of an earlier frame", "Pass out= for frames that are to be kept, or copy it."
+                raise InputError(_WHAT, seen=seen, needed="memory of your own", remedy=remedy)
+
+        def done() -> None:
+            if theirs is not None:
+                compute.lead(theirs)
+
+        address, owner = self.frames.run_resident(source, target, self.batches, done)
+        return DeviceArray(address, shape, "uint8", stream=compute.handle, lead=compute.lead, owner=owner)
+
     def _release(self) -> None:
         if self.frames is not None:
             self.frames.close()
         self._pipeline.close()
+
+
+def _check_rgb(view: DeviceView) -> None:
+    """InputError unless it is a frame of RGB bytes, rows without gaps. DLPack gives strides of sides of 1 any value."""
+    rgb = view.dtype == np.uint8 and len(view.shape) == 3 and view.shape[2] == 3
+    steps = (range(3 * view.shape[1], 2**31), (3,), (1,)) if rgb else ()
+    if not rgb or any(
+        side > 1 and step not in good for side, step, good in zip(view.shape, view.strides, steps, strict=True)
+    ):
+        seen, needed = f"{view.dtype} {view.shape} with strides {view.strides}", "uint8 (H, W, 3), rows without gaps"
+        remedy = "Make it so on the GPU: cupy.ascontiguousarray(frame), tensor.contiguous()."
+        raise InputError(_WHAT, seen=seen, needed=needed, remedy=remedy)
+    check_size(view.shape[0], view.shape[1], _WHAT)
+
+
+def _check_target(view: DeviceView, shape: tuple[int, ...]) -> None:
+    good = view.dtype == np.uint8 and view.shape == shape and view.strides == contiguous_strides(shape, 1)
+    if not good or view.read_only:
+        seen = f"{view.dtype} {view.shape} with strides {view.strides}{', read-only' * view.read_only}"
+        needed, remedy = f"uint8 {shape} to write to, without gaps", "Make it with cupy.empty(shape, 'uint8')."
+        raise InputError("cannot upscale into this out", seen=seen, needed=needed, remedy=remedy)

@@ -2,6 +2,7 @@
 
 Nothing is copied here. Whoever made memory or a stream owns it: what comes in is kept alive by its view, and must not
 be written to before the work that reads it is done; what goes out is good until its session is closed.
+`Upscaler` takes frames on the GPU by these.
 Written to the texts of `__cuda_array_interface__` 3, DLPack and `__cuda_stream__`; NOT RUN on a GPU so far.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from zoomrt.errors import InputError
 from zoomrt.runtime.buffers import contiguous_strides
 
-__all__ = ["DeviceArray", "DeviceView", "device_view", "stream_handle"]
+__all__ = ["DeviceArray", "DeviceView", "device_view", "is_on_gpu", "stream_handle"]
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
 _KINDS = {0: "i", 1: "u", 2: "f"}  # DLPack's type codes
@@ -67,6 +68,14 @@ class DeviceView:
     strides: tuple[int, ...]
     dtype: np.dtype[Any]
     owner: object
+    read_only: bool = False
+
+
+def is_on_gpu(source: Any) -> bool:
+    """Whether something says that it is an array in the memory of an NVIDIA GPU."""
+    if hasattr(source, "__dlpack_device__"):
+        return source.__dlpack_device__()[0] in (_CUDA, _CUDA_MANAGED)
+    return hasattr(source, "__cuda_array_interface__")
 
 
 def stream_handle(stream: object) -> int:
@@ -120,7 +129,8 @@ def device_view(source: Any, stream: int, follow: Callable[[int], None]) -> Devi
             follow(theirs)
         dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
         strides = tuple(interface.get("strides") or contiguous_strides(shape, dtype.itemsize))
-        return DeviceView(int(interface["data"][0]), shape, strides, dtype, source)
+        address, read_only = interface["data"]
+        return DeviceView(int(address), shape, strides, dtype, source, read_only)
     if not hasattr(source, "__dlpack__"):
         needed = "__cuda_array_interface__ or DLPack"
         raise InputError(what, seen=type(source).__name__, needed=needed, remedy=remedy)

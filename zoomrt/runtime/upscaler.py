@@ -12,20 +12,21 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, SamplingFacts, TileFacts, open_bundle
-from zoomrt.errors import EngineMismatch, RuntimeFault, UsageError, unknown_name
+from zoomrt.errors import EngineMismatch, InputError, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.frame_path import ColourKernels
+from zoomrt.runtime.interop import DeviceArray, is_on_gpu
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import MAX_PIXELS, check_facts, plan
@@ -231,7 +232,15 @@ class Upscaler:
         """Output pixels per input pixel, each axis."""
         return self.manifest.tile.scale
 
-    def upscale(self, frame: NDArray[Any], *, on_tile: Progress | None = None) -> NDArray[Any]:
+    @overload
+    def upscale(self, frame: NDArray[Any], *, on_tile: Progress | None = None) -> NDArray[Any]: ...
+
+    @overload
+    def upscale(
+        self, frame: Any, *, on_tile: Progress | None = None, out: Any = None, stream: Any = None
+    ) -> DeviceArray: ...
+
+    def upscale(self, frame: Any, *, on_tile: Progress | None = None, out: Any = None, stream: Any = None) -> Any:
         """Upscale a frame.
 
         frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `tiles.MAX_SIDE` and
@@ -244,15 +253,50 @@ class Upscaler:
         plus a strip one overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`. In
         the split form it grows with the frame.
 
-        Raises InputError for a frame that does not fit, RuntimeFault when the engine fails or the upscaler is closed,
-        OutOfMemory. The upscaler stays usable after any of them, and after Ctrl-C.
+        A frame on the GPU (CuPy, torch, Numba, PyCUDA), (H, W, 3) uint8 with dense rows, goes in without a copy and
+        comes out as `interop.DeviceArray`, (H * scale, W * scale, 3) uint8 on the GPU, where the bundle has the kernels
+        for whole frames. Nothing but sums crosses, for which this call waits, as they tell of values that are not
+        finite; so all work on `frame` and `out` is done when it returns or raises.
+
+        out : a dense array on the GPU to write to, apart from `frame`; the result keeps it alive. Without it the result
+            is the session's buffer: good until the next frame of any kind, or `close`. After an error: anything.
+        stream : anything `interop.stream_handle` takes, no default stream: the GPU waits for what is on it before it
+            reads and writes, and what is put on it afterwards waits for the result. Without it the arrays' own
+            protocols say whom to wait for.
+
+        Raises InputError for a frame that does not fit, or is on the GPU and cannot stay there, RuntimeFault when the
+        engine fails or the upscaler is closed, OutOfMemory. The upscaler stays usable after any of them, and after
+        Ctrl-C.
         """
+        if is_on_gpu(frame):
+            with self._lock:
+                self._check_open()
+                return self._upscale_on_gpu(frame, on_tile, out, stream)
+        if out is not None or stream is not None:
+            seen, needed = f"out or stream with {type(frame).__name__}", "a frame on the GPU"
+            raise InputError("cannot upscale this frame", seen=seen, needed=needed, remedy="Leave both out.")
         pixels.check_frame(frame)
         with self._lock:
             self._check_open()
             return self._upscale(frame, on_tile)
 
     __call__ = upscale
+
+    def _upscale_on_gpu(self, frame: Any, on_tile: Progress | None, out: Any, stream: Any) -> DeviceArray:
+        session, colour = self._session, self.manifest.tile.colour
+        whole = isinstance(session, DeviceSession) and session.frames is not None
+        if not isinstance(session, DeviceSession) or not whole or (colour != "none" and not session.matches_colours):
+            seen = f"{self.manifest.backend} {'with' if whole else 'without'} frame kernels, colours {colour!r}"
+            needed = "a GPU bundle with the kernels for this GPU, colours 'none', or 'mean_std' with its kernels"
+            remedy = "Pass it as a NumPy array: cupy.asnumpy(frame), tensor.cpu().numpy()."
+            raise InputError("cannot upscale a frame on the GPU", seen=seen, needed=needed, remedy=remedy)
+        result = session.run_resident(frame, out, stream)
+        self.evaluations = ()
+        if on_tile is not None:
+            height, width = result.shape[0] // self.scale, result.shape[1] // self.scale
+            count = len(plan(height, width, self.manifest.tile))
+            on_tile(count, count)
+        return result
 
     def _upscale(self, frame: NDArray[Any], on_tile: Progress | None) -> NDArray[Any]:
         facts = self.manifest.tile
