@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zoomrt.runtime.deadline import DEVIATIONS, PROBE_EVERY, CostEstimate, Planner, mode_of
@@ -100,6 +100,7 @@ def simulate(
     tiles=st.integers(1, 40),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(0.0625, 0.375, 0.0, 0.5, 1, 0)  # what a first run leaves in doubt kept a tile out that would fit
 def test_frames_are_answered_at_their_rate_whatever_a_tile_costs(
     budget: float, overload: float, jitter: float, share: float, tiles: int, seed: int
 ) -> None:

@@ -22,6 +22,8 @@ a tile that is late shows as bicubic for one frame."""
 PROBE_EVERY = 30
 """Frames without any tile after which one is run all the same, beside the answer: costs that are not measured do not
 fall, and an engine that was slow once would never be asked again."""
+PROBE_UNSURE = 3
+"""The same where the mean would fit and only what is added for deviations does not: runs make an estimate surer."""
 
 
 class CostEstimate:
@@ -77,7 +79,7 @@ class Planner:
         room = max(left - busy_s, 0.0)
         chosen = missing if room >= self.tile.seconds * missing else int(room / self.tile.seconds)
         self._idle_frames = 0 if chosen else self._idle_frames + 1
-        if self._idle_frames > PROBE_EVERY:
+        if self._idle_frames > (PROBE_UNSURE if room >= (self.tile.mean or 0.0) else PROBE_EVERY):
             self._idle_frames = 0
             return 1
         return chosen
