@@ -25,6 +25,11 @@ class Scale:
 TRUE, SMALL = Scale(), Scale((32, 32, 32, 64), 32, 2, (32, 32, 64), 700)
 SHALLOW = Scale((32, 64), 32, 2, (32, 32, 32), 700)
 
+CODE_SIZE = 0.15
+"""Codes are as small as the latent. Of larger ones a picture takes six, and of such flat pictures the decoder's norms
+make rounding large. Worst of ten seeds: FP32 was off by 5.6e-3 of the range, and is by 2.4e-4 like this; of forty: FP16
+came to 48.7 dB (once, in CI, to 42.9), and comes to 55.9."""
+
 
 class Shaper(Shapes):
     """Key -> shape, filled layer by layer."""
@@ -150,7 +155,7 @@ class Files:
                 self.unet[key] = torch.randn_like(tensor)
             elif key.endswith(("attn_mask", "position_index")):
                 self.unet[key] = tensor * float("nan")  # poison: must be passed over
-        self.vae["quantize.embedding.weight"] = torch.randn(scale.codes, 3)
+        self.vae["quantize.embedding.weight"] = CODE_SIZE * torch.randn(scale.codes, 3)
         self.weights, self.autoencoder = root / "unet.pth", root / "autoencoder_vq_f4.pth"
         torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in self.unet.items()}}, self.weights)
         torch.save(self.vae, self.autoencoder)

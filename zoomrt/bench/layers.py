@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -45,7 +46,10 @@ class _Time:
 
 
 def layers_of(bundle: Bundle, batch: NDArray[np.float32], threads: int, runs: int) -> Layers:
-    """Mean over `runs`, after one that is not counted. Raises EngineMismatch for a bundle of several graphs."""
+    """Each layer's median over `runs`, after one that is not counted.
+
+    Raises EngineMismatch for a bundle of several graphs.
+    """
     manifest = bundle.manifest
     if manifest.sampling is not None or manifest.split is not None:
         raise EngineMismatch(
@@ -57,7 +61,7 @@ def layers_of(bundle: Bundle, batch: NDArray[np.float32], threads: int, runs: in
         rows, source = openvino_rows(graph, given, threads, runs, ARITHMETICS[manifest.arithmetic]), "OpenVINO"
     else:
         rows, source = onnxruntime_rows(graph, given, threads, runs, manifest.precision), "ONNX Runtime"
-    return _joined(f"{source}'s own profile, mean of {runs} runs", rows, node_costs(graph))
+    return _joined(f"{source}'s own profile, median of {runs} runs", rows, node_costs(graph))
 
 
 def layers_from_rows(rows: Iterable[Mapping[str, Any]], graph: Path) -> Layers:
@@ -95,7 +99,7 @@ def onnxruntime_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, 
             taken.setdefault(name, []).append(event["dur"] / 1e3)
             types = [kind for one in arguments.get("output_type_shape", []) for kind in one]
             facts[name] = (arguments["op_name"], types[0] if types else "")
-    return [_Time(name, facts[name][0], sum(ms[1:]) / runs, facts[name][1]) for name, ms in taken.items()]
+    return [_Time(name, facts[name][0], statistics.median(ms[1:]), facts[name][1]) for name, ms in taken.items()]
 
 
 def openvino_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, hint: str) -> list[_Time]:
@@ -120,7 +124,8 @@ def openvino_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, hin
                 taken.setdefault(one.node_name, []).append(ms)
                 facts[one.node_name] = (one.node_type, one.exec_type.rpartition("_")[2].lower())
     return [
-        _Time(name, facts[name][0], sum(ms) / runs, facts[name][1], made_of.get(name, ())) for name, ms in taken.items()
+        _Time(name, facts[name][0], statistics.median(ms), facts[name][1], made_of.get(name, ()))
+        for name, ms in taken.items()
     ]
 
 
