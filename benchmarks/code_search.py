@@ -71,7 +71,7 @@ def main() -> None:
                 ("codes",),
                 half=False,
                 opset=TARGETS["cpu"].opset,
-                instance_norm=True,
+                group_norm="instance",
             )
             context = multiprocessing.get_context("spawn")
             answers, theirs = context.Pipe(duplex=False)

@@ -87,7 +87,7 @@ def write_graphs(network: nn.Module, tile: TileFacts, folder: Path) -> tuple[dic
     for precision, one in networks.items():
         (folder / precision).mkdir()
         path = folder / precision / "graph.onnx"
-        export_graph(one, path, shape=shape, half=False, opset=23, instance_norm=True)
+        export_graph(one, path, shape=shape, half=False, opset=23, group_norm="moments")
         graphs[precision] = Graphs(path.parent, {1: path.name}, precision, tile)
     total = sum(placement.multiply_adds.values())
     return graphs, {"gmac": round(total / 1e9, 2), "gmac_in_8_bits": round(total * placement.share / 1e9, 2)}
@@ -151,10 +151,9 @@ def matmul_gmac_per_s(dtype: torch.dtype, size: int = 2048, rounds: int = 9) -> 
         return round(size**3 / min(timed(lambda: one @ other) for _ in range(rounds)) / 1e9, 1)
 
 
-def figures_of(model: str, files: Path, only: list[str], rounds: int) -> dict[str, object]:
-    network = network_of(model, files)
+def tile_facts(model: str) -> TileFacts:
     facts = family_named(model).facts
-    tile = TileFacts(
+    return TileFacts(
         scale=facts.scale,
         height=SIDE,
         width=SIDE,
@@ -165,6 +164,11 @@ def figures_of(model: str, files: Path, only: list[str], rounds: int) -> dict[st
         dtype="float32",
         colour="none",
     )
+
+
+def figures_of(model: str, files: Path, only: list[str], rounds: int) -> dict[str, object]:
+    network = network_of(model, files)
+    facts, tile = family_named(model).facts, tile_facts(model)
     lr = photograph_tile(SIDE, SIDE, tile.value_range)
     low, high = tile.value_range
     rows: dict[str, object] = {}

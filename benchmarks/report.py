@@ -34,28 +34,24 @@ def quality() -> list[str]:
     return [title, "", *table(["Pictures", "bicubic", "edge", "gain"], rows), source(document), ""]
 
 
-def latency() -> list[str]:
-    document = load("edge_latency")
+def group_norm_forms() -> list[str]:
+    document = load("group_norm_forms")
     f = document["figures"]
-    names = ("onnxruntime", "onnxruntime_group_norm", "torch_eager", "torch_compile")
     rows = [
         [
-            name.replace("_", " "),
-            f"{f[name]['median_ms']:.0f} ms",
-            f"{f[name]['p25_ms']:.0f} to {f[name]['p75_ms']:.0f} ms",
-            f"{f[name]['ratio_to_onnxruntime']:.2f}",
-            f"{f[name]['max_abs_difference_to_eager']:.1e}",
+            row["engine"],
+            f"`{row['form']}`",
+            f"{row['median_ms']:.0f} ms ({row['p25_ms']:.0f} to {row['p75_ms']:.0f})",
+            f"{row['time_over_moments']:.2f}",
+            f"{row['psnr_db']:.0f} dB",
         ]
-        for name in names
+        for row in f["rows"]
     ]
-    head = [
-        "128x128 -> 512x512 on the CPU",
-        "median",
-        "middle half",
-        "time against ONNX Runtime",
-        "difference to torch",
-    ]
-    title = f"**Speed of `edge`** on {f['threads']} threads, in turns in one run:"
+    head = ["Engine", "form", "median (middle half)", "time over `moments`", "PSNR to torch"]
+    title = (
+        f"**How GroupNorm is written**, `edge` on one tile of {f['tile']}, {f['threads']} threads, in turns "
+        "(`zoomrt/export/group_norm.py`):"
+    )
     return [title, "", *table(head, rows), source(document), ""]
 
 
@@ -309,7 +305,7 @@ def results() -> str:
     """RESULTS.md."""
     parts = {
         "Quality": quality(),
-        "Speed on the CPU": [*families(), *cpu_engines(), *latency()],
+        "Speed on the CPU": [*families(), *cpu_engines(), *group_norm_forms()],
         "INT8 and FP8": eight_bits(),
         "Engines for GPUs": [*engines(), *build_memory(), *true_size()],
         "Zoom": [*_zoom_tables.zoom(), *_zoom_tables.endurance()],

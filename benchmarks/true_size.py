@@ -181,7 +181,7 @@ def speed_figures(request: BuildRequest, rounds: int) -> dict[str, object]:
     options.intra_op_num_threads = THREADS
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "g.onnx"
-        export_graph(network, graph, shape=(1, 3, side, side), half=False, opset=23, instance_norm=True)
+        export_graph(network, graph, shape=(1, 3, side, side), half=False, opset=23, group_norm="moments")
         gc.collect()
         session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     seconds: dict[str, list[float]] = {"onnxruntime": [], "torch_eager": []}

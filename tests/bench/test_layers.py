@@ -30,7 +30,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(int(np.random.default_rng().integers(1 << 31)))
     path = tmp_path_factory.mktemp("graph") / "fp32-b1.onnx"
     network = EdgeNetwork(EdgeConfig((32, 32, 64), (1, 1), 1, (1, 1))).eval()
-    export_graph(network, path, shape=(1, 3, SIDE, SIDE), half=False, opset=23, instance_norm=True)
+    export_graph(network, path, shape=(1, 3, SIDE, SIDE), half=False, opset=23, group_norm="moments")
     return path
 
 

@@ -25,6 +25,7 @@ from zoomrt.errors import ExportError, MissingDependency, UsageError
 from zoomrt.export import bisect
 from zoomrt.export.bisect import first_divergence
 from zoomrt.export.graph import export_graph
+from zoomrt.export.group_norm import GroupNormForm
 
 
 @dataclass
@@ -108,13 +109,19 @@ def values_of(model: onnx.ModelProto, name: str, lr: NDArray[np.float32]) -> NDA
 
 
 @pytest.mark.parametrize(
-    ("precision", "instance_norm", "opset"),
-    [("fp32", False, 23), ("fp32", True, 18), ("fp16", False, 18), ("fp16", True, 23)],
+    ("precision", "group_norm", "opset"),
+    [
+        ("fp32", "node", 23),
+        ("fp32", "instance", 18),
+        ("fp32", "moments", 23),
+        ("fp16", "node", 18),
+        ("fp16", "instance", 23),
+    ],
 )
-def test_a_healthy_graph_has_none(tmp_path: Path, precision: str, instance_norm: bool, opset: int) -> None:
-    options = {"half": precision == "fp16", "opset": opset, "instance_norm": instance_norm}
+def test_a_healthy_graph_has_none(tmp_path: Path, precision: str, group_norm: GroupNormForm, opset: int) -> None:
+    options = {"half": precision == "fp16", "opset": opset, "group_norm": group_norm}
     whole = exported(TinyNetwork().eval(), tmp_path, **options)
-    assert whole.diverges(whole.model(), precision=precision, instance_norm=instance_norm) is None
+    assert whole.diverges(whole.model(), precision=precision, group_norm=group_norm) is None
 
 
 def test_both_values_and_the_inputs_are_the_true_ones(tiny: Exported) -> None:
@@ -233,7 +240,7 @@ def test_the_reproducer_fails_alone(tiny: Exported, tmp_path: Path) -> None:
 
 def test_the_network_is_left_alone(tiny: Exported) -> None:
     before = {key: value.clone() for key, value in tiny.network.state_dict().items()}
-    first_divergence(tiny.network, tiny.graph, tiny.lr, precision="fp32", instance_norm=True)
+    first_divergence(tiny.network, tiny.graph, tiny.lr, precision="fp32", group_norm="moments")
     assert {key: value.dtype for key, value in tiny.network.state_dict().items()} == {
         key: value.dtype for key, value in before.items()
     }

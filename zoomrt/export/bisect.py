@@ -29,7 +29,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from zoomrt.errors import ExportError, MissingDependency, UsageError
-from zoomrt.export.graph import group_norms_as_instance_norms, quiet
+from zoomrt.export.graph import quiet
+from zoomrt.export.group_norm import GroupNormForm, group_norms_as
 from zoomrt.export.half import is_half, to_half
 
 __all__ = ["MINIMUM_SNR_DB", "Divergence", "first_divergence"]
@@ -92,13 +93,13 @@ def first_divergence(
     lr: NDArray[np.float32],
     *,
     precision: str,
-    instance_norm: bool = False,
+    group_norm: GroupNormForm = "node",
     reproducer: Path | None = None,
 ) -> Divergence | None:
     """The first node of `graph` that does not do what `network` does, or None if each does on its own.
 
     network : one tensor in, one out, as it was given to export_graph; left as it is.
-    graph : what was written of it for `precision`, "fp32" or "fp16", with this `instance_norm`. Torch computes in FP32
+    graph : what was written of it for `precision`, "fp32" or "fp16", with this `group_norm`. Torch computes in FP32
         for both, with the weights as they are in the graph.
     lr : (N, 3, h, w) float32, the tile on which parity failed.
     reproducer : a folder to make, with the nodes at fault alone as `model.onnx` and Polygraphy's `inputs.json` and
@@ -113,7 +114,7 @@ def first_divergence(
             "cannot write the reproducer", seen=f"{reproducer} exists", needed="a new folder", remedy="Move it away."
         )
     model = onnx_ir.load(graph)
-    module = _operations(network, lr, model.opset_imports[""], precision == "fp16", instance_norm)
+    module = _operations(network, lr, model.opset_imports[""], precision == "fp16", group_norm)
     steps = _steps(model.graph, module.graph)
     for step, values in _with_torch_values(steps, module, str(model.graph.inputs[0].name), lr):
         divergence = _compare(model, step, values, MINIMUM_SNR_DB[precision], reproducer)
@@ -135,14 +136,14 @@ def _require_polygraphy() -> None:
 
 
 def _operations(
-    network: nn.Module, lr: NDArray[np.float32], opset: int, half: bool, instance_norm: bool
+    network: nn.Module, lr: NDArray[np.float32], opset: int, half: bool, group_norm: GroupNormForm
 ) -> fx.GraphModule:
     """The network as the exporter saw it: the operations after which it names ONNX values."""
     if half and not is_half(network):
         network = copy.deepcopy(network)
         to_half(network)
     tile = torch.from_numpy(lr).to(torch.float16 if half else torch.float32)
-    with quiet(), torch.no_grad(), group_norms_as_instance_norms(network if instance_norm else None):
+    with quiet(), torch.no_grad(), group_norms_as(group_norm, network):
         exported = torch.onnx.export(
             network.eval(), (tile,), dynamo=True, opset_version=opset, optimize=False, verbose=False
         )

@@ -15,10 +15,11 @@ import onnx_ir
 import torch
 from onnx_ir import passes
 from onnx_ir.passes import common as common_passes
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim
 
 from zoomrt.errors import ExportError
+from zoomrt.export.group_norm import GroupNormForm, group_norms_as
 from zoomrt.export.half import is_half, to_half
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "export_graph",
     "export_named",
     "fp32_nodes",
-    "group_norms_as_instance_norms",
     "operator_counts",
     "quiet",
 ]
@@ -45,7 +45,7 @@ def export_graph(
     shape: tuple[int, int, int, int],
     half: bool,
     opset: int,
-    instance_norm: bool = False,
+    group_norm: GroupNormForm = "node",
     free: bool = False,
 ) -> None:
     """Write `network` as an ONNX file with input `lr` and output `sr`, checked.
@@ -53,8 +53,7 @@ def export_graph(
     shape : (N, C, h, w) of the input, static.
     half : input and output in FP16, and the weights too; a network that is not yet in FP16 is copied for it.
     opset : from 23 on attention stays one `Attention` node.
-    instance_norm : write GroupNorm as InstanceNormalization over groups, the same numbers. ONNX Runtime has a kernel
-        for that and takes GroupNormalization apart into a dozen operators (benchmarks/edge_latency.py has both).
+    group_norm : how GroupNorm is written, see `group_norm.py`; `moments` for FP32 only.
     free : leave height and width open; the h and w of `shape` are then an example, which must differ.
 
     The file depends on the network and the arguments only: no paths, times or stack traces are stored.
@@ -67,7 +66,7 @@ def export_graph(
         (OUTPUT,),
         half=half,
         opset=opset,
-        instance_norm=instance_norm,
+        group_norm=group_norm,
         free=free,
     )
 
@@ -80,7 +79,7 @@ def export_named(
     *,
     half: bool,
     opset: int,
-    instance_norm: bool = False,
+    group_norm: GroupNormForm = "node",
     free: bool = False,
 ) -> None:
     """`export_graph` for a network of several inputs and outputs, all of them floats, in the order of its arguments.
@@ -97,7 +96,7 @@ def export_named(
         with (
             quiet(),
             torch.no_grad(),
-            group_norms_as_instance_norms(network if instance_norm else None),
+            group_norms_as(group_norm, network),
         ):
             program = torch.onnx.export(
                 network.eval(),
@@ -129,38 +128,6 @@ def export_named(
             needed=f"a graph at opset {opset} that passes the ONNX checker",
             remedy="Run again with --debug for the exporter's full report.",
         ) from cause
-
-
-class _GroupsAsInstances(nn.Module):
-    """GroupNorm's arithmetic with each group as one channel of an instance norm."""
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        grouped = x.reshape(x.shape[0], self.norm.num_groups, -1)
-        normal = nn.functional.instance_norm(grouped, eps=self.norm.eps).reshape(x.shape)
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        return normal * self.norm.weight.view(shape) + self.norm.bias.view(shape)
-
-
-@contextlib.contextmanager
-def group_norms_as_instance_norms(network: nn.Module | None) -> Iterator[None]:
-    """Swap them in for the time of an export; no weight is copied."""
-    places = [
-        (parent, name, child)
-        for parent in (network.modules() if network is not None else ())
-        for name, child in parent.named_children()
-        if isinstance(child, nn.GroupNorm) and child.affine
-    ]
-    try:
-        for parent, name, norm in places:
-            setattr(parent, name, _GroupsAsInstances(norm))
-        yield
-    finally:
-        for parent, name, norm in places:
-            setattr(parent, name, norm)
 
 
 def operator_counts(path: Path) -> dict[str, int]:

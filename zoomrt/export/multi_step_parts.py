@@ -156,7 +156,7 @@ class MultiStepParts(Parts):
             wanted.outputs,
             half=half,
             opset=self.target.opset,
-            instance_norm=self.backend == "onnxruntime",
+            group_norm="instance" if self.backend == "onnxruntime" else "node",
         )
         if half:
             self.numerics["fp32_nodes"] += fp32_nodes(graph)

@@ -23,6 +23,7 @@ from zoomrt.export.engine import EngineReport, build_engine
 from zoomrt.export.family import FamilyFacts
 from zoomrt.export.fp16 import make_fp16_safe, prepare_fp16
 from zoomrt.export.graph import export_graph, fp32_nodes, operator_counts
+from zoomrt.export.group_norm import GroupNormForm
 from zoomrt.export.half import to_half
 from zoomrt.export.memory import return_freed_memory
 from zoomrt.export.parity import MINIMUM_PSNR_DB, Parity, Reference, Runner, check_parity, reference
@@ -61,6 +62,11 @@ class Parts:
         self.facts, self.seed, self.scratch, self.report, self.kept = facts, seed, scratch, report, kept
         self.half = floating_point(request.precision, backend) == "fp16"
         self.compiled = backend in COMPILERS
+        self.group_norm: GroupNormForm = "instance"
+        if self.compiled:
+            self.group_norm = "node"
+        elif backend in CPU_RUNNERS and not self.half:  # one graph serves both
+            self.group_norm = "moments"
         self.arithmetic: Literal["fp32", "bf16"] = "fp32"
         self.seeds = {"parity": seed}
         self.wanted: dict[int, Reference] = {}
@@ -178,7 +184,7 @@ class Parts:
             shape=self._shape(batch),
             half=self.half,
             opset=self.target.opset,
-            instance_norm=not self.compiled,
+            group_norm=self.group_norm,
         )
         if self.half:
             self.numerics["fp32_nodes"] = list(fp32_nodes(graph))
@@ -210,7 +216,7 @@ class Parts:
             self._file(1, "onnx"),
             self.wanted[1].lr,
             precision=self.request.precision,
-            instance_norm=not self.compiled,
+            group_norm=self.group_norm,
         )
         return ExportError(
             failure.what,

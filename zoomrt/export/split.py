@@ -100,7 +100,9 @@ def export_split(network: OneStepLatentSR, folder: Path, opset: int) -> tuple[di
     graphs = {part: f"fp32-{part}.onnx" for part in PARTS}
     for part, channels, module in zip(PARTS, (3, 4, 4), modules, strict=True):
         shape = (1, channels, *_EXAMPLE_SIDES)
-        export_graph(module, folder / graphs[part], shape=shape, half=False, opset=opset, instance_norm=True, free=True)
+        export_graph(
+            module, folder / graphs[part], shape=shape, half=False, opset=opset, group_norm="instance", free=True
+        )
     step = network.step
     pixels = _pixels_per_latent(network)
     return graphs, SplitFacts(pixels_per_latent=pixels, latent_gain=step.latent, noise_gain=step.noise)
