@@ -241,7 +241,7 @@ def test_the_graphs_of_a_bundle_in_the_making_are_what_ships(tmp_path: Path, tin
 
 def test_the_table_of_sessions_is_that_of_the_runtime() -> None:
     from zoomrt.export.targets import CPU_RUNNERS
-    from zoomrt.runtime import upscaler
+    from zoomrt.runtime import backends
 
-    assert set(module._SESSIONS) == set(CPU_RUNNERS) == set(upscaler._SESSIONS)
+    assert set(module._SESSIONS) == set(CPU_RUNNERS) == set(backends.CPU_SESSIONS)
     assert parts.CPU_RUNNERS is CPU_RUNNERS

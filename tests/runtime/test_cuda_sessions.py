@@ -17,6 +17,7 @@ from runtime_helpers import convolution_model, facts, fake_upscaler, write_bundl
 
 from zoomrt.bundle import Bundle, TileFacts, open_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
+from zoomrt.runtime import backends
 from zoomrt.runtime import upscaler as upscaler_module
 from zoomrt.runtime.cuda_device import CudaDevice, require_driver
 from zoomrt.runtime.cuda_errors import fault_of
@@ -390,7 +391,7 @@ def test_a_bundle_as_built_for_cuda_loads_with_its_kernels(
     monkeypatch.setattr("zoomrt.runtime.cuda_device.require_driver", lambda _what: None)
     monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", lambda: device_on(cuda))
     monkeypatch.setitem(
-        upscaler_module._GPU_SESSIONS,
+        backends.GPU_SESSIONS,
         "onnxruntime_cuda",
         lambda bundle, device: onnxruntime_cuda_session(bundle, device, runtime),
     )

@@ -19,11 +19,12 @@ from test_cuda_sessions import device_on, engine_bundle
 from zoomrt.bundle import Bundle
 from zoomrt.errors import BundleError, EngineMismatch, OutOfMemory, RuntimeFault
 from zoomrt.kernel_file import KernelFile
+from zoomrt.runtime.backends import add_kernels
 from zoomrt.runtime.cuda_kernel import CudaKernel, evaluate
 from zoomrt.runtime.frame_path import axis_table
 from zoomrt.runtime.tensorrt_session import tensorrt_session
 from zoomrt.runtime.tiles import plan, reflect_indices
-from zoomrt.runtime.upscaler import Upscaler, _add_kernels
+from zoomrt.runtime.upscaler import Upscaler
 
 ROWS, COLUMNS = 4, 128
 TYPES = {"fp16": "float16", "fp32": "float32"}
@@ -222,7 +223,7 @@ def gpu_upscaler(folder: Path, kind: str = "fp32", **changes: Any) -> tuple[Upsc
     device = device_on(cuda)
     trt = fake_trt(cuda, shapes, tile.dtype)
     session = tensorrt_session(bundle, device, trt)
-    _add_kernels(session, bundle, device)
+    add_kernels(session, bundle, device)
     return Upscaler(bundle.manifest, session), cuda, trt
 
 
@@ -303,7 +304,7 @@ def test_colours_without_their_kernels_are_matched_on_the_cpu(tmp_path: Path) ->
     device = device_on(cuda)
     session = tensorrt_session(bundle, device, fake_trt(cuda, shapes, "float32"))
     with pytest.warns(UserWarning, match="'colour_source_rgb' for this GPU.*matched on the CPU instead"):
-        _add_kernels(session, bundle, device)
+        add_kernels(session, bundle, device)
     plain, _ = fake_upscaler(tile)
     frame = np.random.default_rng().integers(0, 256, (40, 70, 3), np.uint8)
     with Upscaler(bundle.manifest, session) as upscaler:
@@ -369,7 +370,7 @@ def test_a_kernel_that_is_missing_for_this_gpu_names_the_fallback(tmp_path: Path
     session = tensorrt_session(bundle, device, fake_trt(cuda, shapes, "float32"))
     message = r"no kernel 'tile_gather_rgb_fp32' for this GPU: got none, need SM89. Tiles are cut .* on the CPU instead"
     with pytest.warns(UserWarning, match=message) as said:
-        _add_kernels(session, bundle, device)
+        add_kernels(session, bundle, device)
     assert len(said) == len(session.stats.notes) == 1
     with Upscaler(bundle.manifest, session) as upscaler, warnings.catch_warnings():
         upscaler(np.zeros((40, 40, 3), np.uint8))

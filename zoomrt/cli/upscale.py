@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--suffix", default="", help="Added to each result's name, such as _x4.")
 @click.option("--threads", type=int, help="CPU threads; one per core if left out.")
 @click.option("--backend", help="onnxruntime or openvino: run an fp32 bundle in the other one than it was built for.")
+@click.option(
+    "--smaller", type=click.Path(path_type=Path), help="The same build with a smaller --tile, should memory run out."
+)
 @shared_options
 @click.pass_context
 def cli(
@@ -46,6 +49,7 @@ def cli(
     suffix: str,
     threads: int | None,
     backend: str | None,
+    smaller: Path | None,
     quiet: bool,
 ) -> None:
     """Upscale PICTURES (files, folders or patterns) with BUNDLE."""
@@ -57,7 +61,7 @@ def cli(
     failures: list[ZoomrtError] = []
     if todo:
         with output_folders(todo):
-            failures = upscale_all(bundle, todo, threads=threads, backend=backend, quiet=quiet)
+            failures = upscale_all(bundle, todo, threads=threads, backend=backend, smaller=smaller, quiet=quiet)
     if not quiet and (len(jobs) > 1 or skipped):
         done = len(todo) - len(failures)
         existing = f", {skipped} skipped because the result exists (--overwrite replaces)" if skipped else ""
@@ -68,13 +72,22 @@ def cli(
 
 
 def upscale_all(
-    bundle: Path, jobs: Sequence[Job], *, threads: int | None, quiet: bool, backend: str | None = None
+    bundle: Path,
+    jobs: Sequence[Job],
+    *,
+    threads: int | None,
+    quiet: bool,
+    backend: str | None = None,
+    smaller: Path | None = None,
 ) -> list[ZoomrtError]:
     """Upscale every job; report the pictures that fail, go on, and return their errors in order."""
     from zoomrt.runtime.upscaler import load
 
     failures: list[ZoomrtError] = []
-    with load(bundle, threads=threads, backend=backend) as upscaler, progress_bar(quiet=quiet) as advance:
+    with (
+        load(bundle, threads=threads, backend=backend, smaller=smaller) as upscaler,
+        progress_bar(quiet=quiet) as advance,
+    ):
         for number, job in enumerate(jobs, 1):
             try:
                 line = _upscale_one(upscaler, job, f"{number}/{len(jobs)} {job.source.name}", advance)

@@ -153,7 +153,8 @@ class Session(ABC):
                 f"{error.what}; this bundle has no smaller batch, and a bundle has one tile size",
                 seen=error.seen,
                 needed=error.needed,
-                remedy=f"{error.remedy} A smaller tile: trt-build --tile {max(self.tile.height // 2, 1)}.",
+                remedy=f"{error.remedy} Or build one with --tile {max(self.tile.height // 2, 1)} and name it: "
+                "zoomrt.load(bundle, smaller=...), trt-upscale --smaller.",
             ) from error
         self.stats.batch = smaller[-1]
         self.note(f"out of memory for a batch of {size} ({error.seen}): batches of {smaller[-1]} from now on")

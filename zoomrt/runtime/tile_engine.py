@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomrt.bundle import TileFacts
 from zoomrt.errors import RuntimeFault
 from zoomrt.runtime.tile_cache import codes_of
 from zoomrt.runtime.upscaler import Upscaler
@@ -41,7 +42,7 @@ class Job:
     done: bool = False
 
     @property
-    def place(self) -> tuple[int, int, int]:
+    def place(self) -> tuple[int, ...]:
         return self.view.place(self.index)
 
 
@@ -64,10 +65,7 @@ class TileEngine:
     ) -> None:
         self._upscaler = upscaler
         self._on_done, self._on_cost, self._yields = on_done, on_cost, yields
-        facts = upscaler.manifest.tile
-        self._batches = facts.batches
-        shape = (facts.batches[-1], facts.channels, facts.height, facts.width)
-        self._inputs = np.empty(shape, np.float32)
+        self._inputs: NDArray[np.float32] = np.empty((0, 0, 0, 0), np.float32)
         self._changed = threading.Condition()
         self._queue: list[Job] = []
         self._running: list[Job] = []
@@ -136,7 +134,8 @@ class TileEngine:
                 self._changed.wait_for(lambda: self._closing or bool(self._queue))
                 if self._closing:
                     return
-                size = max(size for size in self._batches if size <= len(self._queue))
+                sizes = self._upscaler.manifest.tile.batches
+                size = max(size for size in sizes if size <= len(self._queue))
                 jobs, self._queue = self._queue[:size], self._queue[size:]
                 self._running, self._since = jobs, time.perf_counter()
             try:
@@ -152,18 +151,28 @@ class TileEngine:
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.perf_counter()
-        inputs = self._inputs[: len(jobs)]
-        for job, tile in zip(jobs, inputs, strict=True):
-            job.view.network_input(job.source, job.index, tile)
         pixels: list[Any] = []
         with self._upscaler.engine() as session:
             facts = session.tile
+            if any(job.view.facts != facts for job in jobs):
+                seen, needed = "tiles for the engine before it", f"tiles of {facts.height}x{facts.width}"
+                raise RuntimeFault("cannot run tiles", seen=seen, needed=needed, remedy="Send the frame again.")
+            inputs = self._inputs_for(facts)[: len(jobs)]
+            for job, tile in zip(jobs, inputs, strict=True):
+                job.view.network_input(job.source, job.index, tile)
             outputs = session.run(inputs, [job.view.tiles.name(job.index) for job in jobs])
             pixels = [codes_of(output, facts) for output in outputs]
         for job, codes in zip(jobs, pixels, strict=True):
             job.codes = codes
             self._on_done(job)
         self._on_cost((time.perf_counter() - started) / len(jobs))
+
+    def _inputs_for(self, facts: TileFacts) -> NDArray[np.float32]:
+        """Room for the largest batch, made once; again where the upscaler has changed to a smaller tile."""
+        shape = (facts.batches[-1], facts.channels, facts.height, facts.width)
+        if self._inputs.shape != shape:
+            self._inputs = np.empty(shape, np.float32)
+        return self._inputs
 
 
 def _give_way() -> None:

@@ -12,137 +12,30 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import Bundle, Manifest, SamplingFacts, TileFacts, open_bundle
-from zoomrt.errors import EngineMismatch, InputError, RuntimeFault, UsageError, unknown_name
+from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
+from zoomrt.errors import EngineMismatch, InputError, OutOfMemory, RuntimeFault, UsageError
 from zoomrt.runtime import noise, pixels
-from zoomrt.runtime.batch_choice import choose_batch
+from zoomrt.runtime.backends import check_smaller, in_other_runner, open_session
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.frame_path import ColourKernels
 from zoomrt.runtime.interop import DeviceArray, is_on_gpu
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
-from zoomrt.runtime.tiles import MAX_PIXELS, check_facts, plan
+from zoomrt.runtime.tiles import plan
 from zoomrt.runtime.wavelet import match_low_frequencies
-
-if TYPE_CHECKING:
-    from zoomrt.runtime.cuda_device import CudaDevice
 
 __all__ = ["Upscaler", "load"]
 
 Progress = Callable[[int, int], None]
 Block = tuple[slice, slice, NDArray[np.float32]]
 """Rows and columns of the output frame that are final, and their pixels, (3, rows, columns) in tile.value_range."""
-
-
-def _onnxruntime(bundle: Bundle, threads: int | None) -> Session | SplitSession:
-    from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
-
-    manifest = bundle.manifest
-    if manifest.sampling is not None:
-        return _multi_step(bundle, manifest.sampling, threads)
-    if manifest.split is not None:
-        return SplitSession(bundle.path, manifest.graphs, manifest.tile, manifest.split, threads)
-    return OnnxRuntimeSession(bundle, threads)
-
-
-def _openvino(bundle: Bundle, threads: int | None) -> Session:
-    from zoomrt.runtime.openvino_session import OpenVinoSession
-
-    return OpenVinoSession(bundle, threads)
-
-
-def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) -> Session:
-    from zoomrt.runtime.multi_step_session import MultiStepSession
-    from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
-
-    files = bundle.manifest.graphs.items()
-    graphs = {part: OnnxRuntimeGraph(bundle.file(name), threads, keep=part == "step") for part, name in files}
-    return MultiStepSession(bundle.manifest.tile, sampling, graphs)
-
-
-def _tensorrt(bundle: Bundle, device: CudaDevice) -> DeviceSession:
-    from zoomrt.runtime.tensorrt_session import tensorrt_session
-
-    return tensorrt_session(bundle, device)
-
-
-def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> DeviceSession:
-    from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
-
-    return onnxruntime_cuda_session(bundle, device)
-
-
-def _on_gpu(bundle: Bundle) -> Session:
-    from zoomrt.runtime.cuda_device import CudaDevice, require_driver
-
-    manifest = bundle.manifest
-    what = f"cannot run bundle {str(bundle.path)!r} here"
-    if manifest.sampling is not None or manifest.split is not None:
-        needed, remedy = "one graph per tile", "Build it with --target cpu to run it here."
-        raise EngineMismatch(what, seen=f"several graphs for {manifest.backend}", needed=needed, remedy=remedy)
-    require_driver(what)
-    device = CudaDevice()
-    session = _GPU_SESSIONS[manifest.backend](bundle, device)
-    try:
-        _add_kernels(session, bundle, device)
-    except BaseException:
-        session.close()
-        raise
-    return session
-
-
-def _add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> None:
-    """Cut and blend on the GPU where the bundle has the kernels for it; else a warning, and the CPU does it."""
-    from zoomrt.kernel_file import find_kernel
-    from zoomrt.runtime.cuda_kernel import CudaKernel
-
-    manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
-    kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
-    if manifest.tile.noise is not None:
-        session.note(f"start noise is made on the CPU. {fallback}")
-        return
-    try:
-        records = [
-            find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
-            for name in (f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")
-        ]
-    except EngineMismatch as missing:
-        session.note(str(missing))
-        return
-    gather, blend = (CudaKernel(device, bundle.path, record) for record in records)
-    colours = None
-    if manifest.tile.colour == "mean_std" and MAX_PIXELS * manifest.tile.scale**2 < 2**31:  # pixels that they can count
-        fallback = "Colours are matched on the CPU instead."
-        try:
-            records = [
-                find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
-                for name in ("colour_source_rgb", "colour_table", "colour_apply")
-            ]
-        except EngineMismatch as missing:
-            session.note(str(missing))
-        else:
-            colours = ColourKernels(*(CudaKernel(device, bundle.path, record) for record in records))
-    session.use_kernels(gather, blend, colours)
-
-
-# manifest.backend -> what loads its engines. A new backend is one file beside this one and one row here.
-_SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
-_GPU_SESSIONS: dict[str, Callable[[Bundle, CudaDevice], DeviceSession]] = {
-    "tensorrt_rtx": _tensorrt,
-    "tensorrt": _tensorrt,
-    "onnxruntime_cuda": _onnxruntime_cuda,
-}
 
 
 def load(
@@ -152,6 +45,7 @@ def load(
     verify: bool = True,
     backend: str | None = None,
     measure_batch: bool | None = None,
+    smaller: str | os.PathLike[str] | None = None,
 ) -> Upscaler:
     """Open a bundle and load its engine.
 
@@ -161,52 +55,36 @@ def load(
     backend : `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
     measure_batch : time the bundle's batch sizes and use the fastest, see `Upscaler.stats`; False uses the largest.
         None measures on a GPU only: on a CPU it can take minutes, and batches may differ in the last bit.
+    smaller : a bundle of the same network with a smaller tile. Where memory does not suffice for a single tile of
+        `bundle`, while loading or in a frame, it is loaded instead and the frame is begun again, with one warning and
+        a note in `Upscaler.stats`.
 
     Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
-    for fewer than one thread and for a backend that does not run it, MissingDependency.
+    for fewer than one thread, for a backend that does not run it and for a `smaller` that is another network or no
+    smaller, OutOfMemory, MissingDependency.
     """
     if threads is not None and threads < 1:
         remedy = "Leave it out to use every core."
         raise UsageError("cannot load with these threads", seen=threads, needed="1 or more", remedy=remedy)
-    opened = open_bundle(bundle, verify=verify)
-    if backend is not None:
-        opened = _in_other_runner(opened, backend)
-    manifest = opened.manifest
-    check_facts(manifest.tile)
-    what = f"cannot run bundle {str(opened.path)!r} here"
-    if manifest.steps != 1 and manifest.sampling is None:
-        seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
-        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
-    on_gpu = manifest.backend in _GPU_SESSIONS
-    if not on_gpu and manifest.backend not in _SESSIONS:
-        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join([*_SESSIONS, *_GPU_SESSIONS])}"
-        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
-    session = _on_gpu(opened) if on_gpu else _SESSIONS[manifest.backend](opened, threads)
-    if isinstance(session, Session) and (on_gpu if measure_batch is None else measure_batch):
-        try:
-            choose_batch(session)
-        except BaseException:
-            session.close()
-            raise
-    return Upscaler(manifest, session)
 
+    def opened(path: str | os.PathLike[str]) -> Bundle:
+        found = open_bundle(path, verify=verify)
+        return found if backend is None else in_other_runner(found, backend)
 
-def _in_other_runner(bundle: Bundle, backend: str) -> Bundle:
-    """The same bundle for another runner, which gives the same numbers only where all is FP32."""
-    manifest = bundle.manifest
-    if backend not in _SESSIONS:
-        raise unknown_name("backend", backend, _SESSIONS)
-    several = manifest.split is not None or manifest.sampling is not None
-    exact = manifest.backend in _SESSIONS and manifest.precision == "fp32" and not several
-    if backend != manifest.backend and not exact:
-        form = ", several graphs" if several else ""
-        raise UsageError(
-            f"cannot run bundle {str(bundle.path)!r} in {backend}",
-            seen=f"{manifest.precision} for {manifest.backend}{form}",
-            needed="an fp32 bundle for the CPU in one graph",
-            remedy=f"Leave it out, or build with --backend {backend}.",
-        )
-    return Bundle(bundle.path, msgspec.structs.replace(manifest, backend=backend))
+    def loaded(one: Bundle) -> tuple[Manifest, Session | SplitSession]:
+        return one.manifest, open_session(one, threads, measure_batch)
+
+    first = opened(bundle)
+    if smaller is None:
+        return Upscaler(*loaded(first))
+    second = opened(smaller)
+    check_smaller(first, second)
+    try:
+        return Upscaler(*loaded(first), smaller=lambda: loaded(second))
+    except OutOfMemory as error:
+        upscaler = Upscaler(*loaded(second))
+        upscaler.note_smaller(first.manifest.tile, error)
+        return upscaler
 
 
 class Upscaler:
@@ -218,12 +96,18 @@ class Upscaler:
     Threads may share it: frames take turns, and each frame has all the engine's threads.
     """
 
-    def __init__(self, manifest: Manifest, session: Session | SplitSession) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        session: Session | SplitSession,
+        smaller: Callable[[], tuple[Manifest, Session | SplitSession]] | None = None,
+    ) -> None:
         self.manifest = manifest
+        """Of the bundle in use: that of the smaller tile once memory ran out."""
         self.evaluations: tuple[int, ...] = ()
         """Network evaluations of each tile of the last frame, by a multi-step model: a skip policy takes more or fewer.
         Empty for one-step models, whose memory does not grow with the number of tiles."""
-        self._session = session
+        self._session, self._smaller = session, smaller
         self._lock = threading.RLock()
         self._closed = False
 
@@ -269,18 +153,49 @@ class Upscaler:
         Ctrl-C.
         """
         if is_on_gpu(frame):
-            with self._lock:
-                self._check_open()
-                return self._upscale_on_gpu(frame, on_tile, out, stream)
+            return self._with_room(lambda: self._upscale_on_gpu(frame, on_tile, out, stream))
         if out is not None or stream is not None:
             seen, needed = f"out or stream with {type(frame).__name__}", "a frame on the GPU"
             raise InputError("cannot upscale this frame", seen=seen, needed=needed, remedy="Leave both out.")
         pixels.check_frame(frame)
-        with self._lock:
-            self._check_open()
-            return self._upscale(frame, on_tile)
+        return self._with_room(lambda: self._upscale(frame, on_tile))
 
     __call__ = upscale
+
+    def use_smaller(self, error: OutOfMemory) -> None:
+        """Let go of the engine and load the one of the smaller tile. Raises `error` where there is none, and what
+        `load` raises; the upscaler is closed then.
+        """
+        with self._lock:
+            if self._smaller is None:
+                raise error
+            load_smaller, self._smaller, tile = self._smaller, None, self.manifest.tile
+            self._session.close()  # its memory is needed
+            try:
+                self.manifest, self._session = load_smaller()
+            except BaseException:
+                self._closed = True
+                raise
+            self.note_smaller(tile, error)
+
+    def note_smaller(self, tile: TileFacts, error: OutOfMemory) -> None:
+        """Say once that there was no room for this tile."""
+        assert isinstance(self._session, Session)
+        now = self.manifest.tile
+        self._session.note(
+            f"out of memory for tiles of {tile.height}x{tile.width} ({error.seen}): "
+            f"tiles of {now.height}x{now.width} from now on"
+        )
+
+    def _with_room(self, run: Callable[[], Any]) -> Any:
+        """One frame; once more with the smaller tile where memory does not suffice."""
+        with self._lock:
+            self._check_open()
+            try:
+                return run()
+            except OutOfMemory as error:
+                self.use_smaller(error)
+            return run()
 
     def _upscale_on_gpu(self, frame: Any, on_tile: Progress | None, out: Any, stream: Any) -> DeviceArray:
         session, colour = self._session, self.manifest.tile.colour

@@ -53,9 +53,9 @@ class View:
     """The same from the frame."""
     _bands: dict[tuple[int, int], tuple[list[Band], slice]] = field(default_factory=dict, init=False)
 
-    def place(self, index: int) -> tuple[int, int, int]:
-        """Which tile of which grid: a frame of another size has other tiles."""
-        return self.tiles.rows.size, self.tiles.columns.size, index
+    def place(self, index: int) -> tuple[int, ...]:
+        """Which tile of which grid: a frame of another size has other tiles, and so has an engine of other ones."""
+        return self.tiles.rows.size, self.tiles.columns.size, self.facts.height, self.facts.width, index
 
     def tile_input(self, window: NDArray[np.float32], index: int) -> NDArray[np.float32]:
         """What tile `index` reads, (3, tile height, tile width) in [0, 1], mirrored beyond the frame; a copy.

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.errors import InputError, UsageError, unknown_name
+from zoomrt.errors import InputError, OutOfMemory, UsageError, unknown_name
 from zoomrt.runtime.crop import checked_zoom, within
 from zoomrt.runtime.deadline import Planner, mode_of
 from zoomrt.runtime.newest import NewestFirst, closed_fault, ms_since
@@ -63,7 +63,8 @@ class ZoomSession:
             ticket = session.submit(frame, zoom=3.0, center=(0.6, 0.4))
             view = session.result(ticket).pixels
 
-    bundle : the folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions.
+    bundle : the folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions;
+        one with a smaller tile to fall back on is loaded with `load(..., smaller=)`.
     output_size : (width, height) of every view, in pixels.
     budget_ms : from a frame's arrival to its view; None computes every tile, however long it takes.
     output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting.
@@ -215,22 +216,38 @@ class ZoomSession:
 
     def _answer(self, request: _Request) -> ZoomResult:
         with self._turn:
-            frame = request.frame
-            view = self._view_of(frame.size, request.zoom, request.center)
-            out = self._target(request)
-            window = read_window(frame, *view.window)
-            if self._smoother is not None:
-                window = self._smoother.apply(window, view.window, frame.size)
-            shown, jobs = self._find(view, window)
-            reused = len(shown)
-            problem = self._background_problem()
-            computed = self._compute(jobs, shown, request.arrival)
-            started = time.perf_counter()
-            _write(view, window, shown, out)
-            self._planner.finish.observe(time.perf_counter() - started)
-            mode = mode_of(len(shown), len(view.wanted))
-            latency = ms_since(request.arrival)
-            return ZoomResult(out, mode, len(view.wanted), computed, reused, latency, problem)
+            self._follow_tile()
+            try:
+                return self._answered(request)
+            except OutOfMemory as error:
+                if self._upscaler.manifest.tile == self._facts:  # else another session's frame was there before
+                    self._upscaler.use_smaller(error)
+            self._follow_tile()
+            return self._answered(request)
+
+    def _follow_tile(self) -> None:
+        """The upscaler's tile is a smaller one once memory ran out; all plans are for another then."""
+        if self._facts != self._upscaler.manifest.tile:
+            self._facts, self._view, self._missing = self._upscaler.manifest.tile, None, {}
+
+    def _answered(self, request: _Request) -> ZoomResult:
+        """One frame, while it is this thread's turn."""
+        frame = request.frame
+        view = self._view_of(frame.size, request.zoom, request.center)
+        out = self._target(request)
+        window = read_window(frame, *view.window)
+        if self._smoother is not None:
+            window = self._smoother.apply(window, view.window, frame.size)
+        shown, jobs = self._find(view, window)
+        reused = len(shown)
+        problem = self._background_problem()
+        computed = self._compute(jobs, shown, request.arrival)
+        started = time.perf_counter()
+        _write(view, window, shown, out)
+        self._planner.finish.observe(time.perf_counter() - started)
+        mode = mode_of(len(shown), len(view.wanted))
+        latency = ms_since(request.arrival)
+        return ZoomResult(out, mode, len(view.wanted), computed, reused, latency, problem)
 
     def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float]) -> View:
         """The plan of this view; that of the frame before if nothing moved."""

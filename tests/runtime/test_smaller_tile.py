@@ -1,0 +1,164 @@
+"""Memory does not suffice for one tile: the bundle with the smaller tile takes over, said once, no pixel lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime_helpers import FakeSession, facts, write_bundle
+
+from zoomrt import ZoomSession
+from zoomrt.bundle import Bundle
+from zoomrt.errors import OutOfMemory, RuntimeFault, UsageError
+from zoomrt.runtime import backends
+from zoomrt.runtime.upscaler import Upscaler, load
+
+FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
+EXPECTED = FRAME.repeat(4, 0).repeat(4, 1)
+SMALL = {"height": 16, "width": 16, "overlap": 6, "context": 2}
+
+
+def no_room() -> OutOfMemory:
+    return OutOfMemory("the engine has no room", seen="12 MB left", needed="40 MB", remedy="Close other programs.")
+
+
+class Sessions:
+    """Stands in for ONNX Runtime: nearest neighbours; `fails(tile height, run)` says where memory runs out, run 0 is
+    loading."""
+
+    def __init__(self, fails: Callable[[int, int], bool]) -> None:
+        self.fails, self.made = fails, list[FakeSession]()
+
+    def __call__(self, bundle: Bundle, _threads: int | None) -> FakeSession:
+        tile = bundle.manifest.tile
+
+        def before(run: int) -> None:
+            if self.fails(tile.height, run):
+                raise no_room()
+
+        before(0)
+        self.made.append(FakeSession(tile, before=before))
+        return self.made[-1]
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, int], bool]], Sessions]:
+    def install(fails: Callable[[int, int], bool]) -> Sessions:
+        made = Sessions(fails)
+        monkeypatch.setitem(backends.CPU_SESSIONS, "onnxruntime", made)
+        return made
+
+    return install
+
+
+@pytest.fixture
+def bundles(tmp_path: Path) -> tuple[Path, Path]:
+    return write_bundle(tmp_path / "large", facts(), 1), write_bundle(tmp_path / "small", facts(**SMALL), 1)
+
+
+def both(bundles: tuple[Path, Path]) -> Upscaler:
+    return load(bundles[0], smaller=bundles[1])
+
+
+@pytest.mark.parametrize("run", [1, 7])
+def test_in_a_frame_it_is_begun_again(sessions, bundles: tuple[Path, Path], run: int) -> None:
+    made = sessions(lambda height, now: height == 32 and now == run)
+    done: list[int] = []
+    with both(bundles) as upscaler:
+        with pytest.warns(UserWarning, match="tiles of 32x32.*12 MB left.*16x16 from now on") as said:
+            result = upscaler.upscale(FRAME, on_tile=lambda count, _total: done.append(count))
+        np.testing.assert_array_equal(result, EXPECTED)
+        assert [one.tile.height for one in made.made] == [32, 16]
+        assert made.made[0].released == 1, "its memory was needed"
+        assert done.count(1) == (2 if run > 1 else 1)
+        assert len(said) == len(upscaler.stats.notes) == 1
+        assert upscaler.manifest.tile.height == 16
+        np.testing.assert_array_equal(upscaler(FRAME[:40]), EXPECTED[:160])
+    assert made.made[1].released == 1
+
+
+def test_while_loading(sessions, bundles: tuple[Path, Path]) -> None:
+    sessions(lambda height, now: height == 32 and now == 0)
+    with pytest.warns(UserWarning, match="16x16 from now on"):
+        upscaler = both(bundles)
+    with upscaler:
+        np.testing.assert_array_equal(upscaler(FRAME), EXPECTED)
+        assert len(upscaler.stats.notes) == 1
+
+
+def test_with_room_it_is_not_loaded(sessions, bundles: tuple[Path, Path]) -> None:
+    made = sessions(lambda _height, _now: False)
+    with both(bundles) as upscaler:
+        np.testing.assert_array_equal(upscaler(FRAME), EXPECTED)
+    assert len(made.made) == 1
+
+
+@pytest.mark.filterwarnings("ignore:out of memory for tiles")
+@pytest.mark.parametrize("run", [0, 3])
+def test_where_the_smaller_one_has_no_room_either(sessions, bundles: tuple[Path, Path], run: int) -> None:
+    made = sessions(lambda height, now: now == (2 if height == 32 else run))
+    upscaler = both(bundles)
+    with pytest.raises(OutOfMemory):
+        upscaler(FRAME)
+    if run == 0:
+        assert upscaler.closed
+        with pytest.raises(RuntimeFault, match="closed"):
+            upscaler(FRAME)
+    else:
+        np.testing.assert_array_equal(upscaler(FRAME), EXPECTED)
+    upscaler.close()
+    assert all(one.released == 1 for one in made.made)
+
+
+def test_without_one_the_error_comes_through_and_names_it(sessions, bundles: tuple[Path, Path]) -> None:
+    sessions(lambda _height, now: now == 2)
+    with load(bundles[0]) as upscaler:
+        with pytest.raises(OutOfMemory, match=r"no smaller batch.*--tile 16.*smaller"):
+            upscaler(FRAME)
+        np.testing.assert_array_equal(upscaler(FRAME), EXPECTED)
+
+
+def refused() -> Iterator[tuple[dict[str, object], dict[str, object], str]]:
+    yield {}, {}, "tiles of 32x32"
+    yield SMALL | {"scale": 2}, {}, "another scale: 2"
+    yield SMALL, {"family": "other"}, "another family: other"
+    yield SMALL, {"weights": {"sha256": "ab"}}, "another weights: ab"
+    yield SMALL, {"precision": "fp16"}, "another precision: fp16"
+
+
+@pytest.mark.parametrize(("tile", "changes", "seen"), list(refused()))
+def test_another_network_is_refused(
+    tmp_path: Path, tile: dict[str, object], changes: dict[str, object], seen: str
+) -> None:
+    large = write_bundle(tmp_path / "large", facts(), 1)
+    other = write_bundle(tmp_path / "other", facts(**tile), 1, **changes)
+    with pytest.raises(UsageError, match=rf"{seen}.*--tile 16"):
+        load(large, smaller=other)
+
+
+@pytest.mark.filterwarnings("ignore:out of memory for tiles")
+@pytest.mark.parametrize("shared", [False, True])
+def test_zoom_sessions_follow(sessions, bundles: tuple[Path, Path], shared: bool) -> None:
+    """Also one whose upscaler changed in somebody else's hands."""
+    sessions(lambda height, now: height == 32 and now == 9)
+    frame = np.random.default_rng().integers(0, 256, (120, 160, 3), np.uint8)
+    with (
+        load(bundles[1]) as alone,
+        both(bundles) as upscaler,
+        ZoomSession(alone, (160, 120)) as wanted,
+        ZoomSession(upscaler, (160, 120), still_tolerance=0.01) as session,
+    ):
+        before = session.process(frame, 8.0)
+        if shared:
+            upscaler(frame)
+        else:
+            whole = session.process(frame, 1.5)
+            np.testing.assert_array_equal(whole.pixels, wanted.process(frame, 1.5).pixels)
+        assert upscaler.manifest.tile.height == 16
+        after = session.process(frame, 8.0)
+        assert after.mode == "full"
+        assert after.tiles == wanted.process(frame, 8.0).tiles
+        np.testing.assert_array_equal(after.pixels, wanted.process(frame, 8.0).pixels)
+        np.testing.assert_allclose(after.pixels.astype(int), before.pixels.astype(int), atol=1)

@@ -1,0 +1,202 @@
+"""What runs a bundle's engines: one row for each backend, and what a GPU bundle's frames need besides.
+
+A new backend is one file beside this one and one row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from zoomrt.bundle import Bundle, Manifest, SamplingFacts
+from zoomrt.errors import EngineMismatch, UsageError, unknown_name
+from zoomrt.runtime.batch_choice import choose_batch
+from zoomrt.runtime.device_session import DeviceSession
+from zoomrt.runtime.frame_path import ColourKernels
+from zoomrt.runtime.session import Session
+from zoomrt.runtime.split_session import SplitSession
+from zoomrt.runtime.tiles import MAX_PIXELS, check_facts
+
+if TYPE_CHECKING:
+    from zoomrt.runtime.cuda_device import CudaDevice
+
+__all__ = ["CPU_SESSIONS", "GPU_SESSIONS", "add_kernels", "check_smaller", "in_other_runner", "open_session"]
+
+
+def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None) -> Session | SplitSession:
+    """Load a bundle's engines; arguments and errors as for `zoomrt.load`."""
+    manifest = bundle.manifest
+    check_facts(manifest.tile)
+    what = f"cannot run bundle {str(bundle.path)!r} here"
+    if manifest.steps != 1 and manifest.sampling is None:
+        seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
+        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
+    on_gpu = manifest.backend in GPU_SESSIONS
+    if not on_gpu and manifest.backend not in CPU_SESSIONS:
+        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join([*CPU_SESSIONS, *GPU_SESSIONS])}"
+        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
+    session = _on_gpu(bundle) if on_gpu else CPU_SESSIONS[manifest.backend](bundle, threads)
+    if isinstance(session, Session) and (on_gpu if measure_batch is None else measure_batch):
+        try:
+            choose_batch(session)
+        except BaseException:
+            session.close()
+            raise
+    return session
+
+
+def check_smaller(bundle: Bundle, smaller: Bundle) -> None:
+    """UsageError unless `smaller` has the same network in the same precision, and a smaller tile."""
+    one, other = bundle.manifest, smaller.manifest
+    mine, theirs = _network_of(one), _network_of(other)
+    seen = [f"another {name}: {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+    if one.split is not None or other.split is not None:
+        seen.append("the split form, which has no tiles")
+    if other.tile.height * other.tile.width >= one.tile.height * one.tile.width:
+        seen.append(f"tiles of {other.tile.height}x{other.tile.width}")
+    if seen:
+        raise UsageError(
+            f"bundle {str(smaller.path)!r} cannot stand in for {str(bundle.path)!r}",
+            seen=", ".join(seen),
+            needed=f"the same build with tiles smaller than {one.tile.height}x{one.tile.width}",
+            remedy=f"Build it with the same options and --tile {max(one.tile.height // 2, 1)}.",
+        )
+
+
+def _network_of(manifest: Manifest) -> dict[str, object]:
+    """What gives a tile its pixels, whatever its size."""
+    tile = manifest.tile
+    return {
+        "family": manifest.family,
+        "weights": manifest.weights.get("sha256"),
+        "precision": manifest.precision,
+        "backend": manifest.backend,
+        "scale": tile.scale,
+        "value range": tile.value_range,
+        "colour": tile.colour,
+        "start noise": tile.noise,
+        "sampling": manifest.sampling,
+    }
+
+
+def in_other_runner(bundle: Bundle, backend: str) -> Bundle:
+    """The same bundle for another runner, which gives the same numbers only where all is FP32."""
+    manifest = bundle.manifest
+    if backend not in CPU_SESSIONS:
+        raise unknown_name("backend", backend, CPU_SESSIONS)
+    several = manifest.split is not None or manifest.sampling is not None
+    exact = manifest.backend in CPU_SESSIONS and manifest.precision == "fp32" and not several
+    if backend != manifest.backend and not exact:
+        form = ", several graphs" if several else ""
+        raise UsageError(
+            f"cannot run bundle {str(bundle.path)!r} in {backend}",
+            seen=f"{manifest.precision} for {manifest.backend}{form}",
+            needed="an fp32 bundle for the CPU in one graph",
+            remedy=f"Leave it out, or build with --backend {backend}.",
+        )
+    return Bundle(bundle.path, msgspec.structs.replace(manifest, backend=backend))
+
+
+def _onnxruntime(bundle: Bundle, threads: int | None) -> Session | SplitSession:
+    from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
+
+    manifest = bundle.manifest
+    if manifest.sampling is not None:
+        return _multi_step(bundle, manifest.sampling, threads)
+    if manifest.split is not None:
+        return SplitSession(bundle.path, manifest.graphs, manifest.tile, manifest.split, threads)
+    return OnnxRuntimeSession(bundle, threads)
+
+
+def _openvino(bundle: Bundle, threads: int | None) -> Session:
+    from zoomrt.runtime.openvino_session import OpenVinoSession
+
+    return OpenVinoSession(bundle, threads)
+
+
+def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) -> Session:
+    from zoomrt.runtime.multi_step_session import MultiStepSession
+    from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
+
+    files = bundle.manifest.graphs.items()
+    graphs = {part: OnnxRuntimeGraph(bundle.file(name), threads, keep=part == "step") for part, name in files}
+    return MultiStepSession(bundle.manifest.tile, sampling, graphs)
+
+
+def _tensorrt(bundle: Bundle, device: CudaDevice) -> DeviceSession:
+    from zoomrt.runtime.tensorrt_session import tensorrt_session
+
+    return tensorrt_session(bundle, device)
+
+
+def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> DeviceSession:
+    from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
+
+    return onnxruntime_cuda_session(bundle, device)
+
+
+def _on_gpu(bundle: Bundle) -> Session:
+    from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+
+    manifest = bundle.manifest
+    what = f"cannot run bundle {str(bundle.path)!r} here"
+    if manifest.sampling is not None or manifest.split is not None:
+        needed, remedy = "one graph per tile", "Build it with --target cpu to run it here."
+        raise EngineMismatch(what, seen=f"several graphs for {manifest.backend}", needed=needed, remedy=remedy)
+    require_driver(what)
+    device = CudaDevice()
+    session = GPU_SESSIONS[manifest.backend](bundle, device)
+    try:
+        add_kernels(session, bundle, device)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> None:
+    """Cut and blend on the GPU where the bundle has the kernels for it; else a warning, and the CPU does it."""
+    from zoomrt.kernel_file import find_kernel
+    from zoomrt.runtime.cuda_kernel import CudaKernel
+
+    manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
+    kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
+    if manifest.tile.noise is not None:
+        session.note(f"start noise is made on the CPU. {fallback}")
+        return
+    try:
+        records = [
+            find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
+            for name in (f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")
+        ]
+    except EngineMismatch as missing:
+        session.note(str(missing))
+        return
+    gather, blend = (CudaKernel(device, bundle.path, record) for record in records)
+    colours = None
+    if manifest.tile.colour == "mean_std" and MAX_PIXELS * manifest.tile.scale**2 < 2**31:  # pixels that they can count
+        fallback = "Colours are matched on the CPU instead."
+        try:
+            records = [
+                find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
+                for name in ("colour_source_rgb", "colour_table", "colour_apply")
+            ]
+        except EngineMismatch as missing:
+            session.note(str(missing))
+        else:
+            colours = ColourKernels(*(CudaKernel(device, bundle.path, record) for record in records))
+    session.use_kernels(gather, blend, colours)
+
+
+# manifest.backend -> what loads its engines
+CPU_SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+GPU_SESSIONS: dict[str, Callable[[Bundle, CudaDevice], DeviceSession]] = {
+    "tensorrt_rtx": _tensorrt,
+    "tensorrt": _tensorrt,
+    "onnxruntime_cuda": _onnxruntime_cuda,
+}
