@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks._record import record, summary
+from zoomrt.bench.record import Ceilings
+from zoomrt.bench.roofline import ceilings
 from zoomrt.bundle import TileFacts
 from zoomrt.calibration.calibrate import observe, ranges_of
 from zoomrt.calibration.data import tiles_from_pictures
@@ -144,11 +146,14 @@ def row(name: str, run: Run, eager: Run, wanted: NDArray[np.float32], peak: floa
     }
 
 
-def matmul_gmac_per_s(dtype: torch.dtype, size: int = 2048, rounds: int = 9) -> float:
-    """What the processor does at best, by its fastest large matrix product."""
-    one, other = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    with torch.inference_mode():
-        return round(size**3 / min(timed(lambda: one @ other) for _ in range(rounds)) / 1e9, 1)
+def floor_ms(name: str, work: dict[str, float], wall: Ceilings) -> float | None:
+    """The least that the multiply-adds of layers with weights take, at what this machine reaches in large products."""
+    kind = "bf16" if "bf16" in name else "fp32"
+    eight = work["gmac_in_8_bits"] if "int8" in name else 0.0
+    parts = {kind: work["gmac"] - eight, "int8": eight}
+    if any(done and kind not in wall.tflops for kind, done in parts.items()):
+        return None
+    return round(sum(2 * done / wall.tflops[kind] for kind, done in parts.items() if done), 2)
 
 
 def tile_facts(model: str) -> TileFacts:
@@ -171,7 +176,7 @@ def figures_of(model: str, files: Path, only: list[str], rounds: int) -> dict[st
     facts, tile = family_named(model).facts, tile_facts(model)
     lr = photograph_tile(SIDE, SIDE, tile.value_range)
     low, high = tile.value_range
-    rows: dict[str, object] = {}
+    rows: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory(dir=files) as folder:
         graphs, work = write_graphs(network, tile, Path(folder))
         return_freed_memory()
@@ -184,13 +189,15 @@ def figures_of(model: str, files: Path, only: list[str], rounds: int) -> dict[st
             except Exception as problem:  # an engine that is missing or fails is a line in the table
                 rows[name] = {"failed": " ".join(f"{type(problem).__name__}: {problem}".split())[:300]}
             print(f"{name:<26}{rows[name]}", flush=True)
-    ceilings = {str(dtype).split(".")[1]: matmul_gmac_per_s(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    wall = ceilings(core_count(), again=True)
+    for name, figures in rows.items():
+        figures["floor_ms"] = floor_ms(name, work, wall)
     return {
         "tile": f"{SIDE}x{SIDE} -> {SIDE * tile.scale}x{SIDE * tile.scale}",
         "weights": "of the package" if facts.embedded_weights else "random, of the published layout and size",
         "threads": core_count(),
         **work,
-        "matmul_gmac_per_s": ceilings,
+        "ceilings": {"tflops": wall.tflops, "gb_per_s": wall.gb_per_s, "how": wall.how},
         "engines": rows,
     }
 

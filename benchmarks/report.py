@@ -221,19 +221,22 @@ def cpu_engines() -> list[str]:
                 name,
                 f"{row['median_ms'] / 1000:.2f} s",
                 f"{row['ratio_to_torch_eager']:.2f} ({row['ratio_range'][0]:.2f} to {row['ratio_range'][1]:.2f})",
+                f"{row['floor_ms'] / row['eager_median_ms']:.2f}" if row["floor_ms"] else "",
                 f"{row['psnr_to_torch_fp32_db']:.0f} dB",
                 str(row["n"]),
             ]
             if "failed" not in row
-            else [name, row["failed"], "", "", ""]
+            else [name, row["failed"], "", "", "", ""]
             for name, row in f["engines"].items()
         ]
         share = f["gmac_in_8_bits"] / f["gmac"]
-        head = [f"{f['tile']} on the CPU", "median", "time against torch eager FP32", "PSNR to it", "n"]
+        head = [f"{f['tile']} on the CPU", "median", "time against torch eager FP32", "its floor", "PSNR to it", "n"]
+        peaks = ", ".join(f"{peak / 2 * 1e3:.0f} in {kind}" for kind, peak in f["ceilings"]["tflops"].items())
         lines += [
             f"**`{model}` in every CPU engine** on {f['threads']} threads, each in turns with torch eager; INT8 of "
             f"{share:.0%} of the {f['gmac']:.0f} G multiply-adds of layers that have weights (the products inside "
-            f"attention are not among them, and stay in floating point), weights {f['weights']}:",
+            f"attention are not among them, and stay in floating point), weights {f['weights']}. The floor is what these multiply-adds take at the machine's "
+            f"best, {peaks} G a second in large matrix products, against the same torch eager:",
             "",
             *table(head, rows),
             source(document),
