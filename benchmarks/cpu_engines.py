@@ -50,6 +50,7 @@ from zoomrt.runtime.onnxruntime_session import core_count
 SIDE = 128
 SETTLE_S = 0.2
 """Pause before each run: worker threads of the library that ran before spin on for a while and would take a core."""
+SHORT_S = 1.0
 ENGINES = {
     "onnxruntime fp32": ("fp32", CpuEngine("onnxruntime")),
     "onnxruntime int8": ("int8", CpuEngine("onnxruntime")),
@@ -127,10 +128,16 @@ def torch_run(network: Callable[..., torch.Tensor], lr: NDArray[np.float32], dty
 
 
 def timed(run: Run) -> float:
+    """Seconds of a run, of the second one where they are short: as in a stream of tiles, caches are warm."""
     time.sleep(SETTLE_S)
     started = time.perf_counter()
     run()
-    return time.perf_counter() - started
+    taken = time.perf_counter() - started
+    if taken < SHORT_S:
+        started = time.perf_counter()
+        run()
+        taken = time.perf_counter() - started
+    return taken
 
 
 def row(name: str, run: Run, eager: Run, wanted: NDArray[np.float32], peak: float, rounds: int) -> dict[str, object]:

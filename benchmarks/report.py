@@ -235,8 +235,9 @@ def cpu_engines() -> list[str]:
         lines += [
             f"**`{model}` in every CPU engine** on {f['threads']} threads, each in turns with torch eager; INT8 of "
             f"{share:.0%} of the {f['gmac']:.0f} G multiply-adds of layers that have weights (the products inside "
-            f"attention are not among them, and stay in floating point), weights {f['weights']}. The floor is what these multiply-adds take at the machine's "
-            f"best, {peaks} G a second in large matrix products, against the same torch eager:",
+            f"attention are not among them, and stay in floating point), weights {f['weights']}. The floor is what "
+            f"these multiply-adds take at the machine's best, {peaks} G a second in large matrix products, against the "
+            "same torch eager:",
             "",
             *table(head, rows),
             source(document),
