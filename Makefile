@@ -1,7 +1,7 @@
 # Each goal makes what it needs: a virtual environment in .venv with the pinned packages of constraints.txt.
 #   make demo    build edge for the CPU, upscale a photograph, write out/demo.png and print figures
 #   make demo-zoom  zoom over a photograph: out/zoom.mp4, and out/zoom.png to look at
-#   make test    the tests that need no GPU, in a few minutes at most
+#   make test    the tests that need no GPU: ten minutes on two cores
 #   make check   formatting, lint, strict types, tests
 #   make clean   remove everything that make made
 
@@ -14,6 +14,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # It is a saving, not a need: where it cannot be reached, the next step takes torch from wherever pip finds it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Test processes; each takes up to 2 GB. A file's tests stay together, because they share what is slow to build.
+WORKERS ?= 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile
+
 .PHONY: demo demo-zoom test check clean
 
 demo: $(VENV)/.installed
@@ -23,13 +27,13 @@ demo-zoom: $(VENV)/.installed
 	$(BIN)/python -m zoomrt.cli.demo_zoom
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 clean:
 	rm -rf $(VENV) out build dist zoomrt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
