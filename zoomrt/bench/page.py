@@ -126,8 +126,18 @@ def _layers(record: Record) -> list[str]:
 def _quality(record: Record) -> list[str]:
     if not record.quality:
         return []
-    rows = [[one.of, one.to, f"{one.psnr_db:.2f}", f"{one.ssim:.4f}", str(one.count)] for one in record.quality]
-    return ["<h2>Quality</h2>", _table(["pictures of", "against", "PSNR, dB", "SSIM", "pictures"], rows)]
+    rows = [
+        [
+            one.of,
+            one.to,
+            f"{one.psnr_db:.2f}",
+            f"{one.ssim:.4f}",
+            "-" if one.flip is None else f"{one.flip:.4f}",
+            str(one.count),
+        ]
+        for one in record.quality
+    ]
+    return ["<h2>Quality</h2>", _table(["pictures of", "against", "PSNR, dB", "SSIM", "FLIP", "pictures"], rows)]
 
 
 def _engine_report(record: Record) -> list[str]:

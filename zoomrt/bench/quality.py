@@ -1,7 +1,8 @@
-"""How good the pictures are, beside how fast they come: PSNR and SSIM (scikit-image), on 8-bit RGB.
+"""How good the pictures are, beside how fast they come: PSNR and SSIM (scikit-image) and FLIP, on 8-bit RGB.
 
-LPIPS and its kin are not here: the libraries (lpips, torchmetrics, piq) carry the last layer alone and download the
-network below it.
+FLIP (Andersson et al. 2020, flip-evaluator) models what the eye sees of a difference: contrast sensitivity, edges and
+points, colour; it needs no network. LPIPS and its kin are not here: the libraries (lpips, torchmetrics, piq) carry the
+last layer alone and download the network below it.
 """
 
 from __future__ import annotations
@@ -37,15 +38,31 @@ def psnr_db(wanted: NDArray[np.floating], got: NDArray[np.floating], peak: float
 
 def compare_pictures(of: str, to: str, pictures: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Quality:
     """Means over (got, wanted), (H, W, 3) each, of equal sizes. SSIM with the Gaussian window of the paper."""
-    psnr, ssim = [], []
+    psnr, ssim, flip = [], [], []
     for got, wanted in pictures:
         same = bool(np.array_equal(got, wanted))
         psnr.append(EQUAL_DB if same else float(_METRICS.peak_signal_noise_ratio(wanted, got, data_range=255)))
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
         ssim.append(float(_METRICS.structural_similarity(wanted, got, channel_axis=2, data_range=255, **options)))
+        flip.append(_flip(wanted, got))
     return Quality(
-        of=of, to=to, count=len(pictures), psnr_db=round(float(np.mean(psnr)), 3), ssim=round(float(np.mean(ssim)), 5)
+        of=of,
+        to=to,
+        count=len(pictures),
+        psnr_db=round(float(np.mean(psnr)), 3),
+        ssim=round(float(np.mean(ssim)), 5),
+        flip=None if None in flip else round(float(np.mean(flip)), 5),  # type: ignore[arg-type]
     )
+
+
+def _flip(wanted: NDArray[np.uint8], got: NDArray[np.uint8]) -> float | None:
+    """Mean FLIP at its own viewing conditions; None without its package, which has no wheels for ARM Linux."""
+    try:
+        import flip_evaluator
+    except ImportError:
+        return None
+    reference, test = (pixels.astype(np.float32) / 255 for pixels in (wanted, got))
+    return float(flip_evaluator.evaluate(reference, test, "LDR", applyMagma=False)[1])
 
 
 def quality_of(name: str, upscaler: Upscaler, pairs: list[tuple[Path, Path]]) -> Quality:

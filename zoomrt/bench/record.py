@@ -169,6 +169,9 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     psnr_db: float
     ssim: float
+    flip: float | None = None
+    """NVIDIA's FLIP: what the eye sees of the difference at 67 pixels per degree, 0 to 1, small is good; null where its
+    package is not installed."""
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):

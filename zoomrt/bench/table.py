@@ -142,7 +142,9 @@ def _explanation(record: Record) -> list[str]:
             bytes_read = f", {moved / 1e6:.0f} MB read and written per run" if moved else ""
             lines.append(f"engine for batch {batch}, read back, not run: {report.get('kernels')} kernels{bytes_read}")
     lines += [
-        f"{one.of} against {one.to}: {one.psnr_db:.2f} dB, SSIM {one.ssim:.4f} ({one.count} pictures)"
+        f"{one.of} against {one.to}: {one.psnr_db:.2f} dB, SSIM {one.ssim:.4f}"
+        + ("" if one.flip is None else f", FLIP {one.flip:.4f}")
+        + f" ({one.count} pictures)"
         for one in record.quality
     ]
     if record.memory is not None:
