@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,7 +41,6 @@ def reference_codes(values: np.ndarray, scale: np.ndarray, form: Format, lowest:
 
 
 @given(st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=30))
-@settings(deadline=None)
 def test_int8_codes_one_by_one(values: list[float]) -> None:
     """Python's round() is half to even; scale 1 makes ties as frequent as they get."""
     halves = [math.floor(value) + 0.5 for value in values]
@@ -58,7 +57,6 @@ def test_infinite_values_saturate() -> None:
 
 
 @given(st.floats(0, 6e4))
-@settings(deadline=None)
 def test_scales_fit_fp16(amax: float) -> None:
     for form in FORMATS.values():
         scale = form.scale_of(torch.tensor(amax))

@@ -8,7 +8,7 @@ import secrets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zoomrt.calibration import ranges
@@ -31,7 +31,6 @@ def numpy_counts(values: np.ndarray, exponent: int) -> np.ndarray:
 
 
 @given(st.lists(st.lists(FLOATS, min_size=1, max_size=20), min_size=1, max_size=5))
-@settings(deadline=None)
 def test_streaming_equals_all_at_once(parts: list[list[float]]) -> None:
     """Bin for bin, whatever the order in which the range had to grow."""
     tensors = [torch.tensor(part)[:, None] for part in parts]

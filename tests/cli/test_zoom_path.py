@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zoomrt.cli._zoom_path import Keyframe, ZoomPath, parse_keyframes, parse_path
@@ -15,7 +15,6 @@ from zoomrt.errors import UsageError
 UNIT = st.floats(0, 1)
 
 
-@settings(deadline=None)
 @given(st.floats(1, 16), st.floats(1, 16), st.tuples(UNIT, UNIT), st.tuples(UNIT, UNIT), st.floats(0.1, 100))
 def test_equal_times_are_equal_factors_and_the_path_is_straight(
     start: float, stop: float, first: tuple[float, float], last: tuple[float, float], seconds: float

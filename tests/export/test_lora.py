@@ -21,7 +21,7 @@ def pair(module: str, a: tuple[int, ...], b: tuple[int, ...], adapter: str = "x"
     return {names[0]: torch.randn(a), names[1]: torch.randn(b)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     rank=st.integers(1, 5),
     width=st.integers(1, 6),

@@ -162,7 +162,7 @@ def program(tensors: list[str], kernels: list[str], accelerators: str = "sm86 sm
     return f"{header}descriptors {{\n\n{body}}}\nmain {{\n label bb1: \n{launches}}}\nshape_main {{\n label bb2: \n}}\n"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data(), names=NAMES)
 def test_static_bytes(tmp_path: Path, data: st.DataObject, names: list[str]) -> None:
     """Each tensor that a kernel names counts once per kernel, at elements times size."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -141,7 +141,7 @@ def test_flat_groups_are_not_blown_up() -> None:
     assert (group_norm_silu(x, 2) == 0).all()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(
     st.sampled_from(["nchw", "nhwc"]), st.integers(1, 8), st.integers(1, 64), st.integers(1, 80), st.integers(1, 2**20)
 )

@@ -14,7 +14,7 @@ from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.tiles import plan
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     legal_facts(longest=12),
     st.integers(1, 40),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zoomrt.errors import InputError, MissingDependency
@@ -47,7 +47,6 @@ class OnDevice:
         }
 
 
-@settings(deadline=None)
 @given(
     shape=st.lists(st.integers(0, 5), min_size=1, max_size=3),
     padding=st.integers(0, 3),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runtime_helpers import facts
 
@@ -16,7 +16,6 @@ SIDES = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
 FRACTIONS = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
-@settings(deadline=None)
 @given(SIDES, SIDES, st.floats(1, MAX_ZOOM), FRACTIONS)
 def test_the_crop_is_inside_and_has_the_outputs_shape(
     frame: tuple[int, int], output: tuple[int, int], zoom: float, center: tuple[float, float]
@@ -59,7 +58,6 @@ def test_share_rises_smoothly_from_none_to_all() -> None:
     assert np.diff(share).max() <= 1.5 * 0.01 / 0.5 + 1e-9  # the steepest slope of a smooth step
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.data())
 def test_needed_tiles_are_those_with_weight(size: int, data: st.DataObject) -> None:
     axis = plan(size, 40, facts()).rows

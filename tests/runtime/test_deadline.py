@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zoomrt.runtime.deadline import DEVIATIONS, PROBE_EVERY, CostEstimate, Planner, mode_of
@@ -12,7 +12,6 @@ from zoomrt.runtime.deadline import DEVIATIONS, PROBE_EVERY, CostEstimate, Plann
 COSTS = st.floats(1e-3, 1.0)
 
 
-@settings(deadline=None)
 @given(st.lists(COSTS, min_size=1, max_size=50))
 def test_the_estimate_is_rfc_6298s(costs: list[float]) -> None:
     """The recurrences of the RFC, written out; its order: deviation first, with the old mean."""
@@ -27,7 +26,6 @@ def test_the_estimate_is_rfc_6298s(costs: list[float]) -> None:
     assert estimate.seconds == pytest.approx(mean + DEVIATIONS * deviation)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 100), st.floats(0, 10))
 def test_without_a_budget_every_tile_is_computed(missing: int, spent: float) -> None:
     planner = Planner(None)
@@ -44,7 +42,6 @@ def steady(budget: float, tile: float, finish: float) -> Planner:
     return planner
 
 
-@settings(deadline=None)
 @given(COSTS, COSTS, COSTS, st.integers(1, 60), st.floats(0, 0.5), st.floats(0, 0.5))
 def test_with_steady_costs_what_is_started_fits_and_what_fits_is_started(
     budget: float, tile: float, finish: float, missing: int, spent: float, busy: float
@@ -91,7 +88,6 @@ def simulate(
     return answers
 
 
-@settings(deadline=None)
 @given(
     budget=st.floats(0.01, 0.1),
     overload=st.floats(0.05, 40),

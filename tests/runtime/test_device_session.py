@@ -28,7 +28,7 @@ def upscaler_on_threads(tile: Any, faults: Faults | None = None, slots: int = 2)
     return Upscaler(manifest(tile), session), faults
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     height=st.integers(1, 100),
     width=st.integers(1, 100),

@@ -227,7 +227,7 @@ def gpu_upscaler(folder: Path, kind: str = "fp32", **changes: Any) -> tuple[Upsc
     return Upscaler(bundle.manifest, session), cuda, trt
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 110),
     width=st.integers(1, 110),

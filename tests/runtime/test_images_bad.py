@@ -64,7 +64,7 @@ def test_truncated(tmp_path: Path, kind: str, share: float) -> None:
     assert "damaged data" in text or "no known format" in text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(["PNG", "JPEG", "TIFF", "WEBP", "GIF"]), st.integers(0, 2**32))
 @pytest.mark.filterwarnings("ignore")  # Pillow's own remarks on damaged metadata
 def test_random_damage_is_an_input_error_or_a_picture(

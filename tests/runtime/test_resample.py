@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -47,7 +47,6 @@ def resampled(planes: NDArray[np.float32], rows: tuple, columns: tuple, kernel: 
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@settings(deadline=None)
 @given(
     size=st.integers(1, 70),
     count=st.integers(1, 90),
@@ -82,7 +81,6 @@ def test_two_axes_are_pillows(name: str, pillow: Image.Resampling, rng: np.rando
             np.testing.assert_allclose(mine, theirs, atol=5e-5)
 
 
-@settings(deadline=None)
 @given(st.integers(20, 120), st.integers(1, 90), st.integers(1, 19), st.integers(0, 2**32 - 1))
 def test_parts_with_weights_that_sum_to_one_sum_to_the_whole(size: int, count: int, seam: int, seed: int) -> None:
     source = np.random.default_rng(seed).random((2, size, 4), np.float32)

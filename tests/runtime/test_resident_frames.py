@@ -36,7 +36,7 @@ def picture(height: int = 50, width: int = 60) -> Any:
     return RNG.integers(0, 256, (height, width, 3), np.uint8)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     height=st.integers(1, 110),
     width=st.integers(1, 110),

@@ -49,7 +49,7 @@ def collected(pipeline: Pipeline, data: NDArray[np.float32], sizes: tuple[int, .
     return out
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     count=st.integers(0, 23),
     more=st.sets(st.integers(2, 6), max_size=2),

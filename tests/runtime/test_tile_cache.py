@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runtime_helpers import facts
 
@@ -32,7 +32,6 @@ def test_same_place_and_same_pixels_only(rng: np.random.Generator) -> None:
     assert cache.bytes == 0
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=60),
     st.integers(0, 6),

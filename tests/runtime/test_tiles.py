@@ -23,7 +23,7 @@ def legal_facts(draw: st.DrawFn, longest: int = 400) -> TileFacts:
     return tile
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(legal_facts(), st.integers(1, 9000), st.integers(1, 9000))
 def test_every_output_pixel_has_weights_that_sum_to_one(tile: TileFacts, height: int, width: int) -> None:
     tiles = plan(height, width, tile)
@@ -37,7 +37,7 @@ def test_every_output_pixel_has_weights_that_sum_to_one(tile: TileFacts, height:
         assert np.abs(total - 1).max() <= 1e-6
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(legal_facts(), st.integers(1, 9000))
 def test_tiles_stay_inside_and_seams_stay_away_from_cuts(tile: TileFacts, width: int) -> None:
     axis = plan(1, width, tile).columns
@@ -62,7 +62,7 @@ def test_tiles_stay_inside_and_seams_stay_away_from_cuts(tile: TileFacts, width:
         assert span.rise + span.fall <= span.stop - span.start
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(legal_facts(longest=14), st.integers(1, 60), st.integers(1, 60))
 def test_weights_are_those_of_the_slow_two_dimensional_reference(tile: TileFacts, height: int, width: int) -> None:
     tiles = plan(height, width, tile)

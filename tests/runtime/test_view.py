@@ -62,7 +62,7 @@ def plain(
     return np.stack([np.asarray(Image.fromarray(plane).resize(size, kernel, box=scaled)) for plane in frame])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(5, 120),
     width=st.integers(5, 120),
