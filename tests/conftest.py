@@ -12,8 +12,11 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("zoomrt", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("zoomrt")
 
-# two threads in all, also where `make test` runs two processes
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# two threads in all, also where `make test` runs two processes, which inherit what the first one set
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@
       BundleError                     9   a bundle that is missing, damaged or edited
         EngineMismatch               10   a sound bundle that this machine or version cannot run
       OutOfMemory                    11   memory ran out
+        TileTooLarge                 11   there is no room for one tile: a smaller one may do
       RuntimeFault                   12   the engine failed or gave non-finite pixels while running
       StorageError                   13   a file or folder cannot be written
       MissingDependency              14   an optional package is not installed
@@ -37,6 +38,7 @@ __all__ = [
     "PrecisionError",
     "RuntimeFault",
     "StorageError",
+    "TileTooLarge",
     "UsageError",
     "ZoomrtError",
     "unknown_name",
@@ -130,6 +132,10 @@ class OutOfMemory(ZoomrtError):
     """Memory ran out."""
 
     exit_code = 11
+
+
+class TileTooLarge(OutOfMemory):
+    """There is no room for a single tile in the engine. A bundle with a smaller one may do: `zoomrt.load(smaller=)`."""
 
 
 class RuntimeFault(ZoomrtError):

@@ -120,12 +120,12 @@ def openvino_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, hin
     for _ in range(runs):
         request.infer()
         for one in request.profiling_info:
-            if ms := one.real_time.total_seconds() * 1e3:
-                taken.setdefault(one.node_name, []).append(ms)
-                facts[one.node_name] = (one.node_type, one.exec_type.rpartition("_")[2].lower())
+            taken.setdefault(one.node_name, []).append(one.real_time.total_seconds() * 1e3)
+            facts[one.node_name] = (one.node_type, one.exec_type.rpartition("_")[2].lower())
     return [
         _Time(name, facts[name][0], statistics.median(ms), facts[name][1], made_of.get(name, ()))
         for name, ms in taken.items()
+        if any(ms)
     ]
 
 

@@ -54,7 +54,8 @@ class _Moments(nn.Module):
         """Of each channel's group: (N, C, 1, ...)."""
         images, channels, *rest = x.shape
         groups = self.norm.num_groups
-        means = x.mean(dim=tuple(range(2, x.dim()))).reshape(images, groups, channels // groups).mean(2, keepdim=True)
+        means = x.mean(dim=tuple(range(2, x.dim()))) if rest else x
+        means = means.reshape(images, groups, channels // groups).mean(2, keepdim=True)
         return means.expand(-1, -1, channels // groups).reshape(images, channels, *[1] * len(rest))
 
 

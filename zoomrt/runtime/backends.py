@@ -71,8 +71,11 @@ def _network_of(manifest: Manifest) -> dict[str, object]:
     return {
         "family": manifest.family,
         "weights": manifest.weights.get("sha256"),
-        "precision": manifest.precision,
+        "sources": manifest.weights.get("sources"),
+        "target": manifest.target,
         "backend": manifest.backend,
+        "precision": manifest.precision,
+        "arithmetic": manifest.arithmetic,
         "scale": tile.scale,
         "value range": tile.value_range,
         "colour": tile.colour,

@@ -41,6 +41,10 @@ class CostEstimate:
         self.deviation += DEVIATION_GAIN * (abs(seconds - self.mean) - self.deviation)
         self.mean += GAIN * (seconds - self.mean)
 
+    def forget(self) -> None:
+        """Begin again: it is another engine now."""
+        self.mean, self.deviation = None, 0.0
+
     @property
     def seconds(self) -> float | None:
         """What to count on; None before the first run."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
-from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
+from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge
 
 __all__ = ["Session", "SessionStats", "batches_of", "named"]
 
@@ -80,7 +80,7 @@ class Session(ABC):
         Where memory runs out the batch is run in smaller ones, from then on, with one warning and a note in `stats`.
 
         Raises InputError for a batch of another shape or a type that is no float, RuntimeFault when the engine fails,
-        answers in another shape or gives a value that is not finite (that would become a black tile), OutOfMemory when
+        answers in another shape or gives a value that is not finite (that would become a black tile), TileTooLarge when
         there is no room for one tile.
         """
         self._check_open()
@@ -146,10 +146,10 @@ class Session(ABC):
                 raise RuntimeFault(f"the engine failed on {which}", seen=seen, needed="finite values", remedy=remedy)
 
     def _give_up(self, size: int, error: OutOfMemory) -> None:
-        """No batches of `size` from now on; OutOfMemory that says so where nothing smaller is left."""
+        """No batches of `size` from now on; TileTooLarge where nothing smaller is left."""
         smaller = [other for other in self.tile.batches if other < size]
         if not smaller:
-            raise OutOfMemory(
+            raise TileTooLarge(
                 f"{error.what}; this bundle has no smaller batch, and a bundle has one tile size",
                 seen=error.seen,
                 needed=error.needed,

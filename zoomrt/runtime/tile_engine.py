@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
-from zoomrt.errors import RuntimeFault
+from zoomrt.errors import RuntimeFault, TileTooLarge
 from zoomrt.runtime.tile_cache import codes_of
 from zoomrt.runtime.upscaler import Upscaler
 from zoomrt.runtime.view import View
@@ -139,7 +139,7 @@ class TileEngine:
                 jobs, self._queue = self._queue[:size], self._queue[size:]
                 self._running, self._since = jobs, time.perf_counter()
             try:
-                self._run(jobs)
+                self._run_with_room(jobs)
             except BaseException as problem:  # whoever waits for the tile raises it; this thread goes on
                 for job in jobs:
                     job.error = problem
@@ -149,14 +149,26 @@ class TileEngine:
                     job.done = True
                 self._changed.notify_all()
 
+    def _run_with_room(self, jobs: list[Job]) -> None:
+        """`_run`; where there is no room for a tile the upscaler takes a smaller one, and the jobs fail all the same:
+        they are for the tile before."""
+        facts = jobs[0].view.facts
+        try:
+            return self._run(jobs)
+        except TileTooLarge as error:
+            if not self._upscaler.may_shrink(facts):
+                raise
+            why = error.seen
+        self._upscaler.use_smaller(facts, why)
+        raise _of_another_tile(facts)
+
     def _run(self, jobs: list[Job]) -> None:
         started = time.perf_counter()
         pixels: list[Any] = []
         with self._upscaler.engine() as session:
             facts = session.tile
             if any(job.view.facts != facts for job in jobs):
-                seen, needed = "tiles for the engine before it", f"tiles of {facts.height}x{facts.width}"
-                raise RuntimeFault("cannot run tiles", seen=seen, needed=needed, remedy="Send the frame again.")
+                raise _of_another_tile(jobs[0].view.facts)
             inputs = self._inputs_for(facts)[: len(jobs)]
             for job, tile in zip(jobs, inputs, strict=True):
                 job.view.network_input(job.source, job.index, tile)
@@ -173,6 +185,14 @@ class TileEngine:
         if self._inputs.shape != shape:
             self._inputs = np.empty(shape, np.float32)
         return self._inputs
+
+
+def _of_another_tile(facts: TileFacts) -> RuntimeFault:
+    seen, needed = (
+        f"a tile of {facts.height}x{facts.width}",
+        "one of the engine's, which is smaller since memory ran out",
+    )
+    return RuntimeFault("cannot run tiles", seen=seen, needed=needed, remedy="Send the frame again.")
 
 
 def _give_way() -> None:

@@ -8,18 +8,19 @@ in the split form has a session that takes the whole picture and cuts tiles of i
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
-from zoomrt.errors import EngineMismatch, InputError, OutOfMemory, RuntimeFault, UsageError
+from zoomrt.errors import EngineMismatch, InputError, OutOfMemory, RuntimeFault, TileTooLarge, UsageError
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.backends import check_smaller, in_other_runner, open_session
 from zoomrt.runtime.blend import Blender
@@ -34,6 +35,7 @@ from zoomrt.runtime.wavelet import match_low_frequencies
 __all__ = ["Upscaler", "load"]
 
 Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
 Block = tuple[slice, slice, NDArray[np.float32]]
 """Rows and columns of the output frame that are final, and their pixels, (3, rows, columns) in tile.value_range."""
 
@@ -82,9 +84,15 @@ def load(
     try:
         return Upscaler(*loaded(first), smaller=lambda: loaded(second))
     except OutOfMemory as error:
-        upscaler = Upscaler(*loaded(second))
-        upscaler.note_smaller(first.manifest.tile, error)
-        return upscaler
+        why = error.seen
+    gc.collect()  # the error held what had been loaded
+    upscaler = Upscaler(*loaded(second))
+    try:
+        upscaler.note_smaller(first.manifest.tile, why)
+    except BaseException:
+        upscaler.close()
+        raise
+    return upscaler
 
 
 class Upscaler:
@@ -150,52 +158,69 @@ class Upscaler:
 
         Raises InputError for a frame that does not fit, or is on the GPU and cannot stay there, RuntimeFault when the
         engine fails or the upscaler is closed, OutOfMemory. The upscaler stays usable after any of them, and after
-        Ctrl-C.
+        Ctrl-C, but for what `with_room` says of the smaller tile.
         """
         if is_on_gpu(frame):
-            return self._with_room(lambda: self._upscale_on_gpu(frame, on_tile, out, stream))
+            return self.with_room(lambda: self._upscale_on_gpu(frame, on_tile, out, stream))
         if out is not None or stream is not None:
             seen, needed = f"out or stream with {type(frame).__name__}", "a frame on the GPU"
             raise InputError("cannot upscale this frame", seen=seen, needed=needed, remedy="Leave both out.")
         pixels.check_frame(frame)
-        return self._with_room(lambda: self._upscale(frame, on_tile))
+        return self.with_room(lambda: self._upscale(frame, on_tile))
 
     __call__ = upscale
 
-    def use_smaller(self, error: OutOfMemory) -> None:
-        """Let go of the engine and load the one of the smaller tile. Raises `error` where there is none, and what
-        `load` raises; the upscaler is closed then.
+    def may_shrink(self, tile: TileFacts) -> bool:
+        """Whether there is an engine for a tile smaller than this, to be loaded or in use by now."""
+        return self._smaller is not None or self.manifest.tile != tile
+
+    def with_room(self, run: Callable[[], Result]) -> Result:
+        """Do what needs the engine; again with the smaller tile where there is no room for one of this.
+
+        Raises what `run` raises, TileTooLarge where there is no smaller tile, and what `load` raises for that one; the
+        upscaler is closed then.
         """
         with self._lock:
-            if self._smaller is None:
-                raise error
-            load_smaller, self._smaller, tile = self._smaller, None, self.manifest.tile
-            self._session.close()  # its memory is needed
+            while True:
+                self._check_open()
+                tile = self.manifest.tile
+                try:
+                    return run()
+                except (TileTooLarge, RuntimeFault) as error:
+                    changed = self.manifest.tile != tile  # by a frame in between, that a callback sent
+                    if not changed and (self._smaller is None or not isinstance(error, TileTooLarge)):
+                        raise
+                    why = error.seen
+                self.use_smaller(tile, why)
+
+    def use_smaller(self, tile: TileFacts, why: str) -> None:
+        """Let go of the engine for `tile` and load the smaller one; nothing if there is none or it is in use by now.
+
+        why : the memory that was seen, for the note. No error about it should be alive any more: its traceback holds
+        the engine. Raises what `with_room` does.
+        """
+        with self._lock:
+            self._check_open()
+            if self._smaller is None or self.manifest.tile != tile:
+                return
+            load_smaller, self._smaller = self._smaller, None
+            self._session.close()
+            gc.collect()  # errors of tiles that nobody waits for any more
             try:
                 self.manifest, self._session = load_smaller()
             except BaseException:
                 self._closed = True
                 raise
-            self.note_smaller(tile, error)
+            self.note_smaller(tile, why)
 
-    def note_smaller(self, tile: TileFacts, error: OutOfMemory) -> None:
+    def note_smaller(self, tile: TileFacts, why: str) -> None:
         """Say once that there was no room for this tile."""
         assert isinstance(self._session, Session)
         now = self.manifest.tile
         self._session.note(
-            f"out of memory for tiles of {tile.height}x{tile.width} ({error.seen}): "
+            f"out of memory for tiles of {tile.height}x{tile.width} ({why}): "
             f"tiles of {now.height}x{now.width} from now on"
         )
-
-    def _with_room(self, run: Callable[[], Any]) -> Any:
-        """One frame; once more with the smaller tile where memory does not suffice."""
-        with self._lock:
-            self._check_open()
-            try:
-                return run()
-            except OutOfMemory as error:
-                self.use_smaller(error)
-            return run()
 
     def _upscale_on_gpu(self, frame: Any, on_tile: Progress | None, out: Any, stream: Any) -> DeviceArray:
         session, colour = self._session, self.manifest.tile.colour
@@ -214,7 +239,7 @@ class Upscaler:
         return result
 
     def _upscale(self, frame: NDArray[Any], on_tile: Progress | None) -> NDArray[Any]:
-        facts = self.manifest.tile
+        session, facts = self._session, self.manifest.tile
         out = pixels.empty_frame(frame, facts.scale)
         evaluations: list[int] | None = None if self.manifest.sampling is None else []
         result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if facts.colour == "mean_std" else None
@@ -227,14 +252,14 @@ class Upscaler:
                 self._check_open()  # on_tile or another thread may have closed it
 
         blocks: Generator[Block, None, None]
-        if isinstance(self._session, DeviceSession) and self._session.run_frame(frame, out, result):
+        if isinstance(session, DeviceSession) and session.run_frame(frame, out, result):
             count = len(plan(frame.shape[0], frame.shape[1], facts))
             on_part(count, count)
-            blocks, matched = _none(), self._session.matches_colours
-        elif isinstance(self._session, SplitSession):
-            blocks = _whole(self._session, frame, facts, on_part)
+            blocks, matched = _none(), session.matches_colours
+        elif isinstance(session, SplitSession):
+            blocks = _whole(session, frame, facts, on_part)
         else:
-            blocks = _tile_by_tile(self._session, frame, facts, on_part, evaluations)
+            blocks = _tile_by_tile(session, frame, facts, on_part, evaluations)
         with contextlib.closing(blocks):
             for rows, columns, block in blocks:
                 pixels.store(block, facts, out[rows, columns], result)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.errors import InputError, OutOfMemory, UsageError, unknown_name
+from zoomrt.errors import InputError, RuntimeFault, UsageError, unknown_name
 from zoomrt.runtime.crop import checked_zoom, within
 from zoomrt.runtime.deadline import Planner, mode_of
 from zoomrt.runtime.newest import NewestFirst, closed_fault, ms_since
@@ -103,7 +103,6 @@ class ZoomSession:
         _check(output_size, budget_ms, output_format, cache_bytes, still_tolerance, noise)
         self._owns = not isinstance(bundle, Upscaler)
         self._upscaler = bundle if isinstance(bundle, Upscaler) else load(bundle, threads=threads, verify=verify)
-        self._facts = self._upscaler.manifest.tile
         self._output = (output_size[1], output_size[0])
         self._format = output_format
         self._reuse, self._tolerance = reuse, still_tolerance
@@ -116,7 +115,8 @@ class ZoomSession:
         self._refined: list[Job] = []
         self._frames = NewestFirst()
         try:
-            self._warm_up(budget_ms)
+            self._upscaler.with_room(lambda: self._warm_up(budget_ms))
+            self._facts = self._upscaler.manifest.tile
             self._engine = TileEngine(
                 self._upscaler, _keeper(self._cache, reuse), self._planner.tile.observe, yields=budget_ms is not None
             )
@@ -216,19 +216,20 @@ class ZoomSession:
 
     def _answer(self, request: _Request) -> ZoomResult:
         with self._turn:
-            self._follow_tile()
-            try:
-                return self._answered(request)
-            except OutOfMemory as error:
-                if self._upscaler.manifest.tile == self._facts:  # else another session's frame was there before
-                    self._upscaler.use_smaller(error)
-            self._follow_tile()
-            return self._answered(request)
+            while True:
+                self._follow_tile()
+                try:
+                    return self._answered(request)
+                except RuntimeFault:
+                    if self._facts == self._upscaler.manifest.tile:
+                        raise
 
     def _follow_tile(self) -> None:
-        """The upscaler's tile is a smaller one once memory ran out; all plans are for another then."""
+        """The upscaler's tile is a smaller one once memory ran out; whatever is known is about another then."""
         if self._facts != self._upscaler.manifest.tile:
-            self._facts, self._view, self._missing = self._upscaler.manifest.tile, None, {}
+            self._facts, self._view, self._missing, self._refined = self._upscaler.manifest.tile, None, {}, []
+            self._cache.clear()
+            self._planner.tile.forget()
 
     def _answered(self, request: _Request) -> ZoomResult:
         """One frame, while it is this thread's turn."""
