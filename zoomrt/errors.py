@@ -11,7 +11,7 @@
       BundleError                     9   a bundle that is missing, damaged or edited
         EngineMismatch               10   a sound bundle that this machine or version cannot run
       OutOfMemory                    11   memory ran out
-        TileTooLarge                 11   there is no room for one tile: a smaller one may do
+        TileTooLarge                 15   there is no room for one tile: a smaller one may do
       RuntimeFault                   12   the engine failed or gave non-finite pixels while running
       StorageError                   13   a file or folder cannot be written
       MissingDependency              14   an optional package is not installed
@@ -136,6 +136,8 @@ class OutOfMemory(ZoomrtError):
 
 class TileTooLarge(OutOfMemory):
     """There is no room for a single tile in the engine. A bundle with a smaller one may do: `zoomrt.load(smaller=)`."""
+
+    exit_code = 15
 
 
 class RuntimeFault(ZoomrtError):
