@@ -46,7 +46,13 @@ def toy(kernel: str, name: str) -> Configuration:
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
-        "tile_gather": ("gather_rgb_fp16", "gather_rgb_fp32", "gather_bgr_fp16", "gather_nv12_fp32"),
+        "tile_gather": (
+            "gather_rgb_fp16",
+            "gather_rgb_fp32",
+            "gather_bgr_fp16",
+            "gather_nv12_fp16",
+            "gather_nv12_fp32",
+        ),
         "tile_blend": ("blend_fp16", "blend_fp32_sums"),
         "colour_match": ("colour_table", "colour_source_rgb", "colour_source_nv12"),
         "vq_nearest": ("vq",),
@@ -64,7 +70,7 @@ def test_every_gpu_of_a_target_is_covered_by_what_the_runtime_launches(tmp_path:
         (tmp_path / target.name).mkdir()
         kernels = write_kernels(target, TILE, tmp_path / target.name, quiet)
         sms = sorted(int(name[2:]) for name in target.compute_capabilities)
-        assert coverage(kernels) == {"blend_fp16": sms, "gather_rgb_fp16": sms}
+        assert coverage(kernels) == {"blend_fp16": sms, "gather_nv12_fp16": sms, "gather_rgb_fp16": sms}
         written = {f"kernels/{path.name}" for path in (tmp_path / target.name / "kernels").iterdir()}
         assert {kernel.file for kernel in kernels.values()} == written
         assert without_kernels(target, kernels) == []
@@ -75,7 +81,8 @@ def test_every_gpu_of_a_target_is_covered_by_what_the_runtime_launches(tmp_path:
 def test_type_of_tiles_and_colour_policy_decide_what_comes_along(tmp_path: Path) -> None:
     tile = msgspec.structs.replace(TILE, dtype="float32", colour="mean_std")
     kernels = write_kernels(TARGETS["sm89"], tile, tmp_path, quiet)
-    assert set(coverage(kernels)) == {"gather_rgb_fp32", "blend_fp32_sums", "colour_table", "colour_source_rgb"}
+    gathers, sources = {"gather_rgb_fp32", "gather_nv12_fp32"}, {"colour_source_rgb", "colour_source_nv12"}
+    assert set(coverage(kernels)) == {*gathers, "blend_fp32_sums", "colour_table", *sources}
 
 
 def test_a_manifest_tells_how_to_launch(tmp_path: Path) -> None:
@@ -111,7 +118,7 @@ def test_a_build_for_a_gpu_carries_its_kernels(tmp_path: Path, tiny_edge_weights
     request = BuildRequest(weights=tiny_edge_weights, precision="fp16", target="sm89", tile=32)
     result = build(request, tmp_path / "b", use_cache=False)
     manifest = result.manifest
-    assert coverage(manifest.kernels) == {"blend_fp16": [89], "gather_rgb_fp16": [89]}
+    assert coverage(manifest.kernels) == {"blend_fp16": [89], "gather_nv12_fp16": [89], "gather_rgb_fp16": [89]}
     assert {"kernels/gather_rgb_fp16.sm89.cubin", "kernels/blend_fp16.sm89.cubin"} <= manifest.files.keys()
     assert manifest.versions["triton"] != "not installed"
     assert any("gather_rgb_fp16 for SM89" in line for line in summary(result))

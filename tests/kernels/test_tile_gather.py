@@ -17,9 +17,11 @@ from torch import Tensor
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, UsageError
-from zoomrt.kernels.tile_gather import cost, reference, tile_gather, yuv_numbers
+from zoomrt.kernels.tile_gather import KR_KB, cost, frame_arguments, reference, tile_gather, yuv_numbers
 from zoomrt.runtime import pixels
+from zoomrt.runtime.frame_bytes import bytes_of as bytes_of_picture
 from zoomrt.runtime.pixel_formats import CameraFrame, read_window
+from zoomrt.runtime.rgb_view import picture_of
 from zoomrt.runtime.tiles import TilePlan, plan
 
 
@@ -97,6 +99,32 @@ def test_nv12_equal_to_the_runtime(generator: torch.Generator, matrix: str, full
     assert torch.equal(out, expected)
     exact = reference(origins_of(tiles), tile, (-1.0, 1.0), luma, chroma, "nv12", matrix, full_range, siting)
     torch.testing.assert_close(out.double(), exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "full_range", "siting"), [*itertools.product(KR_KB, (False, True), ("left", "center", "top-left"))]
+)
+def test_the_runtime_tells_a_kernel_what_the_launcher_does(
+    generator: torch.Generator, matrix: str, full_range: bool, siting: str
+) -> None:
+    """Where both planes lie in one copy, and the same ten numbers to the last bit."""
+    height, width = random.choice((8, 10)), 14
+    store = bytes_of(generator, height * width * 3 // 2)
+    luma, chroma = store[: height * width].view(height, width), store[height * width :].view(height // 2, width // 2, 2)
+    camera = CameraFrame((luma.numpy(), chroma.numpy()), "nv12", matrix, full_range, siting)  # type: ignore[arg-type]
+    read = bytes_of_picture(picture_of(camera))
+    assert read is not None
+    wanted = frame_arguments("test", luma, chroma, "nv12", matrix, full_range, siting)
+    wanted |= {"frame": luma.data_ptr(), "chroma": chroma.data_ptr()}
+    assert read.arguments(store.data_ptr(), height, width) | {"channel_stride": 0} == wanted
+
+    rgb = bytes_of(generator, height, width, 3)
+    read = bytes_of_picture(rgb.numpy())
+    assert read is not None
+    told = read.arguments(rgb.data_ptr(), height, width)
+    wanted = frame_arguments("test", rgb, None, "rgb", matrix, full_range, siting) | {"frame": rgb.data_ptr()}
+    assert told == {name: wanted[name] for name in told}
+    assert told.keys() >= {"frame", "height", "width", "row_stride", "column_stride", "channel_stride"}
 
 
 def test_any_strides_and_a_channel_for_noise(generator: torch.Generator) -> None:

@@ -33,8 +33,8 @@ class FakeCuda:
         self.capability = capability
         self.kernels: dict[str, Callable[..., None]] = {}
         """Entry -> kernel(grid, *arguments)."""
-        self.counts: dict[str, int] = {}
-        """Entry -> how many arguments the binary has."""
+        self.counts: dict[str | bytes, int] = {}
+        """Entry, or the binary itself where others have the same entry -> how many arguments it has."""
         self.capturing, self.works = 0, list[Callable[[], None]]()
         self.device_bytes = 0
         self.crossed: list[int] = []
@@ -224,20 +224,23 @@ class FakeCuda:
         class Kernel:
             handle = 1
 
-            def __init__(self, name: str) -> None:
-                self.name, self.num_arguments = name, fake.counts.get(name, 2)
+            def __init__(self, name: str, binary: bytes) -> None:
+                self.name, self.num_arguments = name, fake.counts.get(binary, fake.counts.get(name, 2))
 
         class ObjectCode:
+            def __init__(self, binary: bytes) -> None:
+                self.binary = binary
+
             @staticmethod
             def from_cubin(module: bytes, *, name: str = "", symbol_mapping: Any = None) -> ObjectCode:
                 fake.calls.append(("ObjectCode", "from_cubin", (module,), {"name": name}))
                 if error := fake.fail.get("ObjectCode.from_cubin"):
                     raise error
-                return ObjectCode()
+                return ObjectCode(module)
 
             @told
             def get_kernel(self, name: str) -> Kernel:
-                return Kernel(name)
+                return Kernel(name, self.binary)
 
         def launch(stream: Any, config: Any, kernel: Any, *kernel_args: Any) -> None:
             fake.calls.append(("", "launch", (stream, config, kernel, *kernel_args), {}))

@@ -385,8 +385,9 @@ def test_a_bundle_as_built_for_cuda_loads_with_its_kernels(
     request = BuildRequest(weights=tiny_edge_weights, tile=32, overlap=8, target="cuda", precision="fp16")
     manifest = build(request, tmp_path / "b").manifest
     cuda = FakeCuda(capability=(9, 0))
-    taken = [manifest.kernels[f"{name}:sm90"] for name in ("tile_gather_rgb_fp16", "tile_blend_fp16_sums")]
-    cuda.counts = {record.entry: len(record.arguments) for record in taken}
+    names = ("tile_gather_rgb_fp16", "tile_gather_nv12_fp16", "tile_blend_fp16_sums")
+    taken = [manifest.kernels[f"{name}:sm90"] for name in names]
+    cuda.counts = {(tmp_path / "b" / record.file).read_bytes(): len(record.arguments) for record in taken}
     runtime = FakeOrt(((1, 3, 32, 32), (1, 3, 128, 128)))
     monkeypatch.setattr("zoomrt.runtime.cuda_device.require_driver", lambda _what: None)
     monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", lambda: device_on(cuda))
@@ -397,7 +398,7 @@ def test_a_bundle_as_built_for_cuda_loads_with_its_kernels(
     )
     with upscaler_module.load(tmp_path / "b") as upscaler:
         assert upscaler.stats.notes == [], "the bundle has kernels for SM90, which no engine is built for"
-        assert cuda.names().count("ObjectCode.from_cubin") == 2
+        assert cuda.names().count("ObjectCode.from_cubin") == 3
         grey = FRAME[..., 0]  # which goes tile by tile
         np.testing.assert_array_equal(upscaler(grey), grey.repeat(4, 0).repeat(4, 1))
     assert not cuda.live

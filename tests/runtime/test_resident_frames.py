@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import at
+from frame_helpers import GATHER, gpu_upscaler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
-from test_frame_path import GATHER, gpu_upscaler
 from test_interop import LikeTorch, OnDevice
 
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault

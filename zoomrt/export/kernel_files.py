@@ -19,8 +19,8 @@ __all__ = ["FOLDER", "without_kernels", "write_kernels"]
 FOLDER = "kernels"
 """Of the binaries, inside the bundle."""
 
-_NOT_LAUNCHED = ("bgr", "nv12")
-"""Formats of frames that kernels could read, and that the runtime turns into RGB on the CPU."""
+_NOT_LAUNCHED = ("bgr",)
+"""Formats of frames that kernels could read, and that the runtime turns into RGB bytes on the CPU."""
 
 
 def write_kernels(target: Target, tile: TileFacts, scratch: Path, report: Progress) -> dict[str, KernelFile]:

@@ -14,7 +14,7 @@ from zoomrt.bundle import Bundle, Manifest, SamplingFacts
 from zoomrt.errors import EngineMismatch, UsageError, unknown_name
 from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.frame_path import ColourKernels
+from zoomrt.runtime.frame_engine import ColourKernels, FrameKernels
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import MAX_PIXELS, check_facts
@@ -160,37 +160,41 @@ def _on_gpu(bundle: Bundle) -> Session:
 
 
 def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> None:
-    """Cut and blend on the GPU where the bundle has the kernels for it; else a warning, and the CPU does it."""
+    """Cut and blend on the GPU where the bundle has the kernels for it; else a warning, and the CPU does it.
+
+    YUV frames take all the kernels that RGB ones do, or none.
+    """
     from zoomrt.kernel_file import find_kernel
     from zoomrt.runtime.cuda_kernel import CudaKernel
 
     manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
     kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
+
+    def found(fallback: str, *names: str) -> list[CudaKernel]:
+        """All of them, or none and a note."""
+        try:
+            records = [find_kernel(manifest.kernels, name, device.sm, fallback=fallback) for name in names]
+        except EngineMismatch as missing:
+            session.note(str(missing))
+            return []
+        return [CudaKernel(device, bundle.path, record) for record in records]
+
     if manifest.tile.noise is not None:
         session.note(f"start noise is made on the CPU. {fallback}")
         return
-    try:
-        records = [
-            find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
-            for name in (f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")
-        ]
-    except EngineMismatch as missing:
-        session.note(str(missing))
+    if not (whole := found(fallback, f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")):
         return
-    gather, blend = (CudaKernel(device, bundle.path, record) for record in records)
-    colours = None
+    colours: list[CudaKernel] = []
     if manifest.tile.colour == "mean_std" and MAX_PIXELS * manifest.tile.scale**2 < 2**31:  # pixels that they can count
         fallback = "Colours are matched on the CPU instead."
-        try:
-            records = [
-                find_kernel(manifest.kernels, name, device.sm, fallback=fallback)
-                for name in ("colour_source_rgb", "colour_table", "colour_apply")
-            ]
-        except EngineMismatch as missing:
-            session.note(str(missing))
-        else:
-            colours = ColourKernels(*(CudaKernel(device, bundle.path, record) for record in records))
-    session.use_kernels(gather, blend, colours)
+        colours = found(fallback, "colour_source_rgb", "colour_table", "colour_apply")
+    fallback = "YUV frames are cut into tiles on the CPU instead."
+    yuv = found(fallback, f"tile_gather_nv12_{kind}", *["colour_source_nv12"] * bool(colours))
+    gather, blend = whole
+    matching = None
+    if colours:
+        matching = ColourKernels({"rgb": colours[0]} | ({"nv12": yuv[1]} if yuv else {}), *colours[1:])
+    session.use_kernels(FrameKernels({"rgb": gather} | ({"nv12": yuv[0]} if yuv else {}), blend, matching))
 
 
 # manifest.backend -> what loads its engines

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomrt.runtime.rgb_view import Picture
+
 __all__ = ["EPSILON", "Moments", "apply_affine", "matching_affine", "moments_of_frame", "peak_of"]
 
 EPSILON = 1e-5
@@ -67,8 +69,8 @@ class Moments:
         return np.maximum(centred, 0) / max(self._count - 1, 1)
 
 
-def moments_of_frame(frame: NDArray[Any]) -> Moments:
-    """Moments of a whole frame, (H, W, 3) or (H, W) uint8, uint16 or float32."""
+def moments_of_frame(frame: Picture) -> Moments:
+    """Moments of a whole frame, (H, W, 3) or (H, W) uint8, uint16 or float32, or YUV, of which they are the RGB's."""
     moments = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype))
     for band in _bands(frame):
         moments.add(np.ascontiguousarray(np.moveaxis(_three_axes(band), 2, 0), np.float32))
@@ -100,7 +102,7 @@ def apply_affine(frame: NDArray[Any], gain: NDArray[np.float64], bias: NDArray[n
             band[..., channel] = table[band[..., channel]]
 
 
-def _bands(frame: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _bands(frame: Picture) -> Iterator[NDArray[Any]]:
     """Views of a few rows each, wide frames also cut into columns."""
     wide = min(frame.shape[1], _BAND_PIXELS)
     high = max(1, _BAND_PIXELS // wide)

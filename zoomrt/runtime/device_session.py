@@ -14,8 +14,10 @@ from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime.buffers import contiguous_strides
 from zoomrt.runtime.colour import Moments
 from zoomrt.runtime.device import Device, Engine, Stream
-from zoomrt.runtime.frame_path import ColourKernels, FramePath, Kernel
+from zoomrt.runtime.frame_engine import FrameKernels
+from zoomrt.runtime.frame_path import FramePath
 from zoomrt.runtime.interop import DeviceArray, DeviceView, device_view, stream_handle
+from zoomrt.runtime.rgb_view import Picture
 from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import Session, batches_of, named
 from zoomrt.runtime.tiles import check_size
@@ -101,21 +103,21 @@ class DeviceSession(Session):
             (result,) = [land() for _, land in landings]
         return result
 
-    def use_kernels(self, gather: Kernel, blend: Kernel, colours: ColourKernels | None = None) -> None:
+    def use_kernels(self, kernels: FrameKernels) -> None:
         """Cut and blend on the device from now on, and match colours there, see `FramePath`."""
-        self.frames = FramePath(self.device, self.tile, self.engines, self._pipeline.compute, gather, blend, colours)
+        self.frames = FramePath(self.device, self.tile, self.engines, self._pipeline.compute, kernels)
 
     @property
     def matches_colours(self) -> bool:
         """Whether frames that `run_frame` upscales have their colours matched."""
-        return self.frames is not None and self.frames.colours is not None
+        return self.frames is not None and self.frames.kernels.colours is not None
 
-    def run_frame(self, frame: NDArray[Any], out: NDArray[Any], moments: Moments | None) -> bool:
+    def run_frame(self, frame: Picture, out: NDArray[Any], moments: Moments | None) -> bool:
         """Upscale a whole frame on the device if that can be; otherwise False, and nothing is done.
 
         Where its memory does not suffice, frames go tile by tile from then on, with one warning.
         """
-        if self.frames is None or frame.dtype != np.uint8 or frame.ndim != 3:
+        if self.frames is None or not self.frames.takes(frame):
             return False
         self._check_open()
         try:
@@ -170,7 +172,10 @@ def _check_rgb(view: DeviceView) -> None:
         side > 1 and step not in good for side, step, good in zip(view.shape, view.strides, steps, strict=True)
     ):
         seen, needed = f"{view.dtype} {view.shape} with strides {view.strides}", "uint8 (H, W, 3), rows without gaps"
-        remedy = "Make it so on the GPU: cupy.ascontiguousarray(frame), tensor.contiguous()."
+        remedy = (
+            "Make it so on the GPU: cupy.ascontiguousarray(frame), tensor.contiguous(). "
+            "Planes of YUV go in as a CameraFrame, which copies them to the host."
+        )
         raise InputError(_WHAT, seen=seen, needed=needed, remedy=remedy)
     check_size(view.shape[0], view.shape[1], _WHAT)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,14 @@ __all__ = [
     "Matrix",
     "PixelFormat",
     "Siting",
+    "YuvNumbers",
+    "chroma_planes",
     "empty_like",
     "read_window",
     "rows_to_write",
     "write_rows",
     "write_view",
+    "yuv_numbers",
 ]
 
 PixelFormat = Literal["rgb", "bgr", "nv12", "nv21", "i420", "p010"]
@@ -211,21 +214,50 @@ def read_window(frame: CameraFrame, rows: slice, columns: slice) -> NDArray[np.f
         pixels = frame.planes[0][rows, columns, :: 1 if frame.format == "rgb" else -1]
         np.multiply(pixels.transpose(2, 0, 1), np.float32(1 / 255), out=out)
         return out
-    black, luma_gain, chroma_gain, middle = _levels(frame)
-    luma = (frame.planes[0][rows, columns] - np.float32(black)) * np.float32(1 / luma_gain)
-    blue, red = (_enlarged(plane, rows, columns, frame) for plane in _chroma_planes(frame))
+    numbers = yuv_numbers(frame)
+    luma = (frame.planes[0][rows, columns] - numbers.black) * numbers.luma_gain
+    blue, red = (_enlarged(plane, rows, columns, frame) for plane in chroma_planes(frame))
     for plane in (blue, red):
-        plane -= np.float32(middle)
-        plane *= np.float32(1 / chroma_gain)
-    weight_red, weight_blue = _WEIGHTS[frame.matrix]
-    weight_green = 1 - weight_red - weight_blue
-    np.add(luma, np.float32(2 * (1 - weight_red)) * red, out=out[0])
-    np.add(luma, np.float32(2 * (1 - weight_blue)) * blue, out=out[2])
-    red *= np.float32(-2 * (1 - weight_red) * weight_red / weight_green)
-    blue *= np.float32(-2 * (1 - weight_blue) * weight_blue / weight_green)
+        plane -= numbers.chroma_middle
+        plane *= numbers.chroma_gain
+    np.add(luma, numbers.red * red, out=out[0])
+    np.add(luma, numbers.blue * blue, out=out[2])
+    red *= numbers.green_red
+    blue *= numbers.green_blue
     red += blue
     np.add(luma, red, out=out[1])
     return np.clip(out, 0, 1, out=out)
+
+
+class YuvNumbers(NamedTuple):
+    """What turns codes into RGB in [0, 1], in FP32, under the names that `zoomrt/kernels/tile_gather.py` has for them.
+
+    y = (Y - black) * luma_gain, and u and v likewise with chroma_middle and chroma_gain; then R = y + red * v,
+    B = y + blue * u and G = y + (green_red * v + green_blue * u). down, right : where the first chroma sample lies, in
+    luma pixels from the middle of the first one.
+    """
+
+    black: np.float32
+    luma_gain: np.float32
+    chroma_middle: np.float32
+    chroma_gain: np.float32
+    red: np.float32
+    blue: np.float32
+    green_red: np.float32
+    green_blue: np.float32
+    down: np.float32
+    right: np.float32
+
+
+def yuv_numbers(frame: CameraFrame) -> YuvNumbers:
+    """The numbers of a YUV frame's matrix, range, siting and bits."""
+    black, luma_gain, chroma_gain, middle = _levels(frame)
+    weight_red, weight_blue = _WEIGHTS[frame.matrix]
+    weight_green = 1 - weight_red - weight_blue
+    red, blue = 2 * (1 - weight_red), 2 * (1 - weight_blue)
+    green = -red * weight_red / weight_green, -blue * weight_blue / weight_green
+    numbers = (black, 1 / luma_gain, middle, 1 / chroma_gain, red, blue, *green, *_offsets(frame.siting))
+    return YuvNumbers(*map(np.float32, numbers))
 
 
 def write_view(view: NDArray[np.float32], frame: CameraFrame) -> None:
@@ -260,7 +292,7 @@ def write_rows(view: NDArray[np.float32], frame: CameraFrame, rows: slice) -> No
     luma = view[0] * np.float32(weight_red)
     luma += view[1] * np.float32(1 - weight_red - weight_blue)
     luma += view[2] * np.float32(weight_blue)
-    for channel, weight, plane in zip((2, 0), (weight_blue, weight_red), _chroma_planes(frame), strict=True):
+    for channel, weight, plane in zip((2, 0), (weight_blue, weight_red), chroma_planes(frame), strict=True):
         chroma = _halved((view[channel] - luma)[around], frame.siting)
         chroma *= np.float32(chroma_gain / (2 * (1 - weight)))
         chroma += np.float32(middle)
@@ -294,7 +326,7 @@ def _levels(frame: CameraFrame) -> tuple[float, float, float, float]:
     return 0, peak, peak, 128 * unit
 
 
-def _chroma_planes(frame: CameraFrame) -> tuple[NDArray[Any], NDArray[Any]]:
+def chroma_planes(frame: CameraFrame) -> tuple[NDArray[Any], NDArray[Any]]:
     """U (blue) and V (red), (H/2, W/2) each."""
     if frame.format == "i420":
         return frame.planes[1], frame.planes[2]

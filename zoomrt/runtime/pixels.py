@@ -10,20 +10,27 @@ from numpy.typing import NDArray
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, OutOfMemory
 from zoomrt.runtime.colour import Moments, peak_of
+from zoomrt.runtime.rgb_view import Picture, RgbView
 from zoomrt.runtime.tiles import TilePlan, check_size
 
 __all__ = ["LUMA", "check_frame", "empty_frame", "gather", "store"]
+
+_Part = slice | NDArray[np.intp]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of R, G, B in luma (ITU-R BT.601), as JPEG and Pillow's grey use them."""
 
 
 def check_frame(frame: object) -> None:
-    """InputError unless frame is (H, W, 3) or (H, W) uint8, uint16 or float32 in [0, 1], within the size limits."""
+    """InputError unless frame is a `Picture` within the size limits: an `RgbView`, or an array, (H, W, 3) or (H, W),
+    uint8, uint16 or float32 in [0, 1]."""
     what = "cannot upscale this frame"
+    if isinstance(frame, RgbView):
+        check_size(frame.shape[0], frame.shape[1], what)
+        return
     if not isinstance(frame, np.ndarray):
         remedy = "Use np.asarray(frame)."
-        raise InputError(what, seen=type(frame).__name__, needed="a numpy array", remedy=remedy)
+        raise InputError(what, seen=type(frame).__name__, needed="a numpy array or a CameraFrame", remedy=remedy)
     if frame.ndim not in (2, 3) or (frame.ndim == 3 and frame.shape[2] != 3):
         remedy = "Pass RGB or grey, channels last; upscale alpha apart."
         raise InputError(what, seen=f"shape {frame.shape}", needed="(H, W, 3) or (H, W)", remedy=remedy)
@@ -39,25 +46,38 @@ def check_frame(frame: object) -> None:
             raise InputError(what, seen=seen, needed="float32 in [0, 1]", remedy=remedy)
 
 
-def empty_frame(like: NDArray[Any], scale: int) -> NDArray[Any]:
-    """An output frame for `like`: same type and rank, scale times the size, not filled. Raises OutOfMemory."""
+def empty_frame(like: Picture, scale: int) -> NDArray[Any]:
+    """An output frame for `like`: same type and rank (uint8 RGB for YUV), scale times the size, not filled. Raises
+    OutOfMemory."""
     shape = (like.shape[0] * scale, like.shape[1] * scale, *like.shape[2:])
+    dtype = np.dtype(np.uint8) if isinstance(like, RgbView) else like.dtype
     try:
-        return np.empty(shape, like.dtype)
+        return np.empty(shape, dtype)
     except MemoryError as cause:
-        needed = f"{int(np.prod(shape)) * like.dtype.itemsize / 1e6:.0f} MB for the output frame"
+        needed = f"{int(np.prod(shape)) * dtype.itemsize / 1e6:.0f} MB for the output frame"
         remedy = "Cut the picture into parts first, or close other programs."
         raise OutOfMemory("cannot hold the result", seen="no room", needed=needed, remedy=remedy) from cause
 
 
-def gather(frame: NDArray[Any], plan: TilePlan, index: int, tile: TileFacts, out: NDArray[np.float32]) -> None:
+def gather(frame: Picture, plan: TilePlan, index: int, tile: TileFacts, out: NDArray[np.float32]) -> None:
     """Read one tile, mirrored beyond the picture, into `out`, (3, tile height, tile width), in tile.value_range."""
     row, column = plan.position(index)
-    pixels = frame[plan.rows.indices(row)][:, plan.columns.indices(column)]
+    pixels = _read(frame, plan.rows.indices(row), plan.columns.indices(column))
     low, high = tile.value_range
     planes = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None]  # grey: three equal channels
-    np.multiply(planes, np.float32((high - low) / peak_of(frame.dtype)), out=out)
+    np.multiply(planes, np.float32((high - low) / peak_of(pixels.dtype)), out=out)
     out += np.float32(low)
+
+
+def _read(frame: Picture, rows: _Part, columns: _Part) -> NDArray[Any]:
+    """A tile's pixels. Where it reaches beyond the picture it has indices, and reads the whole axis."""
+    pixels: NDArray[Any] = frame[
+        rows if isinstance(rows, slice) else slice(None), columns if isinstance(columns, slice) else slice(None)
+    ]
+    for axis, part in enumerate((rows, columns)):
+        if not isinstance(part, slice):
+            pixels = pixels.take(part, axis)
+    return pixels
 
 
 def store(block: NDArray[np.float32], tile: TileFacts, out: NDArray[Any], moments: Moments | None) -> None:

@@ -27,6 +27,8 @@ from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.interop import DeviceArray, is_on_gpu
+from zoomrt.runtime.pixel_formats import CameraFrame
+from zoomrt.runtime.rgb_view import Picture, picture_of
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import plan
@@ -125,7 +127,7 @@ class Upscaler:
         return self.manifest.tile.scale
 
     @overload
-    def upscale(self, frame: NDArray[Any], *, on_tile: Progress | None = None) -> NDArray[Any]: ...
+    def upscale(self, frame: NDArray[Any] | CameraFrame, *, on_tile: Progress | None = None) -> NDArray[Any]: ...
 
     @overload
     def upscale(
@@ -138,12 +140,15 @@ class Upscaler:
         frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `tiles.MAX_SIDE` and
             `tiles.MAX_PIXELS`. Strides do not matter, and it is not written to. Grey goes through as three equal
             channels and comes back as luma.
+            Or a `CameraFrame` in any of its formats: YUV becomes RGB in float where a tile is read, and of P010 the
+            network sees all 10 bits. A session on a GPU with the kernels takes 8-bit YUV as NV12, 1.5 bytes a pixel.
         on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call. In the split
             form encoder and decoder count as one tile each.
 
-        Returns the same type and rank, `scale` times the size. Beyond both frames, memory is set by the tile size,
-        plus a strip one overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`. In
-        the split form it grows with the frame.
+        Returns the same type and rank, `scale` times the size. For a `CameraFrame` of any format, P010 included, that
+        is (H * scale, W * scale, 3) uint8 RGB. Beyond both frames, memory is set by the tile size, plus a strip one
+        overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`. In the split form it
+        grows with the frame.
 
         A frame on the GPU (CuPy, torch, Numba, PyCUDA), (H, W, 3) uint8 with dense rows, goes in without a copy and
         comes out as `interop.DeviceArray`, (H * scale, W * scale, 3) uint8 on the GPU, where the bundle has the kernels
@@ -165,8 +170,9 @@ class Upscaler:
         if out is not None or stream is not None:
             seen, needed = f"out or stream with {type(frame).__name__}", "a frame on the GPU"
             raise InputError("cannot upscale this frame", seen=seen, needed=needed, remedy="Leave both out.")
-        pixels.check_frame(frame)
-        return self.with_room(lambda: self._upscale(frame, on_tile))
+        picture = picture_of(frame)
+        pixels.check_frame(picture)
+        return self.with_room(lambda: self._upscale(picture, on_tile))
 
     __call__ = upscale
 
@@ -238,11 +244,11 @@ class Upscaler:
             on_tile(count, count)
         return result
 
-    def _upscale(self, frame: NDArray[Any], on_tile: Progress | None) -> NDArray[Any]:
+    def _upscale(self, frame: Picture, on_tile: Progress | None) -> NDArray[Any]:
         session, facts = self._session, self.manifest.tile
         out = pixels.empty_frame(frame, facts.scale)
         evaluations: list[int] | None = None if self.manifest.sampling is None else []
-        result = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype)) if facts.colour == "mean_std" else None
+        result = Moments(1 if out.ndim == 2 else 3, peak_of(out.dtype)) if facts.colour == "mean_std" else None
         matched = False
 
         def on_part(done: int, total: int) -> None:
@@ -314,7 +320,7 @@ class Upscaler:
 
 
 def _tile_by_tile(
-    session: Session, frame: NDArray[Any], facts: TileFacts, on_part: Progress, evaluations: list[int] | None
+    session: Session, frame: Picture, facts: TileFacts, on_part: Progress, evaluations: list[int] | None
 ) -> Generator[Block, None, None]:
     tiles = plan(frame.shape[0], frame.shape[1], facts)
     blender = Blender(tiles)
@@ -339,9 +345,7 @@ def _none() -> Generator[Block, None, None]:
     yield from ()
 
 
-def _whole(
-    session: SplitSession, frame: NDArray[Any], facts: TileFacts, on_part: Progress
-) -> Generator[Block, None, None]:
+def _whole(session: SplitSession, frame: Picture, facts: TileFacts, on_part: Progress) -> Generator[Block, None, None]:
     height, width = frame.shape[:2]
     picture = np.empty((1, 3, height, width), np.float32)
     one_tile = plan(height, width, msgspec.structs.replace(facts, height=height, width=width))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.runtime.colour import peak_of
+from zoomrt.runtime.rgb_view import Picture
 
 __all__ = ["CUBIC", "REACH", "match_low_frequencies"]
 
@@ -28,34 +29,33 @@ once blurred it is within half an 8-bit step of this one on a photograph (tests/
 _BAND_ROWS = 64  # not fewer than REACH: a band keeps the rows above the next one
 
 
-def match_low_frequencies(frame: NDArray[Any], source: NDArray[Any]) -> None:
+def match_low_frequencies(frame: NDArray[Any], source: Picture) -> None:
     """Replace the low frequencies of `frame` by those of `source`, in place.
 
     frame : (H, W, 3) or (H, W), uint8, uint16 or float32 in [0, 1]. What is corrected are the stored pixels, clipped
         and, where they are integers, rounded; the reference systems correct 8-bit (OSEDiff) or float pixels (HYPIR).
         Rounded and clipped again afterwards. Against float pixels rounded once this is less than 1.5 integer steps.
-    source : the same type and rank, each side a whole part of the frame's.
+    source : the same type and rank, or YUV for (H, W, 3); each side a whole part of the frame's.
 
     Holds about 3 KB for each column of the frame, whatever its height.
     """
-    planes = zip(_planes(frame), _planes(source), strict=True)
-    for plane, coarse in planes:
-        _match_plane(plane, coarse)
+    planes = [frame] if frame.ndim == 2 else [frame[:, :, channel] for channel in range(frame.shape[2])]
+    for channel, plane in enumerate(planes):
+        _match_plane(plane, source, channel)
 
 
-def _planes(frame: NDArray[Any]) -> list[NDArray[Any]]:
-    return [frame] if frame.ndim == 2 else [frame[:, :, channel] for channel in range(frame.shape[2])]
-
-
-def _match_plane(plane: NDArray[Any], source: NDArray[Any]) -> None:
+def _match_plane(plane: NDArray[Any], source: Picture, channel: int) -> None:
     rows, peak = plane.shape[0], peak_of(plane.dtype)
+    unit = np.float32(peak / peak_of(source.dtype))
     above = plane[:0]  # rows as they were before the band above was corrected
     for top in range(0, rows, _BAND_ROWS):
         bottom = min(top + _BAND_ROWS, rows)
         first, last = top - len(above), min(bottom + REACH, rows)
         pixels = np.concatenate([above, plane[top:last]]).astype(np.float32)
         above = plane[max(top, bottom - REACH) : bottom].copy()
-        difference = _enlarged(source, range(first, last), plane.shape) - pixels
+        difference = _enlarged(source, channel, range(first, last), plane.shape)
+        difference *= unit
+        difference -= pixels
         band = slice(top - first, bottom - first)
         corrected = pixels[band] + _low(difference)[band]
         np.clip(corrected, 0, peak, out=corrected)
@@ -79,11 +79,15 @@ def _blurred_rows(pixels: NDArray[np.float32], spacing: int) -> NDArray[np.float
     return blurred
 
 
-def _enlarged(source: NDArray[Any], rows: range, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Some rows of the source enlarged to `shape`, in the source's own unit, not clipped."""
+def _enlarged(source: Picture, channel: int, rows: range, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Some rows of one channel of the source enlarged to `shape`, in the source's own unit, not clipped."""
+    taps = _cubic_taps(rows, source.shape[0], shape[0])
+    first, last = int(taps[0][0][0]), int(taps[-1][0][-1])
+    coarse = source[first : last + 1, :]
+    coarse = coarse if coarse.ndim == 2 else coarse[:, :, channel]
     tall = np.zeros((len(rows), source.shape[1]), np.float32)
-    for indices, weights in _cubic_taps(rows, source.shape[0], shape[0]):
-        tall += source[indices] * weights[:, None]
+    for indices, weights in taps:
+        tall += coarse[indices - first] * weights[:, None]
     wide = np.zeros((len(rows), shape[1]), np.float32)
     for indices, weights in _cubic_taps(range(shape[1]), source.shape[1], shape[1]):
         wide += tall[:, indices] * weights
