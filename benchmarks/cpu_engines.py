@@ -50,7 +50,7 @@ from zoomrt.runtime.onnxruntime_session import core_count
 SIDE = 128
 SETTLE_S = 0.2
 """Pause before each run: worker threads of the library that ran before spin on for a while and would take a core."""
-SHORT_S = 1.0
+BURST_S = 0.3
 ENGINES = {
     "onnxruntime fp32": ("fp32", CpuEngine("onnxruntime")),
     "onnxruntime int8": ("int8", CpuEngine("onnxruntime")),
@@ -128,16 +128,14 @@ def torch_run(network: Callable[..., torch.Tensor], lr: NDArray[np.float32], dty
 
 
 def timed(run: Run) -> float:
-    """Seconds of a run, of the second one where they are short: as in a stream of tiles, caches are warm."""
+    """Seconds of one run. Where it is short, the median of a burst without its first run, as in a stream of tiles."""
     time.sleep(SETTLE_S)
-    started = time.perf_counter()
-    run()
-    taken = time.perf_counter() - started
-    if taken < SHORT_S:
+    taken: list[float] = []
+    while not taken or sum(taken) < BURST_S:
         started = time.perf_counter()
         run()
-        taken = time.perf_counter() - started
-    return taken
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:] or taken)
 
 
 def row(name: str, run: Run, eager: Run, wanted: NDArray[np.float32], peak: float, rounds: int) -> dict[str, object]:
