@@ -57,11 +57,12 @@ def check_smaller(bundle: Bundle, smaller: Bundle) -> None:
     if other.tile.height * other.tile.width >= one.tile.height * one.tile.width:
         seen.append(f"tiles of {other.tile.height}x{other.tile.width}")
     if seen:
+        engine = f" --backend {one.backend}" if one.backend in CPU_SESSIONS else ""  # else a build takes the fastest
         raise UsageError(
             f"bundle {str(smaller.path)!r} cannot stand in for {str(bundle.path)!r}",
             seen=", ".join(seen),
             needed=f"the same build with tiles smaller than {one.tile.height}x{one.tile.width}",
-            remedy=f"Build it with the same options and --tile {max(one.tile.height // 2, 1)}.",
+            remedy=f"Build it with the same options,{engine} --tile {max(one.tile.height // 2, 1)}.",
         )
 
 
