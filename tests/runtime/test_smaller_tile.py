@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -10,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from runtime_helpers import FakeSession, facts, write_bundle
 
 from zoomrt import ZoomSession
 from zoomrt.bundle import Bundle
+from zoomrt.cli._common import run as run_command
+from zoomrt.cli.upscale import cli as upscale
 from zoomrt.errors import OutOfMemory, RuntimeFault, TileTooLarge, UsageError
 from zoomrt.runtime import backends
 from zoomrt.runtime.upscaler import Upscaler, load
@@ -154,6 +156,22 @@ def test_without_one_the_error_comes_through_and_names_it(sessions, bundles: tup
         np.testing.assert_array_equal(upscaler(FRAME), EXPECTED)
 
 
+@pytest.mark.parametrize("run", [0, 3])
+def test_the_command_says_so_once(
+    sessions, bundles: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], run: int
+) -> None:
+    sessions(lambda height, now: height == 32 and now == run)
+    for name in ("a", "b"):
+        Image.fromarray(FRAME).save(tmp_path / f"{name}.png")
+    pictures = [str(tmp_path / f"{name}.png") for name in ("a", "b")]
+    words = [str(bundles[0]), *pictures, "-o", str(tmp_path / "out"), "--smaller", str(bundles[1])]
+    assert run_command(upscale, words) == 0
+    err = capfd.readouterr().err
+    assert err.count("warning: out of memory for tiles of 32x32 (12 MB left): tiles of 16x16 from now on") == 1
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), EXPECTED)
+
+
 def refused() -> Iterator[tuple[dict[str, object], dict[str, object], str]]:
     yield {}, {}, "tiles of 32x32"
     yield SMALL | {"scale": 2}, {}, "another scale: 2"
@@ -275,4 +293,3 @@ def test_with_a_budget_and_a_moving_camera(sessions, bundles: tuple[Path, Path],
                 break
         assert upscaler.manifest.tile.height == 16
         assert session.process(ZOOMED, 4.0).problem is None
-    gc.collect()

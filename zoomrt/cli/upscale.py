@@ -84,6 +84,7 @@ def upscale_all(
     from zoomrt.runtime.upscaler import load
 
     failures: list[ZoomrtError] = []
+    told: set[str] = set()
     with (
         load(bundle, threads=threads, backend=backend, smaller=smaller) as upscaler,
         progress_bar(quiet=quiet) as advance,
@@ -102,7 +103,16 @@ def upscale_all(
             else:
                 if not quiet:
                     say(line)
+            _tell(upscaler, told)
     return failures
+
+
+def _tell(upscaler: Upscaler, told: set[str]) -> None:
+    """Say once what the engine does otherwise than the bundle has it; Python's warnings are off in a command."""
+    for note in upscaler.stats.notes:
+        if note not in told:
+            report(note, kind="warning")
+            told.add(note)
 
 
 def is_of_the_place(problem: ZoomrtError) -> bool:
