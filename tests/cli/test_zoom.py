@@ -13,8 +13,12 @@ from PIL import Image
 
 av = pytest.importorskip("av")
 
+from zoomrt.bundle import Bundle  # noqa: E402
+from zoomrt.cli._common import run  # noqa: E402
 from zoomrt.cli._video import camera_frame  # noqa: E402
 from zoomrt.cli._zoom_path import parse_path  # noqa: E402
+from zoomrt.cli.zoom import cli  # noqa: E402
+from zoomrt.runtime import backends  # noqa: E402
 from zoomrt.runtime.zoom import ZoomSession  # noqa: E402
 
 WIDTH, HEIGHT, COUNT, RATE = 64, 48, 8, 8
@@ -166,3 +170,23 @@ def test_a_turned_video_is_read_as_it_is_shown(
     shown = np.asarray(Image.open(tmp_path / "1.png").convert("RGB")).astype(int)
     assert shown.shape == mine.planes[0].shape
     assert np.abs(shown - mine.planes[0]).max() <= 1
+
+
+def test_what_the_engine_does_otherwise_is_said(
+    nearest_bundle: Path,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    real = backends.CPU_SESSIONS["onnxruntime"]
+
+    def noted(bundle: Bundle, threads: int | None) -> Any:
+        session = real(bundle, threads)
+        session.note("batches of 1 from now on")  # type: ignore[union-attr]
+        return session
+
+    monkeypatch.setitem(backends.CPU_SESSIONS, "onnxruntime", noted)
+    words = [str(nearest_bundle), str(video), "-o", str(tmp_path / "out.mkv"), "--zoom", "2"]
+    assert run(cli, words) == 0
+    assert capfd.readouterr().err.count("warning: batches of 1 from now on") == 1

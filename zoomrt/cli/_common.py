@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -108,6 +108,17 @@ def say(text: str) -> None:
 def _abandon_stdout() -> None:
     """Send what is still buffered nowhere, so that Python does not try again, and complain, at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def tell_notes(notes: Iterable[str], told: set[str]) -> None:
+    """Say once what an engine does otherwise than its bundle has it; Python's warnings are off in a command.
+
+    notes : `Upscaler.stats.notes`. told : those that were said, to which these are added.
+    """
+    for note in notes:
+        if note not in told:
+            report(note, kind="warning")
+            told.add(note)
 
 
 def report(problem: ZoomrtError | str, *, kind: str = "error") -> None:

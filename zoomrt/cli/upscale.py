@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoomrt.cli._common import Advance, out_of_memory, progress_bar, report, say, shared_options, start
+from zoomrt.cli._common import Advance, out_of_memory, progress_bar, report, say, shared_options, start, tell_notes
 from zoomrt.cli._pictures import FORMATS, Job, plan_jobs
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, UsageError, ZoomrtError
 
@@ -103,16 +103,8 @@ def upscale_all(
             else:
                 if not quiet:
                     say(line)
-            _tell(upscaler, told)
+            tell_notes(upscaler.stats.notes, told)
     return failures
-
-
-def _tell(upscaler: Upscaler, told: set[str]) -> None:
-    """Say once what the engine does otherwise than the bundle has it; Python's warnings are off in a command."""
-    for note in upscaler.stats.notes:
-        if note not in told:
-            report(note, kind="warning")
-            told.add(note)
 
 
 def is_of_the_place(problem: ZoomrtError) -> bool:

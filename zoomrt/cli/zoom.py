@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomrt.cli._common import Advance, progress_bar, report, require, say, shared_options, start
+from zoomrt.cli._common import Advance, progress_bar, report, require, say, shared_options, start, tell_notes
 from zoomrt.cli._zoom_path import ZoomPath, parse_keyframes, parse_path
 from zoomrt.errors import UsageError
 
@@ -68,6 +68,7 @@ def cli(
     from zoomrt.cli._pictures import Job
     from zoomrt.cli._video import Source
     from zoomrt.cli.upscale import output_folders
+    from zoomrt.runtime.upscaler import load
     from zoomrt.runtime.zoom import ZoomSession
 
     check_output(output, None if device_kind else video, overwrite=overwrite)
@@ -82,13 +83,17 @@ def cli(
         path = parse_keyframes(keyframes) if keyframes else parse_path(zoom, center, lasts)
         view_size = _size(size, source.size)
         with (
-            ZoomSession(bundle, view_size, budget_ms=budget_ms, noise=noise / 255, threads=threads) as session,
+            load(bundle, threads=threads) as upscaler,
+            ZoomSession(upscaler, view_size, budget_ms=budget_ms, noise=noise / 255) as session,
             progress_bar(quiet=quiet) as advance,
             output_folders([Job(Path(video), output)]),
         ):
             run = _Run(session, path, view_size, side_by_side, _Progress(advance, output.name, lasts))
             write = run.pictures if is_pattern(output) else run.video
-            write(source, output, seconds)
+            try:
+                write(source, output, seconds)
+            finally:
+                tell_notes(upscaler.stats.notes, set())
     if not quiet:
         took, counts = time.monotonic() - started, run.counts
         tiles = f"{counts['computed']} tiles computed, {counts['reused']} reused, {counts['bicubic']} bicubic"
