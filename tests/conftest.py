@@ -1,4 +1,4 @@
-"""Shared fixtures: fresh random numbers that can be replayed, a cache folder that is not the user's, one thread, a tiny `edge`.
+"""Shared fixtures: random numbers that can be replayed, a cache folder that is not the user's, one thread, a tiny `edge`.
 
 Every run draws another seed, prints it in its first lines, and `pytest --seed N` draws the same inputs again, also of a
 single test: what a test is given depends on the seed and on the test's own name alone.
@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def pytest_report_header() -> str:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item):  # noqa: ANN201
+def pytest_runtest_makereport(item: pytest.Item):
     report = yield
     if report.failed:
         report.sections.append(("seed", f"pytest --seed {os.environ[SEED_VARIABLE]} '{item.nodeid}'"))
@@ -74,9 +75,9 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def session_rng() -> np.random.Generator:
-    """A generator for fixtures that many tests share."""
-    return np.random.default_rng(seed_of("session"))
+def rng_for() -> Callable[[str], np.random.Generator]:
+    """Makes a generator from the run's seed and a name: for fixtures that many tests share, in whatever order."""
+    return lambda name: np.random.default_rng(seed_of(name))
 
 
 @pytest.fixture(autouse=True)
