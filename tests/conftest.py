@@ -1,4 +1,4 @@
-"""Shared fixtures: random numbers that can be replayed, a cache folder that is not the user's, one thread, a tiny `edge`.
+"""Shared fixtures: random numbers that can be replayed, a cache that is not the user's, one thread, a tiny `edge`.
 
 Every run draws another seed, prints it in its first lines, and `pytest --seed N` draws the same inputs again, also of a
 single test: what a test is given depends on the seed and on the test's own name alone.
