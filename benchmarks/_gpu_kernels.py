@@ -145,57 +145,6 @@ def part_attention_blocks(_run: Run) -> list[Row]:
     return sorted(rows, key=lambda row: (row["size"], row["us"] if isinstance(row["us"], float) else 1e9))
 
 
-NORMS = [(1, 128, 512, 32), (1, 256, 512, 32), (1, 512, 64, 32), (1, 320, 64, 32), (1, 1280, 8, 32), (4, 512, 128, 32)]
-"""n, channels, side, groups."""
-
-
-def part_norm_correct(_run: Run) -> list[Row]:
-    import torch
-
-    from zoomrt.kernels.group_norm_silu import group_norm_silu, reference
-
-    rows = []
-    for n, channels, side, groups in NORMS:
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x = (torch.randn(n, channels, side, side, device="cuda") * 2 + 5).half().contiguous(memory_format=layout)
-            parts = [
-                torch.randn(s, device="cuda").half() for s in ((channels,), (channels,), (n, channels), (n, channels))
-            ]
-            exact = reference(x.double(), groups, *parts)
-            error = (group_norm_silu(x, groups, *parts) - exact).abs() / (exact.abs() + 1)
-            case = f"{n}x{channels}x{side}x{side} {str(layout).split('.')[-1]}"
-            rows.append({"case": case, "largest_relative": error.max().item(), "within": error.max().item() < 2**-10})
-    return rows
-
-
-def part_norm(run: Run) -> list[Row]:
-    """Beside torch eager and torch.compile. Goal: 80 % of the copy bandwidth."""
-    import torch
-
-    from zoomrt.kernels.group_norm_silu import cost, group_norm_silu, reference
-
-    compiled = torch.compile(reference, dynamic=False)
-    rows = []
-    for n, channels, side, groups in NORMS:
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x = torch.randn(n, channels, side, side, device="cuda").half().contiguous(memory_format=layout)
-            weight, bias = (torch.randn(channels, device="cuda").half() for _ in range(2))
-            given = (x, groups, weight, bias)
-            ours = timed(group_norm_silu, *given)
-            moved = cost(n, channels, side * side, groups).bytes
-            rows.append(
-                {
-                    "case": f"{n}x{channels}x{side}x{side} {str(layout).split('.')[-1]}",
-                    "ours_us": ours,
-                    "torch_us": timed(reference, *given),
-                    "compile_us": timed(compiled, *given),
-                    "gb_per_s": moved / ours * 1e-3 if isinstance(ours, float) else "",
-                    "share_of_copy": share(moved / run.copy_gb_per_s * 1e-3, ours),
-                }
-            )
-    return rows
-
-
 def part_frame(run: Run) -> list[Row]:
     """Gather, blend and colours of a 512x512 frame to 2048x2048: bytes equal to the CPU's, then time."""
     import numpy as np
@@ -257,72 +206,6 @@ def part_frame(run: Run) -> list[Row]:
     return rows
 
 
-def part_vq(_run: Run) -> list[Row]:
-    """Beside torch.cdist with argmin, and the network's own codebook in parts."""
-    import torch
-
-    from zoomrt.export.vq_autoencoder import Codebook, VqConfig
-    from zoomrt.kernels.vq_nearest import vq_nearest
-
-    network = Codebook(VqConfig()).cuda().eval()
-    codebook = network.embedding.weight.detach()
-    latent = torch.randn(1, 3, 128, 128, device="cuda")
-    points = latent.flatten(2)[0].T.contiguous()
-    indices = vq_nearest(latent, codebook)[1].flatten().long()
-    distances = torch.cdist(points.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
-    chosen = distances.gather(1, indices[:, None])[:, 0]
-    within = bool((chosen <= distances.amin(1) * (1 + 10 * 2.0**-24)).all())
-    with torch.no_grad():
-        return [
-            {
-                "case": "16384 pixels, 8192 codes",
-                "within": within,
-                "ours_us": timed(vq_nearest, latent, codebook),
-                "cdist_us": timed(lambda: torch.cdist(points, codebook).argmin(1)),
-                "network_us": timed(network, latent),
-            }
-        ]
-
-
-def part_cubin(_run: Run) -> list[Row]:
-    """A kernel compiled ahead of time, loaded and launched by cuda-core as the runtime does it, equal to Triton's."""
-    import numpy as np
-    import torch
-    import triton
-    from cuda.core import Device, LaunchConfig, ObjectCode, launch
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from zoomrt.kernels.vq_nearest import configuration, vq_nearest
-
-    chosen = configuration(3, "fp32")
-    names = chosen.function.arg_names
-    signature = {name: chosen.signature.get(name, "constexpr") for name in names}
-    hints = {(names.index(name),): [["tt.divisibility", 16]] for name in chosen.aligned}
-    source = ASTSource(chosen.function, signature, {(names.index(n),): c for n, c in chosen.constants.items()}, hints)
-    major, minor = torch.cuda.get_device_capability()
-    options = {"num_warps": chosen.warps, "num_stages": chosen.stages, "enable_fp_fusion": chosen.fused_multiply_add}
-    built = triton.compile(source, target=GPUTarget("cuda", 10 * major + minor, 32), options=options)
-    device = Device(0)
-    device.set_current()
-    stream = device.create_stream()
-    kernel = ObjectCode.from_cubin(built.asm["cubin"]).get_kernel(built.metadata.name)
-    latent, codebook = torch.randn(1, 3, 37, 41, device="cuda"), torch.randn(513, 3, device="cuda")
-    quantised, indices = torch.empty_like(latent), torch.empty(1, 37, 41, dtype=torch.int32, device="cuda")
-    torch.cuda.synchronize()
-    pixels = 37 * 41
-    numbers = (pixels, 513, 3 * pixels, pixels, 3 * pixels, pixels)
-    pointers = [tensor.data_ptr() for tensor in (latent, codebook, quantised, indices)]
-    grid = chosen.grid_of({"pixels": pixels, "pictures": 1})
-    config = LaunchConfig(grid=grid, block=32 * chosen.warps, shmem_size=built.metadata.shared)
-    hidden = (0, 0)  # Triton's two scratch pointers, unused
-    launch(stream, config, kernel, *pointers, *map(np.int32, numbers), *hidden)
-    stream.sync()
-    expected = vq_nearest(latent, codebook)
-    equal = torch.equal(quantised, expected[0]) and torch.equal(indices, expected[1])
-    return [{"case": chosen.name, "equal": equal, "shared_bytes": built.metadata.shared}]
-
-
 def part_interop(_run: Run) -> list[Row]:
     """A frame in CuPy's memory, gathered and blended where it lies."""
     import cupy
@@ -343,14 +226,10 @@ def part_interop(_run: Run) -> list[Row]:
 CORRECT: dict[str, Callable[[Run], list[Row]]] = {
     "machine": part_machine,
     "attention-correct": part_attention_correct,
-    "norm-correct": part_norm_correct,
     "frame": part_frame,
-    "vq": part_vq,
-    "cubin": part_cubin,
     "interop": part_interop,
 }
 FAST: dict[str, Callable[[Run], list[Row]]] = {
     "attention": part_attention,
-    "norm": part_norm,
     "attention-blocks": part_attention_blocks,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.report import table
-from zoomrt.kernels import attention, colour_match, group_norm_silu, tile_blend, tile_gather, vq_nearest
+from zoomrt.kernels import attention, colour_match, tile_blend, tile_gather
 from zoomrt.kernels.cost import Cost
 
 PAGE = Path(__file__).parent.parent / "docs" / "kernels.md"
@@ -26,14 +26,10 @@ CASES: list[tuple[str, str, Cost]] = [
     ("attention", "VAE, 1 head of 512, 4096 tokens", attention.cost(1, 1, 4096, 4096, 512)),
     ("attention", "VAE, 1 head of 512, 16384 tokens", attention.cost(1, 1, 16384, 16384, 512)),
     ("attention", "SinSR, 64 windows, 6 heads of 32, 64 tokens", attention.cost(64, 6, 64, 64, 32)),
-    ("group_norm_silu", "VAE, 128 channels, 512x512", group_norm_silu.cost(1, 128, 512 * 512, 32)),
-    ("group_norm_silu", "VAE, 512 channels, 64x64", group_norm_silu.cost(1, 512, 64 * 64, 32)),
-    ("group_norm_silu", "UNet, 1280 channels, 8x8", group_norm_silu.cost(1, 1280, 8 * 8, 32)),
     ("tile_gather", "25 tiles of 128x128, RGB", tile_gather.cost(25, 128, 128)),
     ("tile_gather", "25 tiles of 128x128, NV12", tile_gather.cost(25, 128, 128, "nv12")),
     ("tile_blend", "25 tiles of 512x512 to 2048x2048", tile_blend.cost(2048, 2048, 25, 512, 512)),
     ("colour_match", "512x512 to 2048x2048", colour_match.cost(512, 512, 4)),
-    ("vq_nearest", "128x128 pixels of 3, 8192 codes", vq_nearest.cost(1, 3, 128 * 128, 8192)),
 ]
 
 

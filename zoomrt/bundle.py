@@ -31,7 +31,6 @@ __all__ = [
     "Manifest",
     "NoiseFacts",
     "SamplingFacts",
-    "SplitFacts",
     "TileFacts",
     "open_bundle",
     "sha256_of",
@@ -81,18 +80,6 @@ class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def channels(self) -> int:
         """Of the graph's input."""
         return 3 + (self.noise.channels if self.noise else 0)
-
-
-class SplitFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the graphs `encoder`, `unet` and `decoder` of the split form are joined.
-
-    clean latent = latent_gain * latent - noise_gain * noise. In this form the tiles of `TileFacts` are the UNet's.
-    """
-
-    pixels_per_latent: int
-    """Output pixels per latent pixel, each axis."""
-    latent_gain: float
-    noise_gain: float
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,11 +148,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tile: TileFacts
     graphs: dict[str, str]
     """Batch size (a string, as JSON has it) -> ONNX file. Kept beside an engine too: the engine was built from it.
-    In the split form and for multi-step models, part -> ONNX file."""
+    For multi-step models, part -> ONNX file."""
     sampling: SamplingFacts | None = None
     """Present for multi-step models only."""
-    split: SplitFacts | None = None
-    """Present in the split form only, see `runtime/split_session.py`."""
     engines: dict[str, str] = {}
     """Batch size, or part -> compiled engine file; empty where the backend runs ONNX."""
     steps: int = 1

@@ -127,7 +127,6 @@ def test_without_a_gpu_it_ends_in_one_line(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"form": "split"}, "split form cannot.*target cuda.*nothing else joins its three graphs"),
         ({"precision": "int8"}, "does not build int8 for target cuda"),
         ({"backend": "tensorrt"}, "target cuda cannot be built with that backend.*need onnxruntime_cuda"),
         ({"attention_plugin": True}, "attention cannot be a plugin"),

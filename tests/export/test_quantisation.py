@@ -209,7 +209,6 @@ def test_pictures_of_ones_own(tmp_path: Path, tiny_edge_weights: Path) -> None:
         ({"precision": "fp8", "target": "sm86"}, r"cannot run fp8"),
         ({"target": "sm75"}, r"INT8 convolutions there in FP16"),
         ({"bisect": True}, r"8-bit layers cannot be bisected"),
-        ({"form": "split"}, r"split form"),
         ({"calibration": Calibration(method="msee")}, r"Did you mean mse"),
         ({"calibration": Calibration(tiles=0)}, r"--tiles.*got 0"),
         ({"calibration": Calibration(min_psnr_db=float("nan"))}, r"--min-psnr.*nan"),

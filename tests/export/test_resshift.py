@@ -168,7 +168,6 @@ def test_steps_must_be_said(tmp_path: Path, steps: int | None) -> None:
         ({"precision": "bf16", "backend": "openvino"}, "--precision bf16"),
         ({"backend": "openvino"}, "--backend openvino"),
         ({"bisect": True}, "--bisect"),
-        ({"form": "split"}, "--form split"),
         ({"batches": (1, 2)}, "--batch 1,2"),
     ],
 )

@@ -55,7 +55,7 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         "tile_blend": ("blend_fp16", "blend_fp32_sums"),
         "colour_match": ("colour_table", "colour_source_rgb", "colour_source_nv12"),
-        "vq_nearest": ("vq",),
+        "attention": ("attention",),
     }
     toys = [toy(kernel, name) for kernel, some in names.items() for name in some]
     monkeypatch.setattr(subject, "all_configurations", lambda: toys)

@@ -48,7 +48,7 @@ def test_nothing_is_fused(name: str, tmp_path: object) -> None:
 
 
 def test_fusing_is_seen(tmp_path: object) -> None:
-    assert ptx_of("vq_nearest_c3_fp32", str(tmp_path))["fused"]  # type: ignore[operator]
+    assert ptx_of("attention_d64_fp16", str(tmp_path))["fused"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

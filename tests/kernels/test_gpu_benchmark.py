@@ -17,7 +17,7 @@ from zoomrt.export.pipeline import BuildRequest
 
 def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.arguments([]).only is None
-    assert gpu.arguments(["--only", "norm", "--only", "vq"]).only == ["norm", "vq"]
+    assert gpu.arguments(["--only", "attention", "--only", "frame"]).only == ["attention", "frame"]
     assert gpu.arguments(["--out", "x/y"]).out == Path("x/y")
     with pytest.raises(SystemExit):
         gpu.arguments(["--only", "nonsense"])

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from runtime_helpers import FakeSession, facts, fake_upscaler, photograph, write_bundle
 
-from zoomrt.errors import EngineMismatch, InputError, RuntimeFault, UsageError
+from zoomrt.errors import InputError, RuntimeFault, UsageError
 from zoomrt.runtime.pixel_formats import FORMATS, CameraFrame, empty_like, read_window, write_view
 from zoomrt.runtime.upscaler import Upscaler, load
 from zoomrt.runtime.zoom import ZoomSession
@@ -409,15 +409,6 @@ def test_two_sessions_share_one_engine(upscaler: Upscaler, frame: NDArray[np.uin
         tickets = [one.submit(frame, 3.0), two.submit(frame, 3.0)]
         for ticket, pixels in zip(tickets, expected, strict=True):
             np.testing.assert_array_equal(ticket.result(20).pixels, pixels)
-
-
-def test_the_split_form_is_refused() -> None:
-    upscaler, _ = fake_upscaler(facts())
-    from zoomrt.runtime.split_session import SplitSession
-
-    upscaler._session = SplitSession.__new__(SplitSession)
-    with pytest.raises(EngineMismatch, match="split"):
-        ZoomSession(upscaler, OUTPUT)
 
 
 @pytest.mark.parametrize("given", FORMATS)

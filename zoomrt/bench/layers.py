@@ -51,7 +51,7 @@ def layers_of(bundle: Bundle, batch: NDArray[np.float32], threads: int, runs: in
     Raises EngineMismatch for a bundle of several graphs.
     """
     manifest = bundle.manifest
-    if manifest.sampling is not None or manifest.split is not None:
+    if manifest.sampling is not None:
         raise EngineMismatch(
             "cannot profile by layer", seen="several graphs", needed="one graph", remedy="Profile a one-step bundle."
         )

@@ -82,7 +82,7 @@ class Workload:
 
 @contextlib.contextmanager
 def calling(upscaler: Upscaler, work: Workload) -> Iterator[Callable[[], NDArray[Any]]]:
-    """What is timed, while the block lasts. Raises EngineMismatch for `engine` in the split form."""
+    """What is timed, while the block lasts."""
     if work.what == "engine":
         with upscaler.engine() as session:
             yield lambda: session.run(work.batch)

@@ -59,7 +59,6 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 @click.option("--method", help="8 bits: how ranges are chosen: mse, max, percentile or entropy.")
 @click.option("--min-psnr", type=float, help="8 bits: decibels to FP32 that every tile must keep; 40 if left out.")
 @click.option("--search-minutes", type=float, help="8 bits: to find what can be quantised; 10 if left out.")
-@click.option("--form", default="one_graph", show_default=True, help="split: three graphs, tiles in the latent.")
 @click.option("--timeout", "minutes", type=float, default=30.0, show_default=True, help="Minutes for one engine.")
 @click.option("--max-memory", help="Refuse a build that would take more, such as 800M, 12G or 12GiB.")
 @click.option("--bisect", is_flag=True, help="Where the graph differs from torch, name the first node that does.")
@@ -102,7 +101,6 @@ def cli(
     method: str | None,
     min_psnr: float | None,
     search_minutes: float | None,
-    form: str,
     minutes: float,
     max_memory: str | None,
     bisect: bool,
@@ -176,7 +174,6 @@ def cli(
             guidance=guidance,
         ),
         colour=colour,
-        form=form,
         bisect=bisect,
         calibration=choice,
     )

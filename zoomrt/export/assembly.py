@@ -17,9 +17,8 @@ from zoomrt.export.kernel_files import without_kernels, write_kernels
 from zoomrt.export.memory import check_budget, check_files, plan_memory, return_freed_memory, stored_bytes
 from zoomrt.export.multi_step import MultiStepNetwork
 from zoomrt.export.multi_step_parts import MultiStepParts
-from zoomrt.export.parts import EMULATED_SIDE, EightBitParts, Parts, SplitParts
+from zoomrt.export.parts import EMULATED_SIDE, EightBitParts, Parts
 from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
-from zoomrt.export.split import TILING
 from zoomrt.export.targets import COMPILERS, EIGHT_BIT, Target, floating_point
 
 __all__ = ["assemble"]
@@ -67,7 +66,6 @@ def assemble(
                 tile=tile,
                 graphs=parts.graphs,
                 sampling=sampling,
-                split=parts.split,
                 engines=parts.engines,
                 steps=len(sampling.evaluations) if sampling else facts.steps,
                 seeds=parts.seeds,
@@ -97,8 +95,6 @@ def assemble(
 def _kind_of_parts(request: BuildRequest, network: nn.Module) -> type[Parts]:
     if isinstance(network, MultiStepNetwork):
         return MultiStepParts
-    if request.form == "split":
-        return SplitParts
     return EightBitParts if request.precision in EIGHT_BIT else Parts
 
 
@@ -128,7 +124,6 @@ def _check_multi_step(request: BuildRequest, facts: FamilyFacts) -> None:
     refused = {
         f"--precision {request.precision}": request.precision in EIGHT_BIT or request.precision == "bf16",
         "--backend openvino": request.backend == "openvino",
-        "--form split": request.form == "split",
         "--bisect": request.bisect,
         f"--batch {','.join(map(str, request.batches))}": request.batches != (1,),
     }
@@ -137,7 +132,7 @@ def _check_multi_step(request: BuildRequest, facts: FamilyFacts) -> None:
             raise UsageError(
                 f"model {facts.name} takes several steps and cannot be built like that",
                 seen=option,
-                needed="--precision fp32 or fp16, one tile at a time, in the only form it has",
+                needed="--precision fp32 or fp16, one tile at a time",
                 remedy=f"Leave {option.split()[0]} out.",
             )
 
@@ -159,7 +154,7 @@ def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
 
 
 def _tile_facts(request: BuildRequest, facts: FamilyFacts, backend: str) -> TileFacts:
-    tiling = TILING if request.form == "split" else facts.tiling
+    tiling = facts.tiling
     side = request.tile if request.tile is not None else tiling.tile
     facts.size.check(side)
     overlap = request.overlap if request.overlap is not None else min(tiling.overlap, side // 2)

@@ -16,7 +16,6 @@ import torch
 from onnx_ir import passes
 from onnx_ir.passes import common as common_passes
 from torch import nn
-from torch.export import Dim
 
 from zoomrt.errors import ExportError
 from zoomrt.export.group_norm import GroupNormForm, group_norms_as
@@ -46,7 +45,6 @@ def export_graph(
     half: bool,
     opset: int,
     group_norm: GroupNormForm = "node",
-    free: bool = False,
 ) -> None:
     """Write `network` as an ONNX file with input `lr` and output `sr`, checked.
 
@@ -54,7 +52,6 @@ def export_graph(
     half : input and output in FP16, and the weights too; a network that is not yet in FP16 is copied for it.
     opset : from 23 on attention stays one `Attention` node.
     group_norm : how GroupNorm is written, see `group_norm.py`; `moments` for FP32 only.
-    free : leave height and width open; the h and w of `shape` are then an example, which must differ.
 
     The file depends on the network and the arguments only: no paths, times or stack traces are stored.
     Raises ExportError with the exporter's or checker's own message.
@@ -67,7 +64,6 @@ def export_graph(
         half=half,
         opset=opset,
         group_norm=group_norm,
-        free=free,
     )
 
 
@@ -80,7 +76,6 @@ def export_named(
     half: bool,
     opset: int,
     group_norm: GroupNormForm = "node",
-    free: bool = False,
 ) -> None:
     """`export_graph` for a network of several inputs and outputs, all of them floats, in the order of its arguments.
 
@@ -105,7 +100,6 @@ def export_named(
                 opset_version=opset,
                 input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},) if free else None,
                 optimize=True,
                 verbose=False,
             )

@@ -1,6 +1,6 @@
 """What a bundle is made of: graphs and engines, one per batch size, with the figures each step earned.
 
-`Parts` for FP32 and FP16, `EightBitParts` for 8-bit layers, `SplitParts` for the three graphs of the split form.
+`Parts` for FP32 and FP16, `EightBitParts` for 8-bit layers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from zoomrt.bundle import SplitFacts, TileFacts
+from zoomrt.bundle import TileFacts
 from zoomrt.errors import ExportError
 from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.calibration_report import write_report
@@ -32,15 +32,12 @@ from zoomrt.export.probes import extreme_tiles, with_noise
 from zoomrt.export.qdq import write_without_codes
 from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.ranges import Ranges
-from zoomrt.export.split import check_split, export_split, with_parts
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, floating_point
 
-__all__ = ["EMULATED_SIDE", "PROBE_SIDE", "EightBitParts", "Parts", "SplitParts"]
+__all__ = ["EMULATED_SIDE", "EightBitParts", "Parts"]
 
-PROBE_SIDE = 64
-"""Side of what the split form is tried on, LR pixels, or the build's tile if that is smaller."""
 EMULATED_SIDE = 32
-"""The same for FP16 emulation; the ranges come from a whole tile besides."""
+"""Side of the tiles of FP16 emulation, LR pixels, or the build's tile if smaller; ranges come from a whole tile."""
 
 
 class Parts:
@@ -71,7 +68,6 @@ class Parts:
         self.seeds = {"parity": seed}
         self.wanted: dict[int, Reference] = {}
         self.graphs: dict[str, str] = {}
-        self.split: SplitFacts | None = None
         self.engines: dict[str, str] = {}
         self.parity: dict[str, Any] = {}
         self.numerics: dict[str, Any] = {}
@@ -317,23 +313,3 @@ class EightBitParts(Parts):
         if warning is not None:
             self.warnings.append(f"{self.engines[str(batch)]}: {warning}")
         return summary
-
-
-class SplitParts(Parts):
-    """The three graphs of the split form."""
-
-    def export(self, network: nn.Module) -> None:
-        latent_network = with_parts(network)
-        self.report("reference", 0.0)
-        side = self.facts.size.largest_within(min(PROBE_SIDE, self.tile.height))
-        self.wanted = {1: reference(network, (1, 3, side, side), self.tile.value_range, self.seed, half=False)}
-        self.report("export", 0.0)
-        self.graphs, self.split = export_split(latent_network, self.scratch, self.target.opset)
-        self.built += [f"graph {name}" for name in self.graphs.values()]
-
-    def finish(self, suspect: nn.Module | None) -> None:  # noqa: ARG002 - bisecting is for one graph
-        assert self.split is not None
-        self.report("parity", 0.0)
-        result = check_split(self.scratch, self.graphs, self.tile, self.split, self.wanted[1])
-        self.parity["split"] = {"seed": self.seed, "reference": "torch float32", "results": [asdict(result)]}
-        self.ran += [f"graph {name} in onnxruntime on CPU" for name in self.graphs.values()]

@@ -21,11 +21,10 @@ from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
 
-__all__ = ["COLOURS", "DEFAULT_MODEL", "FORMS", "BuildRequest", "BuildResult", "Progress", "build"]
+__all__ = ["COLOURS", "DEFAULT_MODEL", "BuildRequest", "BuildResult", "Progress", "build"]
 
 DEFAULT_MODEL = "edge"
 COLOURS: tuple[str, ...] = get_args(ColourPolicy)
-FORMS = ("one_graph", "split")
 Progress = Callable[[str, float], None]
 _NOT_AS_THEY_ARE = ("weights", "sources", "calibration", "timeout_s", "max_memory", "bisect")
 """Fields of a request that its key takes by content, or that cannot change the bundle."""
@@ -45,7 +44,6 @@ class BuildRequest:
     max_memory : bytes; a build that is expected to take more is refused before it starts.
     sources : what the family needs besides the checkpoint.
     colour : another colour policy than the family's, see `bundle.TileFacts.colour`.
-    form : `split` for three graphs and latent tiles, see `split.py`; target cpu, precision fp32 and batch 1 only.
     bisect : where the graph does not do what torch does, name the first node that differs.
     calibration : for precisions with 8-bit layers only.
     require_faster : refuse a bundle with fewer bits that was measured no faster than FP32; target cpu only.
@@ -64,7 +62,6 @@ class BuildRequest:
     max_memory: int | None = None
     sources: Sources = NO_SOURCES
     colour: str | None = None
-    form: str = "one_graph"
     bisect: bool = False
     calibration: Calibration | None = None
     require_faster: bool = False
@@ -100,7 +97,7 @@ def build(
     precision_named(request.precision, target)
     if request.model is not None and request.model not in family_names():
         raise unknown_name("model", request.model, family_names())
-    _check_colour_and_form(request)
+    _check_colour(request)
     _check_calibration(request)
     backend = _backend(request, target)
     _check_require_faster(request, backend)
@@ -148,26 +145,9 @@ def _content_key(request: BuildRequest, versions: dict[str, str]) -> str:
     return cache.content_key({**content, "sources": request.sources.fingerprint, "versions": versions})
 
 
-def _check_colour_and_form(request: BuildRequest) -> None:
+def _check_colour(request: BuildRequest) -> None:
     if request.colour is not None and request.colour not in COLOURS:
         raise unknown_name("colour policy", request.colour, COLOURS)
-    if request.form not in FORMS:
-        raise unknown_name("form", request.form, FORMS)
-    asked = (request.target, request.precision, request.batches)
-    if request.form == "split" and asked != ("cpu", "fp32", (1,)):
-        raise UsageError(
-            "the split form cannot be built like that",
-            seen=f"target {request.target}, precision {request.precision}, batch {','.join(map(str, request.batches))}",
-            needed="target cpu, precision fp32, batch 1: nothing else joins its three graphs",
-            remedy="Leave --target, --precision and --batch out, or --form.",
-        )
-    if request.form == "split" and request.bisect:
-        raise UsageError(
-            "the three graphs of the split form cannot be bisected",
-            seen="--form split --bisect",
-            needed="one graph",
-            remedy="Bisect the same model without --form split.",
-        )
 
 
 def _check_calibration(request: BuildRequest) -> None:
@@ -221,7 +201,7 @@ def _check_attention_plugin(request: BuildRequest, target: Target, backend: str)
 
 
 def _backend(request: BuildRequest, target: Target) -> str:
-    if target.name == "cpu" and request.backend in (None, *CPU_RUNNERS) and request.form == "one_graph":
+    if target.name == "cpu" and request.backend in (None, *CPU_RUNNERS):
         from zoomrt.export.cpu_engines import cpu_engines
 
         return cpu_engines(request.precision, request.backend)[0].backend

@@ -68,9 +68,8 @@ class Target:
     why : the reason for whatever differs from the other rows.
     kernels : modules of `zoomrt.kernels` that are compiled for these GPUs (for `cuda`: for every SM that kernels are
         compiled for) and shipped, since the runtime launches them around the engine; `colour_match` for the colour
-        policy `mean_std` only. The others it cannot: `vq_nearest`, `group_norm_silu` and `attention` would have to run
-        in the middle of a graph, and an engine calls no kernels but as plugins, which TensorRT-RTX has not (for full
-        TensorRT see `attention_form`).
+        policy `mean_std` only. `attention` runs in the middle of a graph, as a plugin of full TensorRT
+        (see `attention_form`).
     """
 
     name: str

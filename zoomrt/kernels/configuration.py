@@ -19,7 +19,7 @@ SMS = (75, 80, 86, 89, 90, 120)
 """Turing, A100, Ampere, Ada, Hopper and Blackwell of RTX cards: what zoomrt compiles for."""
 TENSOR_CORE_SMS = SMS[1:]
 """Without Turing: it has no BF16, and its FP16 attention spills in Triton (trt.md section 8)."""
-KERNELS: tuple[str, ...] = ("attention", "group_norm_silu", "tile_gather", "tile_blend", "colour_match", "vq_nearest")
+KERNELS: tuple[str, ...] = ("attention", "tile_gather", "tile_blend", "colour_match")
 """The modules of this package that have `configurations()`."""
 
 

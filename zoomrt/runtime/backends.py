@@ -16,7 +16,6 @@ from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.frame_engine import ColourKernels, FrameKernels
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import MAX_PIXELS, check_facts
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CPU_SESSIONS", "GPU_SESSIONS", "add_kernels", "check_smaller", "in_other_runner", "open_session"]
 
 
-def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None) -> Session | SplitSession:
+def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None) -> Session:
     """Load a bundle's engines; arguments and errors as for `zoomrt.load`."""
     manifest = bundle.manifest
     check_facts(manifest.tile)
@@ -38,7 +37,7 @@ def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None
         seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join([*CPU_SESSIONS, *GPU_SESSIONS])}"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
     session = _on_gpu(bundle) if on_gpu else CPU_SESSIONS[manifest.backend](bundle, threads)
-    if isinstance(session, Session) and (on_gpu if measure_batch is None else measure_batch):
+    if on_gpu if measure_batch is None else measure_batch:
         try:
             choose_batch(session)
         except BaseException:
@@ -52,8 +51,6 @@ def check_smaller(bundle: Bundle, smaller: Bundle) -> None:
     one, other = bundle.manifest, smaller.manifest
     mine, theirs = _network_of(one), _network_of(other)
     seen = [f"another {name}: {theirs[name]}" for name in mine if mine[name] != theirs[name]]
-    if one.split is not None or other.split is not None:
-        seen.append("the split form, which has no tiles")
     if other.tile.height * other.tile.width >= one.tile.height * one.tile.width:
         seen.append(f"tiles of {other.tile.height}x{other.tile.width}")
     if seen:
@@ -90,7 +87,7 @@ def in_other_runner(bundle: Bundle, backend: str) -> Bundle:
     manifest = bundle.manifest
     if backend not in CPU_SESSIONS:
         raise unknown_name("backend", backend, CPU_SESSIONS)
-    several = manifest.split is not None or manifest.sampling is not None
+    several = manifest.sampling is not None
     exact = manifest.backend in CPU_SESSIONS and manifest.precision == "fp32" and not several
     if backend != manifest.backend and not exact:
         form = ", several graphs" if several else ""
@@ -103,14 +100,12 @@ def in_other_runner(bundle: Bundle, backend: str) -> Bundle:
     return Bundle(bundle.path, msgspec.structs.replace(manifest, backend=backend))
 
 
-def _onnxruntime(bundle: Bundle, threads: int | None) -> Session | SplitSession:
+def _onnxruntime(bundle: Bundle, threads: int | None) -> Session:
     from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
 
     manifest = bundle.manifest
     if manifest.sampling is not None:
         return _multi_step(bundle, manifest.sampling, threads)
-    if manifest.split is not None:
-        return SplitSession(bundle.path, manifest.graphs, manifest.tile, manifest.split, threads)
     return OnnxRuntimeSession(bundle, threads)
 
 
@@ -146,7 +141,7 @@ def _on_gpu(bundle: Bundle) -> Session:
 
     manifest = bundle.manifest
     what = f"cannot run bundle {str(bundle.path)!r} here"
-    if manifest.sampling is not None or manifest.split is not None:
+    if manifest.sampling is not None:
         needed, remedy = "one graph per tile", "Build it with --target cpu to run it here."
         raise EngineMismatch(what, seen=f"several graphs for {manifest.backend}", needed=needed, remedy=remedy)
     require_driver(what)
@@ -199,7 +194,7 @@ def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> N
 
 
 # manifest.backend -> what loads its engines
-CPU_SESSIONS: dict[str, Callable[[Bundle, int | None], Session | SplitSession]] = {
+CPU_SESSIONS: dict[str, Callable[[Bundle, int | None], Session]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }

@@ -1,8 +1,7 @@
 """The upscaler: sends a frame through a bundle's engine, tile by tile.
 
 Execution only. `tiles` says what to read and with what weight, a session turns tiles into pixels, `blend` adds them up,
-`pixels` converts, `colour` and `wavelet` correct; this file moves the data between them and owns the session. A bundle
-in the split form has a session that takes the whole picture and cuts tiles of its own.
+`pixels` converts, `colour` and `wavelet` correct; this file moves the data between them and owns the session.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
-from zoomrt.errors import EngineMismatch, InputError, OutOfMemory, RuntimeFault, TileTooLarge, UsageError
+from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge, UsageError
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.backends import check_smaller, in_other_runner, open_session
 from zoomrt.runtime.blend import Blender
@@ -30,7 +28,6 @@ from zoomrt.runtime.interop import DeviceArray, is_on_gpu
 from zoomrt.runtime.pixel_formats import CameraFrame
 from zoomrt.runtime.rgb_view import Picture, picture_of
 from zoomrt.runtime.session import Session, SessionStats
-from zoomrt.runtime.split_session import SplitSession
 from zoomrt.runtime.tiles import plan
 from zoomrt.runtime.wavelet import match_low_frequencies
 
@@ -75,7 +72,7 @@ def load(
         found = open_bundle(path, verify=verify)
         return found if backend is None else in_other_runner(found, backend)
 
-    def loaded(one: Bundle) -> tuple[Manifest, Session | SplitSession]:
+    def loaded(one: Bundle) -> tuple[Manifest, Session]:
         return one.manifest, open_session(one, threads, measure_batch)
 
     first = opened(bundle)
@@ -109,8 +106,8 @@ class Upscaler:
     def __init__(
         self,
         manifest: Manifest,
-        session: Session | SplitSession,
-        smaller: Callable[[], tuple[Manifest, Session | SplitSession]] | None = None,
+        session: Session,
+        smaller: Callable[[], tuple[Manifest, Session]] | None = None,
     ) -> None:
         self.manifest = manifest
         """Of the bundle in use: that of the smaller tile once memory ran out."""
@@ -142,13 +139,11 @@ class Upscaler:
             channels and comes back as luma.
             Or a `CameraFrame` in any of its formats: YUV becomes RGB in float where a tile is read, and of P010 the
             network sees all 10 bits. A session on a GPU with the kernels takes 8-bit YUV as NV12, 1.5 bytes a pixel.
-        on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call. In the split
-            form encoder and decoder count as one tile each.
+        on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call.
 
         Returns the same type and rank, `scale` times the size. For a `CameraFrame` of any format, P010 included, that
         is (H * scale, W * scale, 3) uint8 RGB. Beyond both frames, memory is set by the tile size, plus a strip one
-        overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`. In the split form it
-        grows with the frame.
+        overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`.
 
         A frame on the GPU (CuPy, torch, Numba, PyCUDA), (H, W, 3) uint8 with dense rows, goes in without a copy and
         comes out as `interop.DeviceArray`, (H * scale, W * scale, 3) uint8 on the GPU, where the bundle has the kernels
@@ -262,8 +257,6 @@ class Upscaler:
             count = len(plan(frame.shape[0], frame.shape[1], facts))
             on_part(count, count)
             blocks, matched = _none(), session.matches_colours
-        elif isinstance(session, SplitSession):
-            blocks = _whole(session, frame, facts, on_part)
         else:
             blocks = _tile_by_tile(session, frame, facts, on_part, evaluations)
         with contextlib.closing(blocks):
@@ -280,19 +273,16 @@ class Upscaler:
     @property
     def stats(self) -> SessionStats:
         """The batch size in use, what was measured to choose it, and what was given up since loading."""
-        return SessionStats(1) if isinstance(self._session, SplitSession) else self._session.stats
+        return self._session.stats
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[Session]:
         """The engine for as long as the block lasts; other threads' frames and tiles wait.
 
-        Raises RuntimeFault when the upscaler is closed, EngineMismatch for the split form, which has no tiles.
+        Raises RuntimeFault when the upscaler is closed.
         """
         with self._lock:
             self._check_open()
-            if isinstance(self._session, SplitSession):
-                needed, remedy = "an engine that takes tiles", "Build it without --form split."
-                raise EngineMismatch("cannot run single tiles", seen="the split form", needed=needed, remedy=remedy)
             yield self._session
 
     def close(self) -> None:
@@ -343,11 +333,3 @@ def _tile_by_tile(
 
 def _none() -> Generator[Block, None, None]:
     yield from ()
-
-
-def _whole(session: SplitSession, frame: Picture, facts: TileFacts, on_part: Progress) -> Generator[Block, None, None]:
-    height, width = frame.shape[:2]
-    picture = np.empty((1, 3, height, width), np.float32)
-    one_tile = plan(height, width, msgspec.structs.replace(facts, height=height, width=width))
-    pixels.gather(frame, one_tile, 0, facts, picture[0])
-    yield slice(None), slice(None), session.run(picture, on_part)

@@ -82,8 +82,7 @@ class ZoomSession:
     after, so its buffer may be used again then; it is never written to. End with `with` or `close()`, which wait for
     the threads; a session that nobody holds any more ends its threads too, once Python collects it.
 
-    Raises what `load` raises; UsageError for a size, budget, format, tolerance or number of bytes that makes no sense;
-    EngineMismatch for a bundle in the split form.
+    Raises what `load` raises; UsageError for a size, budget, format, tolerance or number of bytes that makes no sense.
     """
 
     def __init__(

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from zoomrt.bench.workload import RunSession
 from zoomrt.bundle import Bundle
-from zoomrt.errors import EngineMismatch
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.runtime.multi_step_session import Graph, MultiStepSession
 from zoomrt.runtime.session import Session
@@ -52,15 +51,8 @@ class Job:
         return network_of(self.bundle, self.weights, self.sources)
 
     def graphs(self) -> dict[str, Path]:
-        """Batch 1, or part -> file. Raises EngineMismatch for the split form."""
+        """Batch 1, or part -> file."""
         manifest = self.bundle.manifest
-        if manifest.split is not None:
-            raise EngineMismatch(
-                "peers cannot run the split form",
-                seen="three graphs over latent tiles",
-                needed="one graph",
-                remedy="Build it without --form split.",
-            )
         names = manifest.graphs if manifest.sampling is not None else {"1": manifest.graphs["1"]}
         return {part: self.bundle.file(name) for part, name in names.items()}
 
