@@ -13,33 +13,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import small_bundles
+from small_bundles import TILE, write
 
-from zoomrt.bundle import MANIFEST, Manifest, TileFacts, open_bundle, writing_bundle
+from zoomrt.bundle import MANIFEST, Manifest, open_bundle, writing_bundle
 from zoomrt.errors import BundleError, StorageError
-
-TILE = TileFacts(
-    scale=4,
-    height=64,
-    width=64,
-    batches=(1,),
-    overlap=16,
-    context=4,
-    value_range=(-1.0, 1.0),
-    dtype="float32",
-    colour="none",
-)
-
-
-def manifest(**changes: object) -> Manifest:
-    fields = {"family": "edge", "target": "cpu", "backend": "onnxruntime", "precision": "fp32", "tile": TILE}
-    return Manifest(**{**fields, "graphs": {"1": "graph.onnx"}, **changes})
-
-
-def write(path: Path, payload: bytes = b"graph", **changes: object) -> None:
-    with writing_bundle(path) as (scratch, manifests):
-        (scratch / "graph.onnx").write_bytes(payload)
-        (scratch / "graph.onnx.data").write_bytes(payload * 100)
-        manifests.append(manifest(**changes))
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -167,7 +145,7 @@ import os, signal, sys
 from pathlib import Path
 import zoomrt.bundle as bundle
 sys.path.insert(0, {tests!r})
-from test_bundle import write
+from small_bundles import write
 
 calls = 0
 def dying(function):
@@ -194,7 +172,9 @@ def test_kill_9_at_any_moment_leaves_the_old_bundle_or_none(tmp_path: Path) -> N
         place = tmp_path / str(after)
         place.mkdir()
         write(place / "b", payload=b"old")
-        code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), after=after, path=str(place / "b"))
+        code = textwrap.dedent(KILLED).format(
+            tests=os.path.dirname(small_bundles.__file__), after=after, path=str(place / "b")
+        )
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         if (place / "b").exists():
             payload = open_bundle(place / "b").file("graph.onnx").read_bytes()  # verified: whole

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from test_bundle import manifest
+from small_bundles import manifest
 
 from zoomrt.bundle import KernelFile, open_bundle, writing_bundle
 from zoomrt.errors import BundleError, EngineMismatch

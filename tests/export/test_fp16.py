@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_streams import Residual
+from small_networks import Residual
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from legal_facts import legal_facts
 from runtime_helpers import facts, slow_axis_weights
-from test_tiles import legal_facts
 
 from zoomrt.bundle import TileFacts
 from zoomrt.runtime.blend import Blender

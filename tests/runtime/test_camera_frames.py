@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from camera_frames import MEANING, camera, exact_rgb
+from cuda_arrays import OnDevice
 from fake_cuda import at
 from frame_helpers import GATHER_NV12, gpu_upscaler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from runtime_helpers import facts, fake_upscaler
-from test_interop import OnDevice
 from test_wavelet import slow_wavelet
 
 from zoomrt.errors import InputError

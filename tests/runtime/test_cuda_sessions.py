@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, at, fake_trt
 from runtime_helpers import convolution_model, facts, fake_upscaler, write_bundle
 
-from zoomrt.bundle import Bundle, TileFacts, open_bundle
+from zoomrt.bundle import TileFacts, open_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
 from zoomrt.runtime import backends
 from zoomrt.runtime import upscaler as upscaler_module
@@ -26,24 +27,6 @@ from zoomrt.runtime.tensorrt_session import tensorrt_session
 from zoomrt.runtime.upscaler import Upscaler
 
 FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
-
-
-def engine_bundle(path: Path, tile: TileFacts, **changes: Any) -> tuple[Bundle, dict[bytes, Any]]:
-    """A bundle whose engines are a few bytes each, and their shapes."""
-    payloads = {n: b"engine %d" % n for n in tile.batches}
-    shapes = {
-        payloads[n]: (
-            (n, tile.channels, tile.height, tile.width),
-            (n, 3, tile.height * tile.scale, tile.width * tile.scale),
-        )
-        for n in tile.batches
-    }
-    fields = {"backend": "tensorrt_rtx", "target": "sm89", "engines": {str(n): f"graph_{n}.onnx" for n in payloads}}
-    return open_bundle(write_bundle(path, tile, payloads, **{**fields, **changes})), shapes
-
-
-def device_on(cuda: FakeCuda) -> CudaDevice:
-    return CudaDevice(core=cuda.core, driver=cuda.driver)
 
 
 @pytest.mark.parametrize("rtx", [True, False])

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, fake_trt
 from runtime_helpers import facts
-from test_cuda_sessions import device_on, engine_bundle
 
 from zoomrt.kernel_file import KernelFile
 from zoomrt.runtime.cuda_kernel import CudaKernel

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, at, fake_trt
 from frame_helpers import COLOUR, GATHER, TYPES, gpu_upscaler, records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
-from test_cuda_sessions import device_on, engine_bundle
 
 from zoomrt.errors import BundleError, EngineMismatch, OutOfMemory, RuntimeFault
 from zoomrt.runtime.backends import add_kernels

@@ -9,20 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_arrays import OURS, LikeTorch, OnDevice, lent, refuse
+from cuda_helpers import device_on
 from fake_cuda import FakeCuda, at
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cuda_sessions import device_on
 
 from zoomrt.errors import InputError
 from zoomrt.runtime import interop
 from zoomrt.runtime.interop import DeviceArray, device_view, stream_handle
-
-OURS = 640
-
-
-def refuse(handle: int) -> None:
-    raise AssertionError(f"asked to wait for {handle}")
 
 
 @pytest.mark.parametrize(
@@ -68,22 +63,6 @@ def test_our_stream_is_taken_by_others_and_they_order_themselves() -> None:
     assert (first, waited_for.handle, second, leader) == ("wait", 4096, "wait", stream.core)
 
 
-class OnDevice:
-    """Somebody's array with an array interface."""
-
-    def __init__(self, array: np.ndarray[Any, Any], **changes: Any) -> None:
-        self.array = array
-        self.__cuda_array_interface__ = {
-            "shape": array.shape,
-            "typestr": array.dtype.str,
-            "data": (array.ctypes.data, True),
-            "strides": array.strides,
-            "version": 3,
-            "stream": None,
-            **changes,
-        }
-
-
 @given(
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     dtype=st.sampled_from(["u1", "u2", "f2", "f4", "i4"]),
@@ -116,22 +95,6 @@ def test_our_stream_waits_for_the_one_that_is_named(stream: int | None, followed
     asked: list[int] = []
     device_view(OnDevice(np.zeros(4), stream=stream), OURS, asked.append)
     assert asked == followed
-
-
-class LikeTorch(OnDevice):
-    """An interface of version 2, which knows no streams, and DLPack."""
-
-    def __init__(self, array: np.ndarray[Any, Any]) -> None:
-        super().__init__(array, version=2)
-        del self.__cuda_array_interface__["stream"]
-        self.asked: list[int] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (2, 0)
-
-    def __dlpack__(self, *, stream: int) -> Any:
-        self.asked.append(stream)
-        return lent(self.array, (1, 0)).__dlpack__()
 
 
 def test_dlpack_goes_before_an_interface_that_names_no_stream() -> None:
@@ -191,14 +154,6 @@ def test_a_view_keeps_its_maker_alive() -> None:
 
 class Owner:
     pass
-
-
-def lent(
-    array: np.ndarray[Any, Any], place: tuple[int, int] = (2, 0), lead: Any = refuse, owner: object = None
-) -> DeviceArray:
-    return DeviceArray(
-        array.ctypes.data, array.shape, array.dtype.str, stream=OURS, lead=lead, owner=owner or array, place=place
-    )
 
 
 def test_what_goes_out_by_the_array_interface() -> None:

@@ -10,25 +10,15 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import helper, numpy_helper
-from runtime_helpers import convolution_model, facts, manifest, model_of, write_bundle
+from runtime_helpers import convolution_model, facts, manifest, write_bundle
+from session_graphs import enlarge, torch_reference
 
 from zoomrt.bundle import open_bundle, writing_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault
 from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession, core_count
 
 SHAPES = ((1, 3, 32, 32), (1, 3, 128, 128))
-
-
-def torch_reference(model: onnx.ModelProto, batch: np.ndarray) -> np.ndarray:
-    """The convolution model in float64, by torch."""
-    w = {t.name: torch.from_numpy(numpy_helper.to_array(t).astype(np.float64)) for t in model.graph.initializer}
-    x = torch.from_numpy(batch.astype(np.float64))
-    x = torch.nn.functional.conv2d(x, w["w1"], w["b1"], padding=1).tanh()
-    x = torch.nn.functional.conv2d(x, w["w2"], w["b2"], padding=1)
-    base = torch.nn.functional.interpolate(torch.from_numpy(batch.astype(np.float64)), scale_factor=4, mode="bilinear")
-    return (torch.nn.functional.pixel_shuffle(x, 4) + base).numpy()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 5e-3)])
@@ -64,16 +54,6 @@ def test_external_data_is_found_beside_the_graph(tmp_path: Path, rng: np.random.
     batch = rng.uniform(-1, 1, SHAPES[0]).astype(np.float32)
     with OnnxRuntimeSession(open_bundle(tmp_path / "b"), threads=1) as session:
         assert np.abs(session.run(batch) - torch_reference(reference, batch)).max() <= 1e-5
-
-
-def enlarge(**options: Any) -> bytes:
-    """A graph that enlarges without weights, with anything about it replaced."""
-    nodes = options.pop("nodes", None) or [
-        helper.make_node("Concat", ["x"] * 16, ["c"], axis=1),
-        helper.make_node("DepthToSpace", ["c"], ["y"], blocksize=4),
-    ]
-    shapes = options.pop("shapes", SHAPES)
-    return model_of(nodes, *shapes, **options).SerializeToString()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from runtime_helpers import convolution_model, facts, manifest, model_of, write_bundle
-from test_onnxruntime_session import enlarge, torch_reference
+from session_graphs import enlarge, torch_reference
 
 from zoomrt.bundle import open_bundle, writing_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, UsageError

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_arrays import LikeTorch, OnDevice
 from fake_cuda import at
 from frame_helpers import GATHER, gpu_upscaler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
-from test_interop import LikeTorch, OnDevice
 
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime.interop import DeviceArray, stream_handle

@@ -6,21 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from legal_facts import legal_facts
 from runtime_helpers import facts, slow_axis_weights
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import BundleError, InputError
 from zoomrt.runtime.tiles import AxisPlan, check_facts, check_size, plan, reflect_indices
-
-
-@st.composite
-def legal_facts(draw: st.DrawFn, longest: int = 400) -> TileFacts:
-    height, width = draw(st.integers(2, longest)), draw(st.integers(2, longest))
-    overlap = draw(st.integers(1, min(height, width) - 1))
-    context = draw(st.integers(0, (overlap - 1) // 2))
-    tile = facts(height=height, width=width, overlap=overlap, context=context, scale=draw(st.integers(1, 4)))
-    check_facts(tile)
-    return tile
 
 
 @settings(max_examples=150)

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, at, fake_trt
 from runtime_helpers import facts
-from test_cuda_sessions import device_on, engine_bundle
 
 from zoomrt.bundle import Bundle
 from zoomrt.kernel_file import KernelFile

@@ -1,0 +1,55 @@
+"""Arrays of other libraries, as their protocols describe them, in memory that a test can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from zoomrt.runtime.interop import DeviceArray
+
+OURS = 640
+
+
+def refuse(handle: int) -> None:
+    raise AssertionError(f"asked to wait for {handle}")
+
+
+class OnDevice:
+    """Somebody's array with an array interface."""
+
+    def __init__(self, array: np.ndarray[Any, Any], **changes: Any) -> None:
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.ctypes.data, True),
+            "strides": array.strides,
+            "version": 3,
+            "stream": None,
+            **changes,
+        }
+
+
+class LikeTorch(OnDevice):
+    """An interface of version 2, which knows no streams, and DLPack."""
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        super().__init__(array, version=2)
+        del self.__cuda_array_interface__["stream"]
+        self.asked: list[int] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        self.asked.append(stream)
+        return lent(self.array, (1, 0)).__dlpack__()
+
+
+def lent(
+    array: np.ndarray[Any, Any], place: tuple[int, int] = (2, 0), lead: Any = refuse, owner: object = None
+) -> DeviceArray:
+    return DeviceArray(
+        array.ctypes.data, array.shape, array.dtype.str, stream=OURS, lead=lead, owner=owner or array, place=place
+    )
