@@ -3,6 +3,7 @@
 #   make demo-zoom  zoom over a photograph: out/zoom.mp4, and out/zoom.png to look at
 #   make test    the tests that need no GPU: ten minutes on two cores
 #   make check   formatting, lint, strict types, tests
+#   make package  source distribution and wheel in dist/, checked as PyPI checks them
 #   make clean   remove everything that make made
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-zoom test check clean
+.PHONY: demo demo-zoom test check lint package clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m zoomrt.cli.demo
@@ -29,11 +30,18 @@ demo-zoom: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PARALLEL)
 
-check: $(VENV)/.installed
+lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(PARALLEL)
+
+check: lint test
+
+package: $(VENV)/.installed
+	@$(PIP) build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) out build dist zoomrt.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,10 +17,10 @@ import matplotlib as mpl
 import numpy as np
 
 from benchmarks._record import record
+from tests.helpers.thread_device import SessionEngine, ThreadDevice, ThreadStream
 from zoomrt.runtime.device import Buffer
 from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import batches_of
-from zoomrt.runtime.thread_device import SessionEngine, ThreadDevice, ThreadStream
 
 STREAMS = ("copy in", "compute", "copy out")
 PICTURE = Path(__file__).parent.parent / "docs" / "scheduler-timeline.png"

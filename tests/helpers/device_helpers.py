@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from thread_device import SessionEngine, ThreadDevice, ThreadStream
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory, RuntimeFault
 from zoomrt.runtime.device import Buffer, Launch, Stream
 from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.thread_device import SessionEngine, ThreadDevice, ThreadStream
 
 
 def no_room(what: str = "the engine ran out of memory") -> OutOfMemory:

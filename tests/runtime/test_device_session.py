@@ -12,11 +12,11 @@ from device_helpers import Faults, fault, no_room, threaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import FakeSession, facts, fake_upscaler, manifest, write_bundle
+from thread_device import SessionEngine, ThreadDevice
 
 from zoomrt.errors import OutOfMemory, RuntimeFault
 from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.thread_device import SessionEngine, ThreadDevice
 from zoomrt.runtime.upscaler import Upscaler, load
 
 FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)

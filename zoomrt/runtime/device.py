@@ -1,7 +1,7 @@
 """The narrow contract between the scheduler and whatever computes: streams, events, buffers and engines.
 
 A stream does what it is given in order, beside the host and the other streams. An event, recorded on one stream, lets
-another stream or the host wait for what came before it. `thread_device` has threads as streams, `cuda_device` CUDA's.
+another stream or the host wait for what came before it. `cuda_device` has CUDA's; tests have threads.
 """
 
 from __future__ import annotations
