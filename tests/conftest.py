@@ -83,6 +83,7 @@ def rng_for() -> Callable[[str], np.random.Generator]:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOOMRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr("zoomrt.files._told", [])  # whether a cache that cannot be used was told: once per process
 
 
 @pytest.fixture(scope="session")

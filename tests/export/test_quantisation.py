@@ -30,6 +30,7 @@ from zoomrt.export.half import keep_fp32, to_half
 from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.probes import photograph_tile
 from zoomrt.export.quantisation import Quantised, cost_against_fp16, prove_fp16_storage
+from zoomrt.files import cache_path
 from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
 
 EASY = Calibration(tiles=3, min_psnr_db=15.0)
@@ -167,9 +168,9 @@ def test_what_was_measured_is_found_again(tmp_path: Path, tiny_edge_weights: Pat
     build(request(tiny_edge_weights), tmp_path / "b", on_progress=stop_at("nothing"))
     assert "calibrate" not in {said for said, _ in stages}
     assert build(request(tiny_edge_weights), tmp_path / "c").cached
-    assert any(cache.calibration_folder().iterdir())
+    assert any(cache_path("calibration").iterdir())
     assert cache.clear() > 0
-    assert not cache.calibration_folder().exists()
+    assert not cache_path("calibration").exists()
 
 
 def test_pictures_of_ones_own(tmp_path: Path, tiny_edge_weights: Path) -> None:

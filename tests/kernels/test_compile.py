@@ -16,9 +16,10 @@ pytest.importorskip("triton", reason="the extra 'kernels' is not installed")
 import toy_kernels
 
 from zoomrt.errors import MissingDependency, PluginError, UsageError
+from zoomrt.files import cache_path
 from zoomrt.kernels import compile as subject
 from zoomrt.kernels.binary import LIMITS, Compiled, Resources, check_fit
-from zoomrt.kernels.compile import KernelBinary, compile_kernels, kernel_folder
+from zoomrt.kernels.compile import KernelBinary, compile_kernels
 from zoomrt.kernels.compile_child import without_hidden_parameters
 from zoomrt.kernels.configuration import Configuration
 
@@ -127,7 +128,7 @@ def test_alignment_shortens_an_addition() -> None:
 
 def test_a_kept_binary_is_not_compiled_again_and_a_damaged_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     first = compile_kernels([addition()], (89,), workers=1)
-    (file,) = kernel_folder().iterdir()
+    (file,) = cache_path("kernels").iterdir()
     with monkeypatch.context() as patch:
         patch.setattr(subject, "_COMMAND", ("false",))
         assert compile_kernels([addition()], (89,)) == first
@@ -146,7 +147,7 @@ def test_what_does_not_fit_is_refused_with_the_figures() -> None:
     assert "SM89" in caught.value.what
     assert caught.value.seen == f"{2 * 128 * 128 * 4} bytes of shared memory"
     assert "101376" in caught.value.needed
-    assert not list(kernel_folder().glob("*"))
+    assert not list(cache_path("kernels").glob("*"))
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from zoomrt.bench.machine import cpu_name, versions
-from zoomrt.bench.record import Ceilings, Cost, Roofline, write_whole
-from zoomrt.errors import StorageError
-from zoomrt.export.cache import cache_folder
+from zoomrt.bench.record import Ceilings, Cost, Roofline
+from zoomrt.files import cache_path, read_cached, write_cached
 
 __all__ = ["ceilings", "measure_ceilings", "roofline_of"]
 
@@ -46,18 +45,16 @@ def ceilings(threads: int, *, again: bool = False) -> Ceilings:
     """
     words = f"{cpu_name()} {versions('onnxruntime', 'openvino')} {_HOW}"
     name = hashlib.sha256(words.encode()).hexdigest()[:16]
-    kept = cache_folder().parent / "ceilings" / f"{name}-{threads}.json"
+    kept = cache_path("ceilings", f"{name}-{threads}.json")
     known: Ceilings | None = None
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
-        known = msgspec.json.decode(kept.read_bytes(), type=Ceilings)
+    with contextlib.suppress(ValueError):  # nothing there, or damaged: measured again
+        known = msgspec.json.decode(read_cached(kept) or b"", type=Ceilings)
     if known is not None and not again:
         return known
     found = measure_ceilings(threads)
     if known is not None:
         found = _better(known, found)
-    with contextlib.suppress(StorageError, OSError):  # a cache that cannot be written costs the seconds again
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, msgspec.json.encode(found))
+    write_cached(kept, msgspec.json.encode(found))
     return found
 
 

@@ -6,11 +6,8 @@ runs, and continued after an interruption. Methods to choose a range all read th
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
-import os
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,21 +15,24 @@ from pathlib import Path
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from zoomrt.calibration.data import Tiles
 from zoomrt.calibration.layers import watching
 from zoomrt.calibration.observers import Observer
 from zoomrt.calibration.ranges import range_of
-from zoomrt.errors import RuntimeFault, StorageError
+from zoomrt.errors import RuntimeFault
+from zoomrt.files import read_cached, write_cached
 
 __all__ = ["Ranges", "Statistics", "network_digest", "observe", "ranges_of"]
 
 Progress = Callable[[str, float], None]
-_LAYOUT = "zoomrt statistics 1"  # of the file and of what is counted; another number makes old files strangers
+_LAYOUT = "zoomrt statistics 2"  # of the file and of what is counted; another number makes old files strangers
 _SAVE_EVERY_S = 10.0
+_TILES = "tiles"
+"""The entry of the file that holds `Statistics.tiles`."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ def observe(
     on_progress : called with ("calibrate", share of tiles done) after each tile.
 
     The result is the same whether or not it was interrupted. Raises RuntimeFault, with the layer's name, for NaN and
-    infinities; StorageError.
+    infinities. A folder that cannot be written is a CacheWarning.
     """
     key = hashlib.sha256(f"{_LAYOUT} {network_digest(network)} {tiles.digest} {context}".encode()).hexdigest()
     file = None if folder is None else folder / f"{key}.safetensors"
@@ -122,31 +122,18 @@ def _write(file: Path, statistics: Statistics) -> None:
         for name, observer in statistics.observers.items()
         for part, tensor in observer.state().items()
     }
-    scratch = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, scratch, {"tiles": str(statistics.tiles)})
-        os.replace(scratch, file)
-    except (OSError, SafetensorError) as cause:  # safetensors reports a full disk as its own error
-        with contextlib.suppress(OSError):
-            scratch.unlink()
-        raise StorageError(
-            f"cannot keep calibration statistics in {str(file.parent)!r}",
-            seen=getattr(cause, "strerror", None) or cause,
-            needed="a writable folder with room",
-            remedy="Make room there, or choose another folder.",
-        ) from cause
+    write_cached(file, save({**tensors, _TILES: torch.tensor(statistics.tiles)}))
 
 
 def _read(file: Path, key: str) -> Statistics | None:
     """What an earlier run kept; None if there is nothing, or nothing that can be read."""
     parts: dict[str, dict[str, Tensor]] = {}
     try:
-        with safe_open(file, "pt") as content:
-            for entry in content.keys():  # noqa: SIM118 (not a mapping)
-                name, _, part = entry.rpartition("/")
-                parts.setdefault(name, {})[part] = content.get_tensor(entry)
-            tiles = int(content.metadata()["tiles"])
+        tensors = load(read_cached(file) or b"")
+        tiles = int(tensors.pop(_TILES))
+        for entry, tensor in tensors.items():
+            name, _, part = entry.rpartition("/")
+            parts.setdefault(name, {})[part] = tensor
         return Statistics(key, tiles, {name: Observer.from_state(state) for name, state in parts.items()})
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+    except (SafetensorError, KeyError, ValueError, TypeError):
         return None

@@ -14,8 +14,6 @@ import copy
 import hashlib
 import itertools
 import math
-import os
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -31,7 +29,8 @@ from zoomrt.calibration.fake_quant import Format
 from zoomrt.calibration.layers import with_layers
 from zoomrt.calibration.placement import Placement
 from zoomrt.calibration.quantise import psnr_db, quantised_layers
-from zoomrt.errors import PrecisionError, StorageError
+from zoomrt.errors import PrecisionError
+from zoomrt.files import read_cached, write_cached
 
 __all__ = ["Damage", "Search", "blocks_of"]
 
@@ -111,7 +110,7 @@ class Search:
         self._recall()
 
     def damage(self, blocks: Iterable[str]) -> Damage:
-        """Of quantising these blocks together. Raises StorageError if it cannot be kept."""
+        """Of quantising these blocks together."""
         chosen = tuple(sorted(blocks))
         if chosen not in self.measured:
             names = [name for block in chosen for name in self.blocks[block]]
@@ -200,29 +199,15 @@ class Search:
         return replace(self.placement, quantised=quantised, kept=kept)
 
     def _recall(self) -> None:
-        if self._file is None:
-            return
         try:
-            kept = msgspec.json.decode(self._file.read_bytes(), type=list[Damage])
-        except (OSError, msgspec.DecodeError):
+            kept = msgspec.json.decode(read_cached(self._file) or b"", type=list[Damage])
+        except ValueError:
             return  # nothing there, or damaged: measured again
         self.measured = {damage.blocks: damage for damage in kept}
 
     def _remember(self) -> None:
-        if self._file is None:
-            return
-        scratch = self._file.with_name(f".{self._file.name}.{secrets.token_hex(4)}.part")
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            scratch.write_bytes(msgspec.json.encode(list(self.measured.values())))
-            os.replace(scratch, self._file)
-        except OSError as cause:
-            raise StorageError(
-                f"cannot keep the search in {str(self._file.parent)!r}",
-                seen=cause.strerror or cause,
-                needed="a writable folder with room",
-                remedy="Make room there, or choose another folder.",
-            ) from cause
+        if self._file is not None:
+            write_cached(self._file, msgspec.json.encode(list(self.measured.values())))
 
 
 def _added_up(ranking: list[Damage]) -> list[float]:

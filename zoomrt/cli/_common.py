@@ -19,6 +19,7 @@ import click
 
 from zoomrt import __version__
 from zoomrt.errors import MissingDependency, OutOfMemory, StorageError, ZoomrtError
+from zoomrt.files import CacheWarning
 
 Advance = Callable[[str, float], None]
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -71,6 +72,8 @@ def run(command: click.Command, words: Sequence[str]) -> int:
         with warnings.catch_warnings():
             if not debug:
                 warnings.simplefilter("ignore")  # other people's deprecations; our own are in the manifest
+            warnings.simplefilter("always", CacheWarning)
+            warnings.showwarning = lambda message, *_, **__: report(str(message), kind="warning")
             with command.make_context(command.name, list(words)) as context:
                 command.invoke(context)
     except click.exceptions.Exit as done:

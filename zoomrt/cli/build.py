@@ -213,7 +213,7 @@ def summary(result: BuildResult) -> list[str]:
         *(("8 bits", line) for line in _calibration_lines(manifest.calibration)),
         *(("engine", line) for line in _engine_lines(manifest.engine_report)),
         *(("kernels", line) for line in _kernel_lines(manifest)),
-        *(("warning", line) for line in [*manifest.warnings, *result.notes]),
+        *(("warning", line) for line in manifest.warnings),
     ]
     if not manifest.engines:
         facts.append(("next", f"trt-upscale {result.path} PICTURE -o OUT"))

@@ -19,7 +19,8 @@ import click
 
 from zoomrt import __version__
 from zoomrt.cli._common import EXTRAS, install_line, is_installed, say, shared_options, start
-from zoomrt.errors import MissingDependency, RuntimeFault, ZoomrtError
+from zoomrt.errors import MissingDependency, RuntimeFault, StorageError, ZoomrtError
+from zoomrt.files import cache_path, check_writable, free_bytes, total_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,19 +79,24 @@ def _print(title: str, lines: Iterator[tuple[str, str]] | list[tuple[str, str]])
 
 def machine_lines() -> Iterator[tuple[str, str]]:
     """(name, finding) about Python, the processor, memory, disk, the cache folder and the GPU."""
-    from zoomrt.export.cache import cache_folder
-
     yield "python", f"{platform.python_version()} at {sys.executable}"
     yield "system", f"{platform.system()} {platform.release()}, {platform.machine()}"
     yield "cores", f"{_usable_cores()} usable of {os.cpu_count()}"
     yield "memory", _memory()
-    yield "disk", f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"
-    folder = cache_folder()
-    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    nearest = next(place for place in [folder, *folder.parents] if place.exists())
-    writable = "writable" if os.access(nearest, os.W_OK) else "not writable: set ZOOMRT_CACHE to a folder that is"
-    yield "cache", f"{folder}, {held / 1e6:.0f} MB kept, {writable}"
+    yield "disk", f"{free_bytes('.') / 1e9:.0f} GB free here"
+    yield "cache", _cache()
     yield "gpu", gpu()
+
+
+def _cache() -> str:
+    if (folder := cache_path()) is None:
+        return "none for want of a home folder: set ZOOMRT_CACHE to a folder"
+    try:
+        check_writable(folder / "probe")
+        writable = "writable"
+    except StorageError as problem:
+        writable = f"not writable ({problem.seen}): set ZOOMRT_CACHE to a folder that is"
+    return f"{folder}, {total_bytes(folder) / 1e6:.0f} MB kept, {writable}"
 
 
 def package_lines() -> Iterator[tuple[str, str]]:

@@ -14,20 +14,12 @@ from pathlib import Path
 import zoomrt
 from zoomrt.bundle import Bundle, open_bundle, writing_bundle
 from zoomrt.errors import BundleError, StorageError
-from zoomrt.folders import cache_root
-from zoomrt.kernels.compile import kernel_folder
+from zoomrt.files import cache_path, exists, total_bytes, warn_no_cache
 
-__all__ = ["cache_folder", "calibration_folder", "content_key", "fetch", "keep", "source_digest"]
+__all__ = ["clear", "content_key", "copy_bundle", "fetch", "keep", "source_digest"]
 
-
-def cache_folder() -> Path:
-    """Where finished bundles are kept. May be deleted at any time."""
-    return cache_root() / "bundles"
-
-
-def calibration_folder() -> Path:
-    """Where `calibration` keeps statistics and measurements, beside `cache_folder`."""
-    return cache_root() / "calibration"
+_PARTS = ("bundles", "calibration", "ceilings", "kernels")
+"""Folders of the cache."""
 
 
 def content_key(request: Mapping[str, object]) -> str:
@@ -50,24 +42,31 @@ def source_digest() -> str:
 
 def fetch(key: str) -> Bundle | None:
     """The kept bundle, verified; None if there is none or it is damaged (it is then thrown away)."""
-    path = cache_folder() / key
-    if not path.exists():
+    path = cache_path("bundles", key)
+    if path is None:
         return None
     try:
+        if not exists(path, StorageError):
+            return None
         bundle = open_bundle(path)
+    except StorageError:
+        return None  # `keep` will say why
     except BundleError:
         shutil.rmtree(path, ignore_errors=True)
         return None
     return bundle if bundle.manifest.key == key else None
 
 
-def keep(bundle: Bundle) -> str | None:
-    """Keep a copy under the bundle's own key. A cache that cannot be written returns the reason; it is not an error."""
+def keep(bundle: Bundle) -> None:
+    """Keep a copy under the bundle's own key. A cache that cannot be written is a CacheWarning, not an error."""
+    path = cache_path("bundles", bundle.manifest.key)
+    if path is None:
+        warn_no_cache("no home folder")
+        return
     try:
-        copy_bundle(bundle, cache_folder() / bundle.manifest.key)
+        copy_bundle(bundle, path)
     except StorageError as cause:
-        return str(cause)
-    return None
+        warn_no_cache(f"{cause.what}: {cause.seen}")
 
 
 def copy_bundle(bundle: Bundle, output: Path) -> None:
@@ -83,8 +82,8 @@ def copy_bundle(bundle: Bundle, output: Path) -> None:
 def clear() -> int:
     """Delete everything kept; returns how many bytes that freed."""
     freed = 0
-    for folder in (cache_folder(), calibration_folder(), kernel_folder()):
-        freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    for folder in filter(None, (cache_path(part) for part in _PARTS)):
+        freed += total_bytes(folder)
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)
     return freed

@@ -20,6 +20,7 @@ from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
+from zoomrt.files import cache_path
 
 __all__ = ["COLOURS", "DEFAULT_MODEL", "BuildRequest", "BuildResult", "Progress", "build"]
 
@@ -70,16 +71,12 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The bundle's place and manifest; `cached` when it was copied instead of built.
-
-    notes : what went wrong without making the bundle wrong, for the user to read (a cache that cannot be written).
-    """
+    """The bundle's place and manifest; `cached` when it was copied instead of built."""
 
     path: Path
     manifest: Manifest
     cached: bool
     seconds: float
-    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -118,12 +115,12 @@ def build(
             needed="torch, onnx, onnxscript and safetensors",
             remedy="Run: pip install 'zoomrt[export]'",
         ) from cause
-    measurements = cache.calibration_folder() if use_cache else None
+    measurements = cache_path("calibration") if use_cache else None
     assemble(request, target, backend, versions, key, output, report, measurements)
     bundle = open_bundle(output, verify=False)
-    refusal = cache.keep(bundle) if use_cache else None
-    notes = (f"not kept in the cache: {refusal}",) if refusal else ()
-    return BuildResult(output, bundle.manifest, False, time.monotonic() - started, notes)
+    if use_cache:
+        cache.keep(bundle)
+    return BuildResult(output, bundle.manifest, False, time.monotonic() - started)
 
 
 def _silent(_stage: str, _fraction: float) -> None:

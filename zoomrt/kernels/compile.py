@@ -27,13 +27,13 @@ from pathlib import Path
 import msgspec
 
 from zoomrt.errors import MissingDependency, PluginError, UsageError
-from zoomrt.folders import cache_root
+from zoomrt.files import cache_path, read_cached, write_cached
 from zoomrt.kernel_file import kernel_key
 from zoomrt.kernels.binary import LIMITS, Compiled, check_fit
 from zoomrt.kernels.compile_child import Job, Refusal
 from zoomrt.kernels.configuration import Configuration
 
-__all__ = ["PTX_VERSIONS", "KernelBinary", "compile_kernels", "is_for", "kernel_folder", "require_triton"]
+__all__ = ["PTX_VERSIONS", "KernelBinary", "compile_kernels", "is_for", "require_triton"]
 
 PTX_VERSIONS = {75: 84, 80: 84, 86: 84, 89: 84, 90: 84, 120: 87, 121: 88}
 """SM -> PTX ISA, 84 for 8.4: drivers from 550 on take that, 8.7 needs 570 and 8.8 needs 575, which are the first for
@@ -155,11 +155,6 @@ def require_triton() -> None:
         )
 
 
-def kernel_folder() -> Path:
-    """Where compiled kernels are kept. May be deleted at any time."""
-    return cache_root() / "kernels"
-
-
 class _Child:
     """One compiler process. It leads a process group of its own: Ctrl-C reaches only us, and we end it."""
 
@@ -272,21 +267,14 @@ def _source_digest(folder: Path) -> str:
 
 def _fetch(key: str) -> Compiled | None:
     """What was kept, verified; None if there is nothing or it is damaged."""
-    try:
-        kept = (kernel_folder() / key).read_bytes()
-    except OSError:
-        return None
+    kept = read_cached(cache_path("kernels", key)) or b""
     digest, content = kept[:32], kept[32:]
     return msgspec.msgpack.decode(content, type=Compiled) if hashlib.sha256(content).digest() == digest else None
 
 
 def _keep(key: str, compiled: Compiled) -> None:
     content = msgspec.msgpack.encode(compiled)
-    scratch = kernel_folder() / f".{key}.{os.getpid()}"
-    with contextlib.suppress(OSError):  # what is not kept is compiled again
-        kernel_folder().mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(hashlib.sha256(content).digest() + content)
-        os.replace(scratch, kernel_folder() / key)
+    write_cached(cache_path("kernels", key), hashlib.sha256(content).digest() + content)
 
 
 def _usable_cores() -> int:
