@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import random
 import sys
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
+from seeds import SEED_VARIABLE, rng_for, run_seed
 
 # nothing here is timed: a busy machine must not fail a property
 settings.register_profile("zoomrt", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -26,9 +28,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-
-SEED_VARIABLE = "ZOOMRT_TEST_SEED"  # how xdist's processes get the seed of the run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,41 +42,64 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    return f"seed: {os.environ[SEED_VARIABLE]} (pytest --seed N draws these inputs again)"
+    return f"seed: {run_seed()} (pytest --seed N draws these inputs again)"
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item):
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        report.sections.append(("seed", f"pytest --seed {os.environ[SEED_VARIABLE]} '{item.nodeid}'"))
+        report.sections.append(("seed", f"pytest --seed {run_seed()} '{item.nodeid}'"))
     return report
 
 
-def seed_of(name: str) -> tuple[int, int]:
-    """What `numpy.random.default_rng` takes: the run's seed and a number of the name's own."""
-    return int(os.environ[SEED_VARIABLE]), zlib.crc32(name.encode())
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Hypothesis draws from the run's seed too, and keeps no examples of earlier runs."""
+    if is_hypothesis_test(test := getattr(item, "obj", None)):
+        hypothesis.seed(int(rng_for(item.nodeid.partition("[")[0]).integers(2**32)))(test)
 
 
-@pytest.fixture(autouse=True)
-def _seeded(request: pytest.FixtureRequest) -> None:
-    """torch's and Python's own generators, for tests that draw from them; torch is not imported for it."""
-    seed = int(np.random.default_rng(seed_of(request.node.nodeid)).integers(2**32))
+def seed_globals(name: str) -> None:
+    """Python's and torch's own generators, for what draws from them; torch is not imported for it."""
+    seed = int(rng_for(name).integers(2**32))
     random.seed(seed)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seed_globals(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """A fixture that tests share draws the same whichever of them is first, and that one draws as if it were not."""
+    if fixturedef.scope == "function":
+        return (yield)
+    torch = sys.modules.get("torch")
+    before = random.getstate(), torch and torch.get_rng_state()
+    seed_globals(f"{fixturedef.baseid}::{fixturedef.argname}[{getattr(request, 'param', '')}]")
+    try:
+        return (yield)
+    finally:
+        random.setstate(before[0])
+        if torch:
+            torch.set_rng_state(before[1])
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """The generator of this test's random inputs."""
-    return np.random.default_rng(seed_of(request.node.nodeid))
+    return rng_for(request.node.nodeid)
 
 
-@pytest.fixture(scope="session")
-def rng_for() -> Callable[[str], np.random.Generator]:
-    """Makes a generator from the run's seed and a name: for fixtures that many tests share, in whatever order."""
-    return lambda name: np.random.default_rng(seed_of(name))
+@pytest.fixture(name="rng_for", scope="session")
+def _rng_for() -> Callable[[str], np.random.Generator]:
+    """`seeds.rng_for`, for fixtures that many tests share."""
+    return rng_for
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +116,7 @@ def tiny_edge_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from zoomrt.export.families.edge import EdgeConfig, EdgeNetwork
 
-    torch.manual_seed(seed_of("tiny_edge_weights")[0])
+    torch.manual_seed(run_seed())  # torch may not have been there to be seeded
     network = EdgeNetwork(EdgeConfig((32, 32, 64), (1, 1), 1, (1, 1)))
     torch.nn.init.normal_(network.conv_out.weight, std=0.02)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"

@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -27,7 +26,6 @@ RUNS = 9
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(int(np.random.default_rng().integers(1 << 31)))
     path = tmp_path_factory.mktemp("graph") / "fp32-b1.onnx"
     network = EdgeNetwork(EdgeConfig((32, 32, 64), (1, 1), 1, (1, 1))).eval()
     export_graph(network, path, shape=(1, 3, SIDE, SIDE), half=False, opset=23, group_norm="moments")
@@ -51,10 +49,10 @@ def bundle_with(graph: Path, **fields: object) -> Bundle:
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_profiles_are_joined_and_grouped(graph: Path, backend: str) -> None:
+def test_profiles_are_joined_and_grouped(graph: Path, backend: str, rng: np.random.Generator) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino")
-    batch = np.random.default_rng().uniform(-1, 1, (1, 3, SIDE, SIDE)).astype(np.float32)
+    batch = rng.uniform(-1, 1, (1, 3, SIDE, SIDE)).astype(np.float32)
     found = layers.layers_of(bundle_with(graph, backend=backend), batch, 1, RUNS)
     assert found.fp32_share == pytest.approx(1.0, abs=0.05)
     assert found.groups_ms["convolution"] > 0
@@ -137,9 +135,8 @@ def test_ceilings_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> 
     assert 1e-3 < found.us_per_node < 1e3
 
 
-def test_quality_is_scikit_images() -> None:
-    random = np.random.default_rng()
-    pairs = [tuple(random.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(2)) for _ in range(3)]
+def test_quality_is_scikit_images(rng: np.random.Generator) -> None:
+    pairs = [tuple(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(2)) for _ in range(3)]
     found = quality.compare_pictures("a", "b", pairs)  # type: ignore[arg-type]
     psnr = np.mean([peak_signal_noise_ratio(b, a) for a, b in pairs])
     assert found.psnr_db == pytest.approx(psnr, abs=1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ class Nvml:
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
 
     def __init__(self, *failing: str) -> None:
-        self.failing, self.open, self.watts = failing, 0, secrets.randbelow(500) + 0.5
+        self.failing, self.open, self.watts = failing, 0, random.randrange(500) + 0.5
 
     def __getattribute__(self, name: str) -> Any:
         if name != "failing" and name in self.failing:

@@ -17,8 +17,8 @@ def photograph() -> np.ndarray:
     return data.astronaut()[100:228, 150:310]
 
 
-def noisy(picture: np.ndarray, deviation: float) -> np.ndarray:
-    noise = np.random.default_rng().normal(0, deviation, picture.shape)
+def noisy(rng: np.random.Generator, picture: np.ndarray, deviation: float) -> np.ndarray:
+    noise = rng.normal(0, deviation, picture.shape)
     return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
 
 
@@ -27,9 +27,9 @@ def test_equal_pictures_are_perfect() -> None:
     assert (found.psnr_db, found.ssim, found.flip) == (EQUAL_DB, 1.0, 0.0 if found.flip is not None else None)
 
 
-def test_psnr_is_its_definition_and_every_measure_falls_with_noise() -> None:
+def test_psnr_is_its_definition_and_every_measure_falls_with_noise(rng: np.random.Generator) -> None:
     picture = photograph()
-    spoiled = [noisy(picture, deviation) for deviation in (2, 8, 32)]
+    spoiled = [noisy(rng, picture, deviation) for deviation in (2, 8, 32)]
     found = [compare_pictures("a", "b", [(one, picture)]) for one in spoiled]
     for one, measured in zip(spoiled, found, strict=True):
         error = np.mean((one.astype(float) - picture) ** 2)
@@ -37,11 +37,11 @@ def test_psnr_is_its_definition_and_every_measure_falls_with_noise() -> None:
     assert found[0].ssim > found[1].ssim > found[2].ssim
 
 
-def test_flip_sees_differences() -> None:
+def test_flip_sees_differences(rng: np.random.Generator) -> None:
     """It grows with noise, is near 1 for black against white, and is the mean over pictures."""
     pytest.importorskip("flip_evaluator")
     picture = photograph()
-    spoiled = [compare_pictures("a", "b", [(noisy(picture, deviation), picture)]).flip for deviation in (2, 8, 32)]
+    spoiled = [compare_pictures("a", "b", [(noisy(rng, picture, deviation), picture)]).flip for deviation in (2, 8, 32)]
     assert 0 < spoiled[0] < spoiled[1] < spoiled[2] < 1  # type: ignore[operator]
     black, white = np.zeros_like(picture), np.full_like(picture, 255)
     assert compare_pictures("a", "b", [(black, white)]).flip == pytest.approx(0.97, abs=0.03)

@@ -21,12 +21,11 @@ SIGMAS = 4.0
 
 @pytest.mark.parametrize("n", [6, 7, 12, 25, 60])
 @pytest.mark.parametrize("law", ["lognormal", "two humps", "uniform"])
-def test_the_interval_holds_the_median_as_often_as_it_says(n: int, law: str) -> None:
-    random = np.random.default_rng()
+def test_the_interval_holds_the_median_as_often_as_it_says(n: int, law: str, rng: np.random.Generator) -> None:
     samples = {
-        "lognormal": lambda size: random.lognormal(0.0, 1.0, size),  # median 1
-        "two humps": lambda size: np.where(random.random(size) < 0.5, random.random(size), 2 - random.random(size)),
-        "uniform": lambda size: 2 * random.random(size),
+        "lognormal": lambda size: rng.lognormal(0.0, 1.0, size),  # median 1
+        "two humps": lambda size: np.where(rng.random(size) < 0.5, rng.random(size), 2 - rng.random(size)),
+        "uniform": lambda size: 2 * rng.random(size),
     }[law]((ROUNDS, n))
     found = [median_interval(row.tolist()) for row in samples]
     coverage = found[0][2]
@@ -45,13 +44,14 @@ def test_ranks_are_those_of_the_binomial(n: int) -> None:
         assert 1 - 2 * binom.cdf(k + 1, n, 0.5) < 0.95
 
 
-def test_stopping_when_the_interval_is_narrow_costs_little_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_when_the_interval_is_narrow_costs_little_coverage(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
     """Repeating until it is narrow favours lucky samples; what is printed must still be about right."""
-    random = np.random.default_rng()
     clock = Clock(monkeypatch)
     rule, held = Rule(repeats=6, seconds=1e9, width=0.1), 0
     for _ in range(400):
-        taken = time_alone(lambda: clock.takes("", float(random.lognormal(0.0, 0.15))), rule)
+        taken = time_alone(lambda: clock.takes("", float(rng.lognormal(0.0, 0.15))), rule)
         low, high, _ = median_interval(taken)
         held += low <= 1.0 <= high
     assert held / 400 >= 0.85
@@ -78,8 +78,8 @@ def test_ratios_are_taken_pair_by_pair() -> None:
     assert (found.median, found.interval, found.n) == (0.5, (0.5, 0.5), 20)
 
 
-def test_a_ratio_can_be_made_again_from_what_the_record_keeps() -> None:
-    base, other = (np.random.default_rng().uniform(0.01, 0.1, 9).tolist() for _ in range(2))
+def test_a_ratio_can_be_made_again_from_what_the_record_keeps(rng: np.random.Generator) -> None:
+    base, other = (rng.uniform(0.01, 0.1, 9).tolist() for _ in range(2))
     found, own_ms = ratio_of(other, base), latency_of(other).samples_ms
     again = statistics.median(mine / theirs for mine, theirs in zip(own_ms, found.engine_ms, strict=True))
     assert again == pytest.approx(found.median, rel=1e-6)  # kept to a millionth of a millisecond
@@ -118,9 +118,11 @@ def test_noise_is_repeated_until_the_time_is_spent(monkeypatch: pytest.MonkeyPat
     assert len(found) == (runs if seconds < 1e9 else 6)
 
 
-def test_thousands_of_fast_runs_end_when_the_time_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_fast_runs_end_when_the_time_is_spent(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
     """And the interval is looked at about once for every twentieth more of them."""
-    clock, random, looked = Clock(monkeypatch), np.random.default_rng(), 0
+    clock, looked = Clock(monkeypatch), 0
 
     def counted(samples: list[float]) -> tuple[float, float, float]:
         nonlocal looked
@@ -128,6 +130,6 @@ def test_thousands_of_fast_runs_end_when_the_time_is_spent(monkeypatch: pytest.M
         return median_interval(samples)
 
     monkeypatch.setattr("zoomrt.bench.timing.median_interval", counted)
-    found = time_alone(lambda: clock.takes("", float(random.uniform(0.5, 1.5))), Rule(6, 3000.0))
+    found = time_alone(lambda: clock.takes("", float(rng.uniform(0.5, 1.5))), Rule(6, 3000.0))
     assert 2500 < len(found) < 3500
     assert looked <= 40 + math.log(len(found) / 40, 1.04)

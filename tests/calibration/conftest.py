@@ -1,24 +1,13 @@
-"""Fresh random inputs whose seed is printed when a test fails; a folder of pictures; a small network."""
+"""A folder of pictures; a small network."""
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """For numpy; torch gets the same seed."""
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
-    torch.manual_seed(seed)
-    return np.random.default_rng(seed)
 
 
 @pytest.fixture

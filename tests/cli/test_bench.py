@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cli_helpers import SCALE, TILE, tree, write_noise
 from PIL import Image
+from seeds import rng_for
 
 from zoomrt.bench.compare import changes, is_slower, lines
 from zoomrt.bench.record import Memory, Record, read_record
@@ -129,10 +130,9 @@ def test_the_page_stands_alone(record: Record) -> None:
     assert "#010203" not in text
 
 
-def test_intervals_say_what_they_hold_and_p99_waits_for_samples(record: Record) -> None:
+def test_intervals_say_what_they_hold_and_p99_waits_for_samples(record: Record, rng: np.random.Generator) -> None:
     few, many = (
-        msgspec.structs.replace(record.rows[1], latency=latency_of(np.random.default_rng().uniform(0.01, 0.02, n)))
-        for n in (3, 100)
+        msgspec.structs.replace(record.rows[1], latency=latency_of(rng.uniform(0.01, 0.02, n))) for n in (3, 100)
     )
     cells = dict(zip(TIME_HEAD, time_cells(few), strict=True))
     assert cells["interval"].endswith("; 75%, n = 3")
@@ -212,7 +212,7 @@ def test_a_peer_that_fails_on_the_pairs_keeps_its_times(
 
 def scaled(record: Record, factor: float, spread: float = 0.01) -> Record:
     """The same record with other times for the engine."""
-    seconds = np.random.default_rng().normal(factor, spread * factor, 40).clip(0.1 * factor)
+    seconds = rng_for(f"times {factor}").normal(factor, spread * factor, 40).clip(0.1 * factor)
     engine = msgspec.structs.replace(record.rows[0], latency=latency_of(seconds.tolist()))
     return msgspec.structs.replace(record, rows=(engine, *record.rows[1:]))
 

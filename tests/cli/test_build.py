@@ -23,7 +23,7 @@ from zoomrt.cli import _common, build
 from zoomrt.cli._common import run
 from zoomrt.export import families
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,6 @@ BAD_WEIGHTS: dict[str, Callable[[Path, Path], object]] = {
 
 
 def _save(shapes: dict[str, list[int]], path: Path) -> None:
-    import torch
     from safetensors.torch import save_file
 
     save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, path)

@@ -13,10 +13,10 @@ from zoomrt.cli._common import run
 from zoomrt.cli._sheet import FONT_SIZE, GAP, INK, LABEL_HEIGHT, sheet
 
 
-def test_psnr_is_that_of_the_literature() -> None:
+def test_psnr_is_that_of_the_literature(rng: np.random.Generator) -> None:
     """Against scikit-image on its own YCbCr; 1e-6 dB, both compute in float64."""
     color, metrics = pytest.importorskip("skimage.color"), pytest.importorskip("skimage.metrics")
-    a, b = np.random.default_rng().integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
+    a, b = rng.integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
     luma = [color.rgb2ycbcr(pixels)[4:-4, 4:-4, 0] for pixels in (a, b)]
     assert demo.psnr_y(a, b) == pytest.approx(metrics.peak_signal_noise_ratio(*luma, data_range=255), abs=1e-6)
 
@@ -33,12 +33,9 @@ def test_photographs_fit_the_scale_and_hold_their_crop(name: str) -> None:
     assert 0 <= top < bottom <= truth.shape[0]
 
 
-def test_sheet_shows_each_column_and_its_crop_enlarged() -> None:
+def test_sheet_shows_each_column_and_its_crop_enlarged(rng: np.random.Generator) -> None:
     width, height = 40, 30
-    columns = [
-        (label, np.random.default_rng().integers(0, 256, (height, width, 3), dtype=np.uint8))
-        for label in ("one", "two")
-    ]
+    columns = [(label, rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for label in ("one", "two")]
     canvas = np.asarray(sheet(columns, (10, 5, 30, 20)))
     for index, (_, pixels) in enumerate(columns):
         x = GAP + index * (width + GAP)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_helpers import failure_line, tree, write_noise
+from seeds import rng_for
 
 av = pytest.importorskip("av")
 pytest.importorskip("av.filter")
@@ -39,7 +40,7 @@ def write_video(
 
     tags : colour space, primaries, transfer.
     """
-    rng = np.random.default_rng()
+    rng = rng_for(path.name)
     with av.open(str(path), "w") as container:
         pictures = container.add_stream(codec, rate=30, options=options or {})
         pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, format

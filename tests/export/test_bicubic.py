@@ -18,10 +18,10 @@ def test_torch_everywhere() -> None:
     torch.testing.assert_close(Enlarge(4, TORCH)(picture), wanted, atol=1e-5, rtol=0)
 
 
-def test_pil_inside_on_8_bit() -> None:
+def test_pil_inside_on_8_bit(rng: np.random.Generator) -> None:
     """OSEDiff enlarges 8-bit pictures with PIL, which rounds and clips after each axis: within 1.5 code values of ours
     where nothing between the axes is clipped."""
-    picture = np.random.default_rng().integers(80, 176, (20, 24, 3), dtype=np.uint8)
+    picture = rng.integers(80, 176, (20, 24, 3), dtype=np.uint8)
     wanted = np.asarray(Image.fromarray(picture).resize((96, 80), Image.Resampling.BICUBIC), np.float32)
     tensor = torch.from_numpy(picture.transpose(2, 0, 1)[None] / np.float32(127.5)) - 1
     ours = Enlarge(4, PIL)(tensor).clamp(-1, 1)[0].permute(1, 2, 0).numpy() * 127.5 + 127.5

@@ -30,8 +30,8 @@ class Chooser(nn.Module):
         return self.last(self.sign((x + self.shift) - self.shift))  # type: ignore[no-any-return]
 
 
-def tiles() -> dict[str, np.ndarray]:
-    return {"noise": np.random.default_rng().uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)}
+def tiles(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"noise": rng.uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)}
 
 
 def test_recorded_choices_come_back() -> None:
@@ -49,16 +49,16 @@ def test_recorded_choices_come_back() -> None:
         assert not torch.equal(network(-x), wanted)  # no hook is left
 
 
-def test_flipped_choices_do_not_count_but_what_they_come_from_does() -> None:
+def test_flipped_choices_do_not_count_but_what_they_come_from_does(rng: np.random.Generator) -> None:
     network = Chooser(32.0)
     with pytest.raises(PrecisionError, match=r"need 45 dB"):
-        make_fp16_safe(network, tiles(), (-1.0, 1.0))
+        make_fp16_safe(network, tiles(rng), (-1.0, 1.0))
     network = Chooser(32.0)
     chooses(network.sign)
-    results = make_fp16_safe(network, tiles(), (-1.0, 1.0)).results
+    results = make_fp16_safe(network, tiles(rng), (-1.0, 1.0)).results
     assert [result.probe for result in results] == ["noise, before a choice", "noise"]
     assert all(result.psnr_db >= 45 for result in results)
     network = Chooser(4000.0)  # steps of 2 or 4 there: what is chosen from is wrong throughout
     chooses(network.sign)
     with pytest.raises(PrecisionError, match=r"noise, before a choice.*need 45 dB"):
-        make_fp16_safe(network, tiles(), (-1.0, 1.0))
+        make_fp16_safe(network, tiles(rng), (-1.0, 1.0))

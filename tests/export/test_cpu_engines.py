@@ -61,7 +61,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, milliseconds: Mapping[str, float]) 
 @pytest.mark.usefixtures("openvino")
 @pytest.mark.parametrize("faster", ["onnxruntime", "openvino"])
 def test_the_fastest_runs_the_bundle(
-    tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch, faster: str
+    tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch, faster: str, rng: np.random.Generator
 ) -> None:
     times = {"onnxruntime": 5.0, "openvino": 5.0, faster: 4.0}
     asked = pretend(monkeypatch, times)
@@ -78,7 +78,7 @@ def test_the_fastest_runs_the_bundle(
         assert min(results.values()) >= 80
     assert "openvino" in manifest.versions
     # what runs it gives the network's own numbers
-    frame = np.random.default_rng().uniform(0, 1, (32, 32, 3)).astype(np.float32)
+    frame = rng.uniform(0, 1, (32, 32, 3)).astype(np.float32)
     with torch.no_grad():
         lr = torch.from_numpy(frame.transpose(2, 0, 1)[None] * 2 - 1)
         wanted = FAMILY.network(load_checkpoint(tiny_edge_weights))(lr).numpy()
@@ -229,11 +229,13 @@ def test_trials_go_on_after_a_failure_and_end_with_the_first_if_all_fail() -> No
     assert caught.value is failures[ORT]
 
 
-def test_the_graphs_of_a_bundle_in_the_making_are_what_ships(tmp_path: Path, tiny_edge_weights: Path) -> None:
+def test_the_graphs_of_a_bundle_in_the_making_are_what_ships(
+    tmp_path: Path, tiny_edge_weights: Path, rng: np.random.Generator
+) -> None:
     """`Graphs.load` gives the session that a load of the finished bundle gives."""
     manifest = build(request(tiny_edge_weights, backend="onnxruntime"), tmp_path / "b").manifest
     graphs = Graphs(tmp_path / "b", {1: manifest.graphs["1"]}, "fp32", manifest.tile)
-    lr = np.random.default_rng().uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
+    lr = rng.uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
     with graphs.load(ORT, 1) as one, zoomrt.load(tmp_path / "b") as upscaler:
         assert type(one) is type(upscaler._session)
         assert np.array_equal(one.run(lr), upscaler._session.run(lr))  # type: ignore[call-arg, arg-type]

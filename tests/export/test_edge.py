@@ -21,9 +21,9 @@ def shipped() -> EdgeNetwork:
     return FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
 
 
-def test_an_untrained_network_is_pil_bicubic() -> None:
+def test_an_untrained_network_is_pil_bicubic(rng: np.random.Generator) -> None:
     """PIL computes the same cubic convolution in floating point on mode-F pictures; its border rule differs."""
-    picture = np.random.default_rng().normal(size=(3, 20, 28)).astype(np.float32)
+    picture = rng.normal(size=(3, 20, 28)).astype(np.float32)
     with torch.no_grad():
         ours = EdgeNetwork().eval()(torch.from_numpy(picture)[None])[0].numpy()
     for channel in range(3):

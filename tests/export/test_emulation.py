@@ -22,9 +22,8 @@ def fp16(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float16).astype(np.float64)
 
 
-def test_rounding_after_every_operation() -> None:
+def test_rounding_after_every_operation(rng: np.random.Generator) -> None:
     """Against the same arithmetic written out by hand in FP64 with a rounding after each step."""
-    rng = np.random.default_rng()
     x = rng.normal(size=(4, 6)).astype(np.float32)
     network = nn.Sequential(nn.Linear(6, 5), nn.Softplus())
     weight, bias = (fp16(p.detach().numpy()) for p in network[0].parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import secrets
+import random
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ class Around(nn.Module):
 
 
 def tiles() -> dict:
-    return extreme_tiles(24, RANGE, secrets.randbits(32))
+    return extreme_tiles(24, RANGE, random.getrandbits(32))
 
 
 def overflows(network: nn.Module) -> bool:

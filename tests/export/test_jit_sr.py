@@ -127,13 +127,13 @@ def test_one_call_against_the_slow_reference(small: tuple[Path, State], mode: st
 
 
 @pytest.mark.parametrize(("steps", "sampler"), [(5, "heun"), (4, "euler"), (30, "heun"), (1, "heun"), (1, "euler")])
-def test_sampler_against_the_equations(steps: int, sampler: str) -> None:
+def test_sampler_against_the_equations(steps: int, sampler: str, rng: np.random.Generator) -> None:
     """On a denoiser that is no network; with 30 steps the floor of 1 - t is reached."""
     facts, levels = sampling_of(steps, sampler, 2)
     heun = sampler == "heun"
     assert len(facts.evaluations) == len(levels) == (2 * steps - 1 if heun else steps)
     assert facts.draws == 1
-    noise = np.random.default_rng().standard_normal((1, 3, 6, 8))
+    noise = rng.standard_normal((1, 3, 6, 8))
 
     def denoise(x, t):
         return np.tanh(x) * (0.5 + t) + np.cos(3 * t)
@@ -153,7 +153,9 @@ def test_sampler_against_the_equations(steps: int, sampler: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "steps", "sampler"), [("token", 4, "heun"), ("concat", 3, "euler"), ("token", 1, "heun")]
 )
-def test_bundle(tmp_path: Path, small: tuple[Path, State], mode: str, steps: int, sampler: str) -> None:
+def test_bundle(
+    tmp_path: Path, small: tuple[Path, State], mode: str, steps: int, sampler: str, rng: np.random.Generator
+) -> None:
     """The whole chain against the slow one, and through the upscaler with the noise of the frame's corner."""
     path, state = small
     assert family_of(load_checkpoint(path)) is FAMILY
@@ -165,7 +167,7 @@ def test_bundle(tmp_path: Path, small: tuple[Path, State], mode: str, steps: int
     assert manifest.parity["step"]["operators"]["Attention"] == SMALL.depth
     assert manifest.tile.noise is not None
     assert manifest.sampling is not None
-    frame = np.random.default_rng().uniform(0, 1, (16, 16, 3)).astype(np.float32)
+    frame = rng.uniform(0, 1, (16, 16, 3)).astype(np.float32)
     lr = frame.transpose(2, 0, 1).astype(np.float64)
     (noise,) = split_draws(manifest.sampling, noise_at(manifest.tile.noise, 0, 0, 16, 16)[None])
     chain = slow_sampling.flow(
@@ -240,7 +242,7 @@ def test_published_steps_are_the_default(tmp_path: Path, width: int, evaluations
     assert FAMILY.facts.steps == 99
 
 
-def test_fp16(tmp_path: Path, small: tuple[Path, State]) -> None:
+def test_fp16(tmp_path: Path, small: tuple[Path, State], rng: np.random.Generator) -> None:
     """On the CPU: emulation of FP16 storage with each extreme tile at another evaluation, and the graphs in FP16."""
     path, _ = small
     sources = Sources(steps=6)
@@ -254,7 +256,7 @@ def test_fp16(tmp_path: Path, small: tuple[Path, State]) -> None:
         "white at evaluation 11",
     ]
     with zoomrt.load(tmp_path / "b") as upscaler:
-        assert np.ptp(upscaler(np.random.default_rng().integers(0, 256, (16, 16, 3), np.uint8))) > 0
+        assert np.ptp(upscaler(rng.integers(0, 256, (16, 16, 3), np.uint8))) > 0
 
 
 @pytest.mark.slow

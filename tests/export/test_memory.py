@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 from pathlib import Path
 
 import pytest
@@ -124,7 +124,7 @@ def test_stored_bytes_are_those_of_the_files_that_are_read(tmp_path: Path) -> No
     def write(name: str) -> int:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(os.urandom(1 + os.urandom(1)[0]))
+        path.write_bytes(random.randbytes(random.randrange(1, 257)))
         return path.stat().st_size
 
     weights, decoder, single = write("w"), write("d"), write("single")

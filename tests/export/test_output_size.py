@@ -95,19 +95,21 @@ def upscaler_for(name: str, network: nn.Module, colour: str) -> Upscaler:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 17), (17, 33, 3)], ids=str)
-def test_exactly_four_times(network_of: Callable[[str], nn.Module], name: str, shape: tuple[int, ...]) -> None:
+def test_exactly_four_times(
+    network_of: Callable[[str], nn.Module], name: str, shape: tuple[int, ...], rng: np.random.Generator
+) -> None:
     upscaler = upscaler_for(name, network_of(name), family_named(name).facts.colour)
-    frame = np.random.default_rng().integers(0, 256, shape, np.uint8)
+    frame = rng.integers(0, 256, shape, np.uint8)
     assert upscaler(frame).shape == (4 * shape[0], 4 * shape[1], *shape[2:])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_small_picture_is_mirrored_to_the_size_rule_and_cropped(
-    network_of: Callable[[str], nn.Module], name: str
+    network_of: Callable[[str], nn.Module], name: str, rng: np.random.Generator
 ) -> None:
     """adcsr_and_mobile.md A3; the runtime puts the picture into the middle, the sheet at the top left."""
     network = network_of(name)
-    frame = np.random.default_rng().random((7, 12, 3), np.float32)
+    frame = rng.random((7, 12, 3), np.float32)
     padded = np.pad(frame, [(4, 5), (2, 2), (0, 0)], mode="reflect")
     with torch.no_grad():
         wanted = network(torch.from_numpy(padded * 2 - 1).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()

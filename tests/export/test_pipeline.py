@@ -27,7 +27,7 @@ def request(weights: Path, **changes: object) -> BuildRequest:
     return BuildRequest(**{"weights": weights, "tile": 32, "overlap": 8, **changes})  # type: ignore[arg-type]
 
 
-def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
+def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path, rng: np.random.Generator) -> None:
     stages: list[str] = []
     result = build(
         request(tiny_edge_weights, batches=(1, 2)), tmp_path / "b", on_progress=lambda s, _: stages.append(s.split()[0])
@@ -44,7 +44,7 @@ def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
     assert set(stages) - {"speed"} == {"start", "weights", "memory", "reference", "export", "parity", "write"}
     assert all(r["psnr_db"] >= 80 for part in manifest.parity.values() for r in part["results"])
     # what is in the bundle is the network: an independent run of the file against torch
-    lr = np.random.default_rng().uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
+    lr = rng.uniform(-1, 1, (2, 3, 32, 32)).astype(np.float32)
     session = onnxruntime.InferenceSession(str(tmp_path / "b" / "fp32-b2.onnx"), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         wanted = FAMILY.network(load_checkpoint(tiny_edge_weights))(torch.from_numpy(lr)).numpy()

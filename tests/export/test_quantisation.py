@@ -173,13 +173,12 @@ def test_what_was_measured_is_found_again(tmp_path: Path, tiny_edge_weights: Pat
     assert not cache_path("calibration").exists()
 
 
-def test_pictures_of_ones_own(tmp_path: Path, tiny_edge_weights: Path) -> None:
+def test_pictures_of_ones_own(tmp_path: Path, tiny_edge_weights: Path, rng: np.random.Generator) -> None:
     """They replace the photograph, are named with their hashes, and decide the key; bad ones are skipped and told."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    random = np.random.default_rng()
     for name in ("a", "b"):
-        Image.fromarray(random.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / f"{name}.png")
     Image.new("RGB", (64, 64)).save(folder / "black.png")
     choice = dataclasses.replace(EASY, pictures=folder, method="max")
     manifest = build(request(tiny_edge_weights, choice), tmp_path / "b").manifest
@@ -243,10 +242,9 @@ def tiles_of(random: np.random.Generator, low: int) -> Tiles:
     return Tiles(random.integers(low, 256, (2, 8, 8, 3), dtype=np.uint8), (-1.0, 1.0))
 
 
-def test_fp16_around_the_layers_is_proved_on_the_held_out_tiles() -> None:
-    random = np.random.default_rng()
+def test_fp16_around_the_layers_is_proved_on_the_held_out_tiles(rng: np.random.Generator) -> None:
     module = Loud()
-    tiles = tiles_of(random, low=200)  # bright: nothing overflows
+    tiles = tiles_of(rng, low=200)  # bright: nothing overflows
     wanted = [module(tile).detach() for tile in tiles]
     to_half(module)
 
@@ -264,9 +262,9 @@ def test_fp16_around_the_layers_is_proved_on_the_held_out_tiles() -> None:
             prove_fp16_storage(module, quantised(floor), black)
 
 
-def test_reference_for_a_batch() -> None:
+def test_reference_for_a_batch(rng: np.random.Generator) -> None:
     """Held-out tiles in turn; a graph may be 3 dB worse than the network, but never under the gate."""
-    tiles = tiles_of(np.random.default_rng(), 0)
+    tiles = tiles_of(rng, 0)
     wanted = [tile * 2 for tile in tiles]
     judged = Quantised(tiles, wanted, 40.0, 50.0, 55.0, {})
     found = judged.reference(3, half=False)

@@ -78,15 +78,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Path]:
 
 
 @pytest.mark.parametrize("steps", [15, 4])
-def test_every_state_of_the_trajectory(bundle: tuple[Files, Path], steps: int) -> None:
+def test_every_state_of_the_trajectory(bundle: tuple[Files, Path], steps: int, rng: np.random.Generator) -> None:
     """The bundle's graphs, which are the same for any number of steps, against a chain and networks that share no code
     with them."""
     files, folder = bundle
     manifest = open_bundle(folder).manifest
     facts, _ = sampling_of(steps)
     assert (manifest.steps, manifest.tile.channels, manifest.sampling) == (4, 3 + 3 * 4, sampling_of(4)[0])
-    lr = np.random.default_rng().uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)
-    noise = np.random.default_rng().standard_normal((1, 3 * steps, 64, 64)).astype(np.float32)
+    lr = rng.uniform(-1, 1, (1, 3, 64, 64)).astype(np.float32)
+    noise = rng.standard_normal((1, 3 * steps, 64, 64)).astype(np.float32)
     draws = split_draws(facts, noise)
     np.testing.assert_array_equal(draws[1], noise[:, 3:6])
     unet, vae = Weights(files.unet), Weights(files.vae)
@@ -116,10 +116,10 @@ def test_every_state_of_the_trajectory(bundle: tuple[Files, Path], steps: int) -
     assert session.evaluations == steps
 
 
-def test_frames_through_the_bundle(bundle: tuple[Files, Path]) -> None:
+def test_frames_through_the_bundle(bundle: tuple[Files, Path], rng: np.random.Generator) -> None:
     """Equal frames become equal pixels; noise comes from the frame's place; counts are per tile."""
     _files, folder = bundle
-    frame = np.random.default_rng().integers(0, 256, (64, 70, 3), np.uint8)
+    frame = rng.integers(0, 256, (64, 70, 3), np.uint8)
     with zoomrt.load(folder) as upscaler:
         got = upscaler(frame)
         np.testing.assert_array_equal(got, upscaler(frame))

@@ -91,7 +91,7 @@ def test_schedule(steps: int) -> None:
 
 
 @pytest.mark.parametrize(("decide", "lean"), [("before", 0), ("before", 1e4), ("after", 0), ("after", -1e4), (None, 0)])
-def test_bundle(tmp_path: Path, decide: str | None, lean: float, capfd) -> None:
+def test_bundle(tmp_path: Path, decide: str | None, lean: float, capfd, rng: np.random.Generator) -> None:
     """Pixels and call counts of a tile are those of the slow chain with the slow policy."""
     steps = 7
     denoiser, policy = write(tmp_path / "w.pth", decide, lean)
@@ -101,7 +101,7 @@ def test_bundle(tmp_path: Path, decide: str | None, lean: float, capfd) -> None:
     assert manifest.sampling is not None
     assert manifest.sampling.decide == decide
     assert manifest.tile.noise is not None
-    frame = np.random.default_rng().uniform(0, 1, (16, 16, 3)).astype(np.float32)
+    frame = rng.uniform(0, 1, (16, 16, 3)).astype(np.float32)
     enlarged = bicubic_x4(frame.transpose(2, 0, 1).astype(np.float64) * 2 - 1, -0.75)
     (noise,) = split_draws(manifest.sampling, noise_at(manifest.tile.noise, 0, 0, 16, 16)[None])
     memory, asked, taken = np.zeros(MEMORY), 0, 0

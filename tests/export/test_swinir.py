@@ -158,7 +158,7 @@ def test_batch_items_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize("kind", [SMALL["classical x3"], SMALL["real L"]], ids=["classical x3", "real L"])
-def test_bundle(tmp_path: Path, kind: Kind) -> None:
+def test_bundle(tmp_path: Path, kind: Kind, rng: np.random.Generator) -> None:
     """One tile through the bundle is the network; every attention is one node."""
     write(tmp_path / "w.pth", kind)
     manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", tile=32, overlap=16, batches=(1, 2))
@@ -166,7 +166,7 @@ def test_bundle(tmp_path: Path, kind: Kind) -> None:
     for batch in ("1", "2"):
         assert manifest.parity[batch]["operators"]["Attention"] == kind.groups * kind.depth
     network = FAMILY.network(load_checkpoint(tmp_path / "w.pth"))
-    frame = np.random.default_rng().uniform(0, 1, (32, 32, 3)).astype(np.float32)
+    frame = rng.uniform(0, 1, (32, 32, 3)).astype(np.float32)
     with zoomrt.load(tmp_path / "b") as upscaler:
         got = upscaler(frame)
         assert upscaler(frame[:20].repeat(3, axis=1)).shape == (20 * kind.scale, 96 * kind.scale, 3)

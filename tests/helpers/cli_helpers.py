@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from seeds import rng_for
 
 SCALE = 4
 TILE = 16
@@ -16,7 +17,7 @@ TILE = 16
 
 def write_noise(path: Path, size: tuple[int, int] = (17, 21)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng().integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(rng_for(path.name).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
     return path
 
 

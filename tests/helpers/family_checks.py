@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from seeds import rng_for
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,7 +49,7 @@ def assert_tiles_equal_one_pass(folder: Path, network: nn.Module, height: int, w
 
     For networks that see no farther than the bundle's context, and values within [0, 1] after clipping.
     """
-    frame = np.random.default_rng().uniform(0, 1, (height, width, 3)).astype(np.float32)
+    frame = rng_for("assert_tiles_equal_one_pass").uniform(0, 1, (height, width, 3)).astype(np.float32)
     with zoomrt.load(folder) as upscaler:
         got = upscaler(frame)
     wanted = run(network, torch.from_numpy(frame).permute(2, 0, 1)).clip(0, 1).transpose(1, 2, 0)
@@ -102,7 +103,7 @@ def assert_multi_step_at_true_size(
     say_peak(f"{manifest.family} fp32 cpu")
     assert manifest.weights["parameters"] == parameters
     tile = manifest.tile
-    frame = np.random.default_rng().integers(0, 256, (tile.height, tile.width, 3), np.uint8)
+    frame = rng_for("assert_multi_step_at_true_size").integers(0, 256, (tile.height, tile.width, 3), np.uint8)
     with zoomrt.load(folder / "cpu") as upscaler:
         assert np.ptp(upscaler(frame)) > 0
         assert upscaler.evaluations == (manifest.steps,)

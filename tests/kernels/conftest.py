@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import secrets
 import sys
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,8 +59,6 @@ else:
 
 
 @pytest.fixture
-def generator() -> torch.Generator:
-    """Fresh random numbers; the seed is printed when a test fails."""
-    seed = secrets.randbits(32)
-    print(f"torch seed {seed}")
-    return torch.Generator().manual_seed(seed)
+def generator(rng: np.random.Generator) -> torch.Generator:
+    """torch's generator of this test's random inputs."""
+    return torch.Generator().manual_seed(int(rng.integers(2**32)))

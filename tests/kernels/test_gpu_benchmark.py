@@ -75,8 +75,8 @@ def test_turns_rotate() -> None:
     assert taken == {"a": [1.0, 6.0, 8.0], "b": [2.0, 4.0, 9.0], "c": [3.0, 5.0, 7.0]}
 
 
-def test_rows_of_backends() -> None:
-    picture = np.random.default_rng().uniform(-1, 1, (3, 8, 8))
+def test_rows_of_backends(rng: np.random.Generator) -> None:
+    picture = rng.uniform(-1, 1, (3, 8, 8))
     rows = rows_of(
         {"eager": [4e-3, 5e-3, 6e-3], "ours": [1e-3, 2.5e-3, 2e-3]}, {"eager": picture, "ours": picture + 0.02}, "eager"
     )

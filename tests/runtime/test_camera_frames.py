@@ -189,7 +189,9 @@ def test_frames_of_one_size_may_change_their_meaning(tmp_path: Path, rng: np.ran
             assert np.abs(upscaler(frame) - enlarged(exact * 255)).max() <= 0.5 + 2e-3
 
 
-def test_mean_std_is_matched_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_std_is_matched_on_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
     """An engine that darkens shows that the table was made from the frame's RGB, and applied once."""
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour="mean_std", value_range=(0.0, 1.0))
     good = cuda.kernels["gather_nv12"]
@@ -202,7 +204,7 @@ def test_mean_std_is_matched_on_the_gpu(tmp_path: Path, monkeypatch: pytest.Monk
     cuda.kernels["gather_nv12"] = darkened
     for name in ("moments_of_frame", "apply_affine"):
         monkeypatch.setattr(f"zoomrt.runtime.upscaler.{name}", None)  # the CPU has no part in it
-    frame = camera(np.random.default_rng(), "nv12", 60, 70, 3)
+    frame = camera(rng, "nv12", 60, 70, 3)
     with upscaler:
         found = upscaler(frame)
     assert np.abs(found - enlarged(exact_rgb(frame) * 255)).max() <= 2, "half the contrast is one code in two"

@@ -15,6 +15,7 @@ import pytest
 from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, at, fake_trt
 from runtime_helpers import convolution_model, facts, fake_upscaler, write_bundle
+from seeds import rng_for
 
 from zoomrt.bundle import TileFacts, open_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
@@ -26,7 +27,7 @@ from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
 from zoomrt.runtime.tensorrt_session import tensorrt_session
 from zoomrt.runtime.upscaler import Upscaler
 
-FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
+FRAME = rng_for("test_cuda_sessions").integers(0, 256, (90, 90, 3), np.uint8)
 
 
 @pytest.mark.parametrize("rtx", [True, False])
@@ -434,10 +435,10 @@ def test_load_takes_gpu_bundles_and_measures_their_batches(tmp_path: Path, monke
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:the bundle has no kernel")
-def test_onnxruntime_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
+def test_onnxruntime_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path, rng: np.random.Generator) -> None:
     """Both FP32, TF32 off: 2e-3 of a value range of 2 is a quarter of a code."""
     tile = facts(batches=(1, 2))
-    frame = np.random.default_rng().random((90, 70, 3), np.float32)
+    frame = rng.random((90, 70, 3), np.float32)
     fields = {"backend": "onnxruntime_cuda", "target": "cuda"}
     with upscaler_module.load(write_bundle(tmp_path / "gpu", tile, 7, **fields)) as gpu:
         found = gpu(frame)
@@ -457,10 +458,10 @@ def built_engine(batch: int, tile: TileFacts) -> bytes:
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:the bundle has no kernel")
-def test_tensorrt_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
+def test_tensorrt_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path, rng: np.random.Generator) -> None:
     """FP32, where TensorRT may use TF32 with 10 bits: within 2 % of the value range."""
     tile = facts(batches=(1, 2))
-    frame = np.random.default_rng().random((90, 70, 3), np.float32)
+    frame = rng.random((90, 70, 3), np.float32)
     engines = {n: built_engine(n, tile) for n in tile.batches}
     fields = {"backend": "tensorrt_rtx", "target": "rtx", "engines": {str(n): f"graph_{n}.onnx" for n in engines}}
     with upscaler_module.load(write_bundle(tmp_path / "gpu", tile, engines, **fields)) as gpu:
@@ -472,7 +473,7 @@ def test_tensorrt_on_a_real_gpu_agrees_with_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_copies_on_a_real_gpu_come_back_as_they_went(slots: int) -> None:
+def test_copies_on_a_real_gpu_come_back_as_they_went(slots: int, rng: np.random.Generator) -> None:
     """The engine is a copy on the device; also captured as a graph."""
     from zoomrt.runtime.scheduler import Pipeline
     from zoomrt.runtime.session import batches_of
@@ -488,7 +489,7 @@ def test_copies_on_a_real_gpu_come_back_as_they_went(slots: int) -> None:
 
     pipeline = Pipeline(device, slots)
     pipeline.add(1, CopyEngine(), ((1, 4096), (1, 4096)), "float32")
-    data = np.random.default_rng().standard_normal((9, 4096), np.float32)
+    data = rng.standard_normal((9, 4096), np.float32)
     for items, land in pipeline.run(batches_of(range(9), (1,)), lambda items, out: np.copyto(out, data[items.start])):
         np.testing.assert_array_equal(land()[0], data[items.start])
     pipeline.close()

@@ -12,6 +12,7 @@ from device_helpers import Faults, fault, no_room, threaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import FakeSession, facts, fake_upscaler, manifest, write_bundle
+from seeds import rng_for
 from thread_device import SessionEngine, ThreadDevice
 
 from zoomrt.errors import OutOfMemory, RuntimeFault
@@ -19,7 +20,7 @@ from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.upscaler import Upscaler, load
 
-FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
+FRAME = rng_for("test_device_session").integers(0, 256, (90, 90, 3), np.uint8)
 EXPECTED = FRAME.repeat(4, 0).repeat(4, 1)
 
 
@@ -36,12 +37,13 @@ def upscaler_on_threads(tile: Any, faults: Faults | None = None, slots: int = 2)
     batches=st.sampled_from([(1,), (1, 2), (1, 3, 4)]),
     dtype=st.sampled_from(["float32", "float16"]),
     colour=st.sampled_from(["none", "mean_std"]),
+    seed=st.integers(0, 2**32),
 )
 def test_frames_are_bit_identical_to_the_sequential_path(
-    height: int, width: int, slots: int, batches: tuple[int, ...], dtype: str, colour: str
+    height: int, width: int, slots: int, batches: tuple[int, ...], dtype: str, colour: str, seed: int
 ) -> None:
     tile = facts(batches=batches, dtype=dtype, colour=colour)
-    frame = np.random.default_rng().integers(0, 256, (height, width, 3), np.uint8)
+    frame = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     plain, _ = fake_upscaler(tile)
     upscaler, _ = upscaler_on_threads(tile, slots=slots)
     with upscaler:
@@ -105,7 +107,7 @@ def test_out_of_memory_for_one_tile_says_that_nothing_smaller_is_left() -> None:
             upscaler(FRAME)
 
 
-def test_the_sequential_path_recovers_in_the_same_way() -> None:
+def test_the_sequential_path_recovers_in_the_same_way(rng: np.random.Generator) -> None:
     sizes: list[int] = []
 
     class Small(FakeSession):
@@ -121,7 +123,7 @@ def test_the_sequential_path_recovers_in_the_same_way() -> None:
         assert np.array_equal(upscaler(FRAME), EXPECTED)
     assert len(said) == 1
     assert sizes.count(5) == 1
-    batch = np.random.default_rng().standard_normal((5, 3, 32, 32), np.float32)
+    batch = rng.standard_normal((5, 3, 32, 32), np.float32)
     with upscaler.engine() as session:
         assert np.array_equal(session.run(batch), batch.repeat(4, 2).repeat(4, 3)), "whoever asks for 5 still gets 5"
 

@@ -32,6 +32,7 @@ from zoomrt.runtime.upscaler import Upscaler
     kind=st.sampled_from(["fp16", "fp32"]),
     values=st.sampled_from([(-1.0, 1.0), (0.0, 1.0)]),
     colour=st.sampled_from(["none", "mean_std", "wavelet"]),
+    seed=st.integers(0, 2**32),
 )
 def test_a_frame_of_bytes_is_that_of_the_tile_path(
     tmp_path_factory: pytest.TempPathFactory,
@@ -41,11 +42,12 @@ def test_a_frame_of_bytes_is_that_of_the_tile_path(
     kind: str,
     values: tuple[float, float],
     colour: str,
+    seed: int,
 ) -> None:
     """To one code: sums for the colours are rounded in another order."""
     folder = tmp_path_factory.mktemp("frame") / "b"
     upscaler, cuda, _ = gpu_upscaler(folder, kind, batches=batches, value_range=values, colour=colour)
-    frame = np.random.default_rng().integers(0, 256, (height, width, 3), np.uint8)
+    frame = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     plain, _ = fake_upscaler(upscaler.manifest.tile)
     done: list[tuple[int, int]] = []
     with upscaler:
@@ -65,7 +67,9 @@ def test_a_frame_of_bytes_is_that_of_the_tile_path(
     assert not cuda.live
 
 
-def test_mean_std_colours_are_matched_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_std_colours_are_matched_on_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
     """An engine that darkens shows that the table was applied, and once."""
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour="mean_std")
     good = cuda.kernels["gather"]
@@ -78,7 +82,7 @@ def test_mean_std_colours_are_matched_on_the_gpu(tmp_path: Path, monkeypatch: py
     cuda.kernels["gather"] = darkened
     for name in ("moments_of_frame", "apply_affine"):
         monkeypatch.setattr(f"zoomrt.runtime.upscaler.{name}", None)  # the CPU has no part in it
-    frame = np.random.default_rng().integers(0, 256, (60, 70, 3), np.uint8)
+    frame = rng.integers(0, 256, (60, 70, 3), np.uint8)
     with upscaler:
         found = upscaler(frame)
     assert np.abs(found.astype(int) - frame.repeat(4, 0).repeat(4, 1)).max() <= 2, (
@@ -88,20 +92,19 @@ def test_mean_std_colours_are_matched_on_the_gpu(tmp_path: Path, monkeypatch: py
     assert not cuda.live
 
 
-def test_colours_without_their_kernels_are_matched_on_the_cpu(tmp_path: Path) -> None:
+def test_colours_without_their_kernels_are_matched_on_the_cpu(tmp_path: Path, rng: np.random.Generator) -> None:
     with pytest.warns(UserWarning, match="'colour_source_rgb' for this GPU.*matched on the CPU instead") as said:
         upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", lacking=tuple(COLOUR), colour="mean_std")
     assert len(said) == 1
     plain, _ = fake_upscaler(upscaler.manifest.tile)
-    frame = np.random.default_rng().integers(0, 256, (40, 70, 3), np.uint8)
+    frame = rng.integers(0, 256, (40, 70, 3), np.uint8)
     with upscaler:
         assert np.abs(upscaler(frame).astype(int) - plain(frame)).max() <= 1
         assert ".launch" in cuda.names()
 
 
-def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path) -> None:
+def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path, rng: np.random.Generator) -> None:
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", batches=(1, 2))
-    rng = np.random.default_rng()
     with upscaler:
         before = [cuda.names().count("GraphBuilder.begin_building")]
         for height, width in ((90, 90), (50, 120), (33, 20), (120, 70), (90, 90)):
@@ -121,9 +124,9 @@ def test_frames_that_the_kernels_do_not_read_go_tile_by_tile(tmp_path: Path) -> 
             assert ".launch" not in cuda.names()
 
 
-def test_values_that_are_not_finite_end_the_frame_and_not_the_next(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_end_the_frame_and_not_the_next(tmp_path: Path, rng: np.random.Generator) -> None:
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b")
-    frame = np.random.default_rng().integers(0, 256, (50, 50, 3), np.uint8)
+    frame = rng.integers(0, 256, (50, 50, 3), np.uint8)
     good = cuda.kernels["gather"]
 
     def poisoned(grid: Any, *values: Any) -> None:
@@ -138,10 +141,10 @@ def test_values_that_are_not_finite_end_the_frame_and_not_the_next(tmp_path: Pat
         assert np.array_equal(upscaler(frame), frame.repeat(4, 0).repeat(4, 1))
 
 
-def test_no_room_for_whole_frames_goes_on_tile_by_tile(tmp_path: Path) -> None:
+def test_no_room_for_whole_frames_goes_on_tile_by_tile(tmp_path: Path, rng: np.random.Generator) -> None:
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b")
     cuda.limit = cuda.device_bytes + 1000
-    frame = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
+    frame = rng.integers(0, 256, (90, 90, 3), np.uint8)
     with upscaler:
         with pytest.warns(UserWarning, match="tiles go through the CPU instead"):
             result = upscaler(frame)

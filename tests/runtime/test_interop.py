@@ -67,9 +67,12 @@ def test_our_stream_is_taken_by_others_and_they_order_themselves() -> None:
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     dtype=st.sampled_from(["u1", "u2", "f2", "f4", "i4"]),
     step=st.integers(1, 2),
+    seed=st.integers(0, 2**32),
 )
-def test_what_comes_in_is_the_same_memory_by_either_protocol(shape: list[int], dtype: str, step: int) -> None:
-    whole = np.random.default_rng().integers(0, 200, [2 * shape[0], *shape[1:]]).astype(dtype)
+def test_what_comes_in_is_the_same_memory_by_either_protocol(
+    shape: list[int], dtype: str, step: int, seed: int
+) -> None:
+    whole = np.random.default_rng(seed).integers(0, 200, [2 * shape[0], *shape[1:]]).astype(dtype)
     array = whole[::step]
     dense = np.ascontiguousarray(array)
 

@@ -57,10 +57,10 @@ class Listening(FakeSession):
 
 
 @pytest.mark.parametrize("size", [(70, 95), (20, 50), (32, 32)])
-def test_every_tile_cuts_from_one_map(size: tuple[int, int]) -> None:
+def test_every_tile_cuts_from_one_map(size: tuple[int, int], rng: np.random.Generator) -> None:
     tile = facts(noise=NOISE, batches=(1, 2))
     session = Listening(tile)
-    frame = np.random.default_rng().integers(0, 256, (*size, 3), np.uint8)
+    frame = rng.integers(0, 256, (*size, 3), np.uint8)
     Upscaler(manifest(tile), session).upscale(frame)
     tiles = plan(*size, tile)
     assert len(session.heard) == len(tiles)

@@ -20,12 +20,12 @@ from frame_helpers import GATHER, gpu_upscaler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
+from seeds import rng_for
 
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime.interop import DeviceArray, stream_handle
 
 THEIRS = 4096
-RNG = np.random.default_rng()
 
 
 def bytes_of(array: DeviceArray) -> Any:
@@ -33,7 +33,7 @@ def bytes_of(array: DeviceArray) -> Any:
 
 
 def picture(height: int = 50, width: int = 60) -> Any:
-    return RNG.integers(0, 256, (height, width, 3), np.uint8)
+    return rng_for(f"{height} x {width}").integers(0, 256, (height, width, 3), np.uint8)
 
 
 @settings(max_examples=15)

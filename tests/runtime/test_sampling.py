@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from seeds import rng_for
 
 from zoomrt.bundle import Evaluation, SamplingFacts
 from zoomrt.runtime.sampling import split_draws, time_features, trajectory
@@ -16,7 +17,7 @@ COARSE, FINE = 3, 6
 
 
 def facts(decide: str | None, spread: float = 0.0) -> SamplingFacts:
-    rng = np.random.default_rng()
+    rng = rng_for("facts")
     evaluations = tuple(
         Evaluation(
             timestep=float(i), state=(*rng.uniform(-1, 1, 3), spread), held=(0.5, 0.25, 0.125), skippable=i >= COARSE
@@ -96,7 +97,7 @@ def test_time_features(timestep: float, half: int) -> None:
     np.testing.assert_allclose(got, [wanted], atol=1e-6)
 
 
-def test_draws_are_squares_of_channels() -> None:
+def test_draws_are_squares_of_channels(rng: np.random.Generator) -> None:
     """State pixel (y, x) of a draw comes from LR pixel (y // 2, x // 2) and one channel: tiles agree where they
     overlap."""
     sampling = SamplingFacts(
@@ -110,7 +111,7 @@ def test_draws_are_squares_of_channels() -> None:
         ),
     )
     assert (sampling.draws, sampling.noise_channels) == (2, 24)
-    channels = np.random.default_rng().standard_normal((1, 24, 4, 5)).astype(np.float32)
+    channels = rng.standard_normal((1, 24, 4, 5)).astype(np.float32)
     draws = split_draws(sampling, channels)
     assert [draw.shape for draw in draws] == [(1, 3, 8, 10)] * 2
     for d, draw in enumerate(draws):

@@ -85,7 +85,7 @@ def test_the_watched_device_sees_a_write_to_a_buffer_in_use() -> None:
     assert len(device.trespasses) == 1
 
 
-def test_the_streams_really_work_at_the_same_time() -> None:
+def test_the_streams_really_work_at_the_same_time(rng: np.random.Generator) -> None:
     """Compute k goes on only when copy-in k+1 and copy-out k-1 have begun."""
     device = WatchedDevice()
     count, numbers = 6, iter(range(6))
@@ -99,7 +99,7 @@ def test_the_streams_really_work_at_the_same_time() -> None:
         return affine(batch)
 
     pipeline = pipeline_on(device, (1,), 2, run)
-    data = np.random.default_rng().standard_normal((count, WIDTH), np.float32)
+    data = rng.standard_normal((count, WIDTH), np.float32)
     np.testing.assert_array_equal(collected(pipeline, data, (1,)), affine(data))
     at = {moment: index for index, moment in enumerate(device.moments)}
     for k in range(count):
@@ -157,7 +157,7 @@ def test_a_failed_batch_is_told_by_its_landing_and_the_others_are_right() -> Non
     pipeline.close()
 
 
-def test_a_batch_that_no_stream_takes_is_told_by_its_landing() -> None:
+def test_a_batch_that_no_stream_takes_is_told_by_its_landing(rng: np.random.Generator) -> None:
     """As a CUDA launch fails: at once, in the caller's thread."""
 
     class Refusing(WatchedEngine):
@@ -174,7 +174,7 @@ def test_a_batch_that_no_stream_takes_is_told_by_its_landing() -> None:
     device = WatchedDevice(copy_s=0.01)
     pipeline = Pipeline(device, 2)
     pipeline.add(1, Refusing(affine, device), ((1, WIDTH), (1, WIDTH)), "float32")
-    data = np.random.default_rng().standard_normal((7, WIDTH), np.float32)
+    data = rng.standard_normal((7, WIDTH), np.float32)
     failed = []
 
     def fill(items: range, out: NDArray[np.float32]) -> None:
@@ -193,16 +193,16 @@ def test_a_batch_that_no_stream_takes_is_told_by_its_landing() -> None:
 
 
 @pytest.mark.parametrize("taken", [1, 2, 3])
-def test_leaving_in_the_middle_leaves_a_usable_pipeline(taken: int) -> None:
+def test_leaving_in_the_middle_leaves_a_usable_pipeline(taken: int, rng: np.random.Generator) -> None:
     device = WatchedDevice(copy_s=0.005)
     pipeline = pipeline_on(device, (1, 2), 2)
-    data = np.random.default_rng().standard_normal((9, WIDTH), np.float32)
+    data = rng.standard_normal((9, WIDTH), np.float32)
     landings = pipeline.run(batches_of(range(9), (1, 2)), fill_from(data))
     for _ in range(taken):
         next(landings)[1]()
     if taken == 3:
         landings.close()
-    other = np.random.default_rng().standard_normal((9, WIDTH), np.float32)
+    other = rng.standard_normal((9, WIDTH), np.float32)
     np.testing.assert_array_equal(collected(pipeline, other, (1, 2)), affine(other))
     assert next(landings, None) is None, "who was overtaken ends, without a result that is not his"
     np.testing.assert_array_equal(collected(pipeline, data, (1, 2)), affine(data))
@@ -241,7 +241,7 @@ def test_closing_in_the_middle_of_work_waits_for_it_and_ends_the_threads() -> No
     assert set(threading.enumerate()) <= before
 
 
-def test_an_engine_that_does_not_fit_leaves_nothing_behind() -> None:
+def test_an_engine_that_does_not_fit_leaves_nothing_behind(rng: np.random.Generator) -> None:
     class TooLarge(WatchedEngine):
         def prepare(self, *_buffers):  # type: ignore[no-untyped-def]
             raise MemoryError
@@ -252,7 +252,7 @@ def test_an_engine_that_does_not_fit_leaves_nothing_behind() -> None:
     with pytest.raises(MemoryError):
         pipeline.add(2, large, ((2, WIDTH), (2, WIDTH)), "float32")
     assert large.closed == 1
-    data = np.random.default_rng().standard_normal((3, WIDTH), np.float32)
+    data = rng.standard_normal((3, WIDTH), np.float32)
     np.testing.assert_array_equal(collected(pipeline, data, (1,)), affine(data))
     pipeline.close()
     assert large.closed == 1

@@ -18,7 +18,7 @@ from zoomrt.runtime.tiles import plan
 from zoomrt.runtime.upscaler import Upscaler, load
 from zoomrt.runtime.zoom import ZoomSession
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,6 @@ def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upscaler]:
 
 def untiled(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
     """One pass over the whole frame in torch FP32; (4H, 4W, 3) in [0, 255], not rounded."""
-    import torch
-
     from zoomrt.export.checkpoint import load_checkpoint
     from zoomrt.export.families.edge import FAMILY
 

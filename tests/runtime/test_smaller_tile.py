@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from runtime_helpers import FakeSession, facts, write_bundle
+from seeds import rng_for
 
 from zoomrt import ZoomSession
 from zoomrt.bundle import Bundle
@@ -20,7 +21,7 @@ from zoomrt.errors import OutOfMemory, RuntimeFault, TileTooLarge, UsageError
 from zoomrt.runtime import backends
 from zoomrt.runtime.upscaler import Upscaler, load
 
-FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
+FRAME = rng_for("test_smaller_tile").integers(0, 256, (90, 90, 3), np.uint8)
 EXPECTED = FRAME.repeat(4, 0).repeat(4, 1)
 SMALL = {"height": 16, "width": 16, "overlap": 6, "context": 2}
 
@@ -231,7 +232,7 @@ def test_a_closed_upscaler_loads_nothing(sessions, bundles: tuple[Path, Path]) -
     assert len(made.made) == 1
 
 
-ZOOMED = np.random.default_rng().integers(0, 256, (120, 160, 3), np.uint8)
+ZOOMED = rng_for("zoomed").integers(0, 256, (120, 160, 3), np.uint8)
 
 
 @pytest.mark.filterwarnings("ignore:out of memory for tiles")
@@ -282,13 +283,14 @@ def test_sessions_that_run_out_at_once_all_answer(sessions, bundles: tuple[Path,
 
 @pytest.mark.filterwarnings("ignore:out of memory for tiles")
 @pytest.mark.parametrize("run", [1, 2, 3])
-def test_with_a_budget_and_a_moving_camera(sessions, bundles: tuple[Path, Path], run: int) -> None:
+def test_with_a_budget_and_a_moving_camera(
+    sessions, bundles: tuple[Path, Path], run: int, rng: np.random.Generator
+) -> None:
     """Runs 1 and 2 are the warm-up; a tile that fails after its frame was answered changes the engine too."""
     sessions(lambda height, now: height == 32 and now == run)
-    random = np.random.default_rng()
     with both(bundles) as upscaler, ZoomSession(upscaler, (160, 120), budget_ms=5) as session:
         for _ in range(500):
-            session.process(random.integers(0, 256, (120, 160, 3), np.uint8), 4.0)
+            session.process(rng.integers(0, 256, (120, 160, 3), np.uint8), 4.0)
             if upscaler.manifest.tile.height == 16:
                 break
         assert upscaler.manifest.tile.height == 16

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from runtime_helpers import facts, fake_upscaler
+from seeds import rng_for
 
 from zoomrt.errors import RuntimeFault, ZoomrtError
 
-FRAME = np.random.default_rng().integers(0, 256, (90, 90, 3), np.uint8)
+FRAME = rng_for("test_upscaler_faults").integers(0, 256, (90, 90, 3), np.uint8)
 EXPECTED = FRAME.repeat(4, 0).repeat(4, 1)
 
 

@@ -60,10 +60,10 @@ def _random(scale: int) -> tuple[int, nn.Module]:
     """The published network of that scale, or of x4 where there is none."""
     config = DenseConfig(unshuffle=2 if scale == 2 else 1)
     network = DenseNetwork(config)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # weights that keep signals of the order of one; torch's own let them die out
         for values in network.parameters():
-            if values.dim() > 1:
-                values.normal_(std=values[0].numel() ** -0.5)
+            values.zero_() if values.dim() == 1 else values.normal_(0, values[0].numel() ** -0.5, generator=generator)
     return config.scale, network.eval()
 
 
