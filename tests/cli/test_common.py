@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +18,7 @@ from zoomrt import __version__
 from zoomrt.cli import _common
 from zoomrt.cli._common import progress_bar, report, require, run, shared_options
 from zoomrt.errors import MissingDependency, OutOfMemory
+from zoomrt.files import cache_path, write_cached
 
 
 def command_that(act: Callable[[], object]) -> click.Command:
@@ -85,6 +88,14 @@ def test_warnings_of_libraries_are_shown_with_debug_only(capfd: pytest.CaptureFi
     assert capfd.readouterr().err == ""
     with pytest.warns(UserWarning, match="old thing"):
         run(noisy, ["--debug"])
+
+
+def test_a_missing_cache_is_told_in_one_line(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOOMRT_CACHE", str(tmp_path / ("n" * 300)))
+    assert run(command_that(lambda: [write_cached(cache_path(name), b"x") for name in "ab"]), []) == 0
+    assert re.fullmatch(r"warning: working without a cache .*File name too long.*\n", capfd.readouterr().err)
 
 
 def test_report_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("triton", reason="the extra 'kernels' is not installed")
 import toy_kernels
 
 from zoomrt.errors import MissingDependency, PluginError, UsageError
-from zoomrt.files import cache_path
+from zoomrt.files import CacheWarning, cache_path
 from zoomrt.kernels import compile as subject
 from zoomrt.kernels.binary import LIMITS, Compiled, Resources, check_fit
 from zoomrt.kernels.compile import KernelBinary, compile_kernels
@@ -247,7 +247,8 @@ def test_without_triton_the_remedy_is_an_extra(monkeypatch: pytest.MonkeyPatch) 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("ZOOMRT_CACHE", str(tmp_path / "file"))
-    assert len(compile_kernels([addition()], (89,), workers=1)) == 1
+    with pytest.warns(CacheWarning):
+        assert len(compile_kernels([addition()], (89,), workers=1)) == 1
 
 
 PTX = (

@@ -72,8 +72,8 @@ def run(command: click.Command, words: Sequence[str]) -> int:
         with warnings.catch_warnings():
             if not debug:
                 warnings.simplefilter("ignore")  # other people's deprecations; our own are in the manifest
-            warnings.simplefilter("always", CacheWarning)
-            warnings.showwarning = lambda message, *_, **__: report(str(message), kind="warning")
+                warnings.simplefilter("always", CacheWarning)
+                warnings.showwarning = lambda message, *_, **__: report(str(message), kind="warning")
             with command.make_context(command.name, list(words)) as context:
                 command.invoke(context)
     except click.exceptions.Exit as done:
