@@ -20,7 +20,7 @@ from zoomrt.cli import _video  # noqa: E402
 from zoomrt.cli._numbered import check_output, numbered  # noqa: E402
 from zoomrt.cli._video import Source, VideoWriter, camera_frame  # noqa: E402
 from zoomrt.errors import StorageError, UsageError  # noqa: E402
-from zoomrt.runtime.pixel_formats import read_window  # noqa: E402
+from zoomrt.runtime.yuv import read_window  # noqa: E402
 
 WIDTH, HEIGHT = 64, 48
 

@@ -20,9 +20,10 @@ from zoomrt.errors import InputError, UsageError
 from zoomrt.kernels.tile_gather import KR_KB, cost, frame_arguments, reference, tile_gather, yuv_numbers
 from zoomrt.runtime import pixels
 from zoomrt.runtime.frame_bytes import bytes_of as bytes_of_picture
-from zoomrt.runtime.pixel_formats import CameraFrame, read_window
+from zoomrt.runtime.pixel_formats import CameraFrame
 from zoomrt.runtime.rgb_view import picture_of
 from zoomrt.runtime.tiles import TilePlan, plan
+from zoomrt.runtime.yuv import read_window
 
 
 def facts(tile: tuple[int, int], value_range: tuple[float, float]) -> TileFacts:

@@ -27,7 +27,8 @@ from zoomrt.runtime.colour import EPSILON
 from zoomrt.runtime.pixel_formats import CameraFrame
 from zoomrt.runtime.tiles import plan
 
-YUV = ["nv12", "nv21", "i420", "p010"]
+YUV = ["nv12", "nv21", "i420", "i422", "i444", "p010", "i010", "i210", "i410"]
+SIDE = st.integers(1, 100)
 EVEN = st.integers(1, 50).map(lambda half: 2 * half)
 
 
@@ -43,8 +44,8 @@ def times(gain: float) -> Any:
 @settings(deadline=None, max_examples=60)
 @given(
     format=st.sampled_from([*YUV, "rgb", "bgr"]),
-    height=EVEN,
-    width=EVEN,
+    height=SIDE,
+    width=SIDE,
     gap=st.sampled_from([0, 1, 7]),
     meaning=MEANING,
     seed=st.integers(0, 2**32),

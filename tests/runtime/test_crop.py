@@ -16,17 +16,17 @@ SIDES = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
 FRACTIONS = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 
-@given(SIDES, SIDES, st.floats(1, MAX_ZOOM), FRACTIONS)
+@given(SIDES, SIDES, st.floats(1, MAX_ZOOM), FRACTIONS, st.sampled_from([1.0, 16 / 15, 4 / 3, 0.5, 64.0]))
 def test_the_crop_is_inside_and_has_the_outputs_shape(
-    frame: tuple[int, int], output: tuple[int, int], zoom: float, center: tuple[float, float]
+    frame: tuple[int, int], output: tuple[int, int], zoom: float, center: tuple[float, float], aspect: float
 ) -> None:
-    crop = crop_of(frame, output, zoom, center)
+    crop = crop_of(frame, output, zoom, center, aspect)
     assert crop.top >= 0
     assert crop.left >= 0
     assert crop.top + crop.height <= frame[0] * (1 + 1e-12)
     assert crop.left + crop.width <= frame[1] * (1 + 1e-12)
-    assert crop.height / output[0] == pytest.approx(crop.width / output[1], rel=1e-9)
-    whole = crop_of(frame, output, 1.0)
+    assert crop.height / output[0] == pytest.approx(crop.width * aspect / output[1], rel=1e-9)
+    whole = crop_of(frame, output, 1.0, pixel_aspect=aspect)
     assert whole.height * (1 / zoom) == pytest.approx(crop.height, rel=1e-9)
     assert whole.height == pytest.approx(frame[0]) or whole.width == pytest.approx(frame[1])
 

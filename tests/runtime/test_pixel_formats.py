@@ -3,61 +3,65 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from camera_frames import SITINGS
 from numpy.typing import NDArray
 
 from zoomrt.errors import InputError, UsageError
-from zoomrt.runtime.pixel_formats import (
-    FORMATS,
-    CameraFrame,
-    empty_like,
-    read_window,
-    rows_to_write,
-    write_rows,
-    write_view,
-)
+from zoomrt.runtime.pixel_formats import FORMATS, LAYOUTS, CameraFrame, empty_like, plane_shapes
+from zoomrt.runtime.yuv import chroma_planes, read_window, rows_to_write, write_rows, write_view
 
 H, W = 48, 64
-MATRICES, RANGES, SITINGS = ("bt601", "bt709", "bt2020"), (False, True), ("left", "center", "top-left")
-YUV = {"nv12": "nv12", "nv21": "nv21", "i420": "yuv420p", "p010": "p010le"}
-CHROMA_POSITION = {"left": (0, 128), "center": (128, 128), "top-left": (0, 0)}  # swscale's, in 1/256 luma pixels
+MATRICES, RANGES = ("bt601", "bt709", "bt2020"), (False, True)
+RGB = ("rgb", "bgr", "rgb48")
+YUV = {
+    "nv12": "nv12",
+    "nv21": "nv21",
+    "i420": "yuv420p",
+    "i422": "yuv422p",
+    "i444": "yuv444p",
+    "p010": "p010le",
+    "i010": "yuv420p10le",
+    "i210": "yuv422p10le",
+    "i410": "yuv444p10le",
+}
 FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+
+
+def stored(format: str, planes: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Codes of luma and chroma as the format has them in memory."""
+    layout = LAYOUTS[format]
+    return [(np.asarray(plane, np.int64) << layout.shift).astype(layout.dtype) for plane in planes]
 
 
 def random_planes(format: str, full_range: bool, rng: np.random.Generator) -> list[NDArray[Any]]:
     """Random codes within the range: beyond it swscale's integers overflow and turn white into black."""
-    unit = 4 if format == "p010" else 1
+    unit = 1 << (LAYOUTS[format].bits - 8)
     bounds = (
         ((0, 256 * unit), (0, 256 * unit)) if full_range else ((16 * unit, 235 * unit + 1), (16 * unit, 240 * unit + 1))
     )
-    shapes = [(H, W), (H // 2, W // 2), (H // 2, W // 2)] if format == "i420" else [(H, W), (H // 2, W // 2, 2)]
-    planes = [rng.integers(*bounds[bool(index)], shape) for index, shape in enumerate(shapes)]
-    return [(plane << 6).astype(np.uint16) if format == "p010" else plane.astype(np.uint8) for plane in planes]
+    shapes = plane_shapes(format, H, W)
+    return stored(format, [rng.integers(*bounds[bool(index)], shape) for index, shape in enumerate(shapes)])
 
 
 def chart_planes(format: str, full_range: bool) -> list[NDArray[Any]]:
     """Ramps of luma over bars of chroma with hard edges."""
-    unit = 4 if format == "p010" else 1
+    unit = 1 << (LAYOUTS[format].bits - 8)
     low, high, side = (0, 255, 240) if full_range else (16, 235, 224)
     luma = np.broadcast_to(np.linspace(low * unit, high * unit, W).round(), (H, W))
-    blue = np.broadcast_to(
-        np.where(np.arange(W // 2) // 5 % 2, 128 - side // 2, 128 + side // 2) * unit, (H // 2, W // 2)
-    )
-    red = np.broadcast_to(
-        (np.where(np.arange(H // 2) // 3 % 2, 128 - side // 2, 128 + side // 2) * unit)[:, None], blue.shape
-    )
-    if format == "i420":
-        planes = [luma, blue, red]
-    else:
-        planes = [luma, np.stack([red, blue] if format == "nv21" else [blue, red], axis=2)]
-    return [
-        (plane.astype(np.uint16) << 6).astype(np.uint16) if format == "p010" else plane.astype(np.uint8)
-        for plane in planes
-    ]
+    rows, columns = plane_shapes(format, H, W)[1][:2]
+    middle = 128 + np.where(np.arange(columns) // 5 % 2, -side // 2, side // 2)
+    blue = np.broadcast_to(middle * unit, (rows, columns))
+    middle = 128 + np.where(np.arange(rows) // 3 % 2, -side // 2, side // 2)
+    red = np.broadcast_to((middle * unit)[:, None], (rows, columns))
+    if LAYOUTS[format].chroma == "planes":
+        return stored(format, [luma, blue, red])
+    return stored(format, [luma, np.stack([red, blue] if format == "nv21" else [blue, red], axis=2)])
 
 
 def swscale(frame: Any, to: str, options: str) -> Any:
@@ -90,17 +94,19 @@ def av_frame(format: str, planes: list[NDArray[Any]]) -> Any:
     return frame
 
 
-@pytest.mark.parametrize("siting", SITINGS)
 @pytest.mark.parametrize("full_range", RANGES)
 @pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("format", YUV)
+@pytest.mark.parametrize(
+    ("format", "siting"), [*itertools.product(("i420", "p010"), SITINGS), *((format, "left") for format in YUV)]
+)
 def test_both_ways_are_swscales(
     format: Any, matrix: Any, full_range: bool, siting: Any, rng: np.random.Generator
 ) -> None:
     pytest.importorskip("av")
     import av
 
-    across, down = CHROMA_POSITION[siting]
+    steps = LAYOUTS[format].step
+    down, across = (round(256 * place) if step == 2 else 0 for place, step in zip(SITINGS[siting], steps, strict=True))
     name = "pc" if full_range else "tv"
     for planes in (random_planes(format, full_range, rng), chart_planes(format, full_range)):
         frame = CameraFrame(tuple(planes), format, matrix, full_range, siting)
@@ -120,8 +126,7 @@ def test_both_ways_are_swscales(
             rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
             width = int(np.prod(mine.shape[1:])) * mine.itemsize
             codes = np.ascontiguousarray(rows[:, :width]).view(mine.dtype).reshape(mine.shape).astype(int)
-            step = 64 if format == "p010" else 1
-            assert np.abs(codes - mine.astype(int)).max() <= step
+            assert np.abs(codes - mine.astype(int)).max() <= 1 << LAYOUTS[format].shift
 
 
 @pytest.mark.parametrize(
@@ -151,11 +156,12 @@ def test_flat_colours_are_the_standards_formula(
 @pytest.mark.parametrize("siting", SITINGS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_rows_written_apart_are_those_of_the_whole(format: Any, siting: Any, rng: np.random.Generator) -> None:
-    view = rng.random((3, H, W), np.float32)
+    height, width = H - int(rng.integers(2)), W - int(rng.integers(2))
+    view = rng.random((3, height, width), np.float32)
     like = CameraFrame((np.zeros((2, 2, 3), np.uint8),), siting=siting)
-    whole, apart = empty_like(like, (H, W), format), empty_like(like, (H, W), format)
+    whole, apart = empty_like(like, (height, width), format), empty_like(like, (height, width), format)
     write_view(view, whole)
-    cuts = [0, *2 * np.sort(rng.choice(np.arange(1, H // 2), 3, replace=False)), H]
+    cuts = [0, *2 * np.sort(rng.choice(np.arange(1, H // 2), 3, replace=False)), height]
     for start, stop in itertools.pairwise(cuts):
         rows = slice(int(start), int(stop))
         write_rows(view[:, rows_to_write(rows, apart)], apart, rows)
@@ -163,13 +169,37 @@ def test_rows_written_apart_are_those_of_the_whole(format: Any, siting: Any, rng
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("siting", SITINGS)
+@pytest.mark.parametrize("format", YUV)
+def test_written_chroma_is_the_triangle_of_its_neighbours(format: Any, siting: Any, rng: np.random.Generator) -> None:
+    """In float64, sample by sample, at odd and even sizes, the ends repeated."""
+    layout = LAYOUTS[format]
+    height, width = (int(side) for side in rng.integers(1, 12, 2))
+    view = rng.random((3, height, width), np.float32)
+    written = empty_like(CameraFrame((np.zeros((1, 1, 3), np.uint8),), siting=siting), (height, width), format)
+    write_view(view, written)
+    red, green, blue = view.astype(np.float64)
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    planes = chroma_planes(written)
+    for plane, full in zip(planes, ((blue - luma) / 1.8556, (red - luma) / 1.5748), strict=True):
+        for row, column in np.ndindex(plane.shape):
+            total = 0.0
+            weights = [
+                {at: 0.5 - abs(at - 2 * place - offset) / 4 for at in range(2 * place - 2, 2 * place + 4)}
+                if step == 2
+                else {place: 1.0}
+                for place, step, offset in zip((row, column), layout.step, SITINGS[siting], strict=True)
+            ]
+            for y, x in itertools.product(*weights):
+                value = full[min(max(y, 0), height - 1), min(max(x, 0), width - 1)]
+                total += max(weights[0][y], 0.0) * max(weights[1][x], 0.0) * value
+            code = (128 + 224 * total) * (1 << (layout.bits - 8))
+            assert abs(int(plane[row, column]) / (1 << layout.shift) - code) <= 0.5 + 2e-3
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_window_is_the_part_of_the_whole(format: Any, rng: np.random.Generator) -> None:
-    planes = (
-        [rng.integers(0, 256, (H, W, 3), dtype=np.uint8)]
-        if format in ("rgb", "bgr")
-        else random_planes(format, False, rng)
-    )
+    planes = random_planes(format, True, rng)
     for siting in SITINGS:
         frame = CameraFrame(tuple(planes), format, siting=siting)  # type: ignore[arg-type]
         whole = read_window(frame, slice(0, H), slice(0, W))
@@ -179,16 +209,13 @@ def test_a_window_is_the_part_of_the_whole(format: Any, rng: np.random.Generator
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_strides_and_padding_do_not_matter_and_nothing_is_copied(format: Any, rng: np.random.Generator) -> None:
-    planes = (
-        [rng.integers(0, 256, (H, W, 3), dtype=np.uint8)]
-        if format in ("rgb", "bgr")
-        else random_planes(format, False, rng)
-    )
+    planes = random_planes(format, True, rng)
     stride = planes[0].reshape(H, -1).view(np.uint8).shape[1] + 64
     memory = bytearray(stride * H * 3)
     offsets, start = [], 32
     for index, plane in enumerate(planes):
-        pitch = stride // 2 if format == "i420" and index else stride
+        narrow = index and LAYOUTS[format].chroma == "planes"
+        pitch = stride // LAYOUTS[format].step[1] if narrow else stride
         rows = np.ascontiguousarray(plane).reshape(len(plane), -1).view(np.uint8)
         for number, row in enumerate(rows):
             memory[start + number * pitch : start + number * pitch + row.size] = row.tobytes()
@@ -228,11 +255,11 @@ def test_nv21_is_nv12_with_the_other_chroma_first_and_bgr_is_rgb_backwards(rng: 
     assert np.array_equal(
         read_window(CameraFrame((rgb,)), *window), read_window(CameraFrame((rgb[:, :, ::-1],), "bgr"), *window)
     )
-    for format in ("rgb", "bgr"):
-        frame = CameraFrame((rgb,), format)  # type: ignore[arg-type]
+    for format, pixels in (("rgb", rgb), ("bgr", rgb), ("rgb48", rng.integers(0, 65536, (H, W, 3), dtype=np.uint16))):
+        frame = CameraFrame((pixels,), format)  # type: ignore[arg-type]
         written = empty_like(frame, (H, W))
         write_view(read_window(frame, *window), written)
-        assert np.array_equal(written.planes[0], rgb)
+        assert np.array_equal(written.planes[0], pixels)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +267,10 @@ def test_nv21_is_nv12_with_the_other_chroma_first_and_bgr_is_rgb_backwards(rng: 
     [
         ([np.zeros((4, 4), np.uint8)], "rgb", r"\(H, W, 3\)"),
         ([np.zeros((4, 4, 3), np.float32)], "rgb", "float32"),
-        ([np.zeros((4, 5), np.uint8), np.zeros((2, 2, 2), np.uint8)], "nv12", "even sides"),
+        ([np.zeros((4, 5), np.uint8), np.zeros((2, 2, 2), np.uint8)], "nv12", "H/2, W/2"),
+        ([np.zeros((4, 4), np.uint8)] * 3, "i422", r"\(H, W/2\)"),
+        ([np.zeros((4, 4), np.uint8)] * 3, "i410", "uint16"),
+        ([np.zeros((4, 4, 3), np.uint8)], "rgb48", "uint16"),
         ([np.zeros((4, 4), np.uint8)], "nv12", "H/2"),
         ([np.zeros((4, 4), np.uint8)] * 2, "i420", "i420"),
         ([np.zeros((4, 4), np.uint8), np.zeros((2, 2, 2), np.uint8)], "p010", "uint16"),
@@ -254,24 +284,28 @@ def test_planes_that_do_not_fit(planes: Any, format: Any, match: str) -> None:
 
 def test_bad_names_sizes_and_buffers() -> None:
     rgb = np.zeros((4, 4, 3), np.uint8)
-    for arguments in ({"format": "nv13"}, {"matrix": "bt708"}, {"siting": "right"}):
+    for arguments in ({"format": "nv13"}, {"matrix": "bt708"}, {"siting": "middle"}):
         with pytest.raises(UsageError, match="one of"):
             CameraFrame((rgb,), **arguments)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="inside the buffer"):
         CameraFrame.from_buffer(bytes(100), 16, 16, "nv12")
     with pytest.raises(InputError, match="inside the buffer"):
         CameraFrame.from_buffer(bytes(1000), 16, 16, "nv12", stride=8)
-    with pytest.raises(InputError, match="even"):
-        empty_like(CameraFrame((rgb,)), (4, 5), "nv12")
+    for aspect in (0, -1, 65, float("nan"), float("inf"), 10**400, "1"):
+        with pytest.raises(InputError, match="1/64 to 64"):
+            CameraFrame((rgb,), pixel_aspect=aspect)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("width", "height", "format", "options", "match"),
     [
-        (33, 31, "nv12", {}, "even sides"),
-        (-32, 32, "nv12", {}, "even sides"),
-        (32, 0, "rgb", {}, "sides of 1 or more"),
-        (-5, -5, "rgb", {}, "sides of 1 or more"),
+        (33, 31, "nv12", {"stride": 16}, "inside the buffer"),
+        (-32, 32, "nv12", {}, "whole sides"),
+        pytest.param(10**5000, 32, "rgb", {}, "whole sides", id="5000 digits"),
+        (32, 32, "nv12", {"stride": 10**400}, "whole numbers"),
+        (32, 32, "nv12", {"offsets": (0, 10**5000)}, "whole numbers"),
+        (32, 0, "rgb", {}, "whole sides"),
+        (-5, -5, "rgb", {}, "whole sides"),
         (32.0, 32, "nv12", {}, "sides"),
         (None, 32, "rgb", {}, "sides"),
         (32, 32, "i420", {"offsets": (0, 1024)}, "3 offsets"),

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
 
 from zoomrt.errors import InputError
+from zoomrt.runtime.checks import brief, within
 from zoomrt.runtime.tiles import AxisPlan, TilePlan
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "lr_range",
     "needed_spans",
     "network_share",
-    "within",
 ]
 
 MAX_ZOOM = 64.0
@@ -45,7 +44,11 @@ class Crop:
 
 
 def crop_of(
-    frame: tuple[int, int], output: tuple[int, int], zoom: float, center: tuple[float, float] = (0.5, 0.5)
+    frame: tuple[int, int],
+    output: tuple[int, int],
+    zoom: float,
+    center: tuple[float, float] = (0.5, 0.5),
+    pixel_aspect: float = 1.0,
 ) -> Crop:
     """The part of a frame that is shown.
 
@@ -53,12 +56,14 @@ def crop_of(
         the output, so a 4:3 frame loses rows on a 16:9 view.
     zoom : 1 to MAX_ZOOM; the crop's sides are divided by it.
     center : (x, y) of the crop's middle, each a fraction of the frame in [0, 1]; the crop is moved to stay inside.
+    pixel_aspect : width of the frame's pixels over their height; those of the output are square.
 
     Raises InputError for a zoom or centre that is no number, out of range or not finite.
     """
     zoom, center = checked_zoom(zoom, center)
-    scale = min(frame[0] / output[0], frame[1] / output[1]) / zoom
-    height, width = (min(side * scale, whole) for side, whole in zip(output, frame, strict=True))  # but for rounding
+    scale = min(frame[0] / output[0], frame[1] * pixel_aspect / output[1]) / zoom  # frame rows for each output pixel
+    height = min(output[0] * scale, frame[0])  # larger by rounding only
+    width = min(output[1] * scale / pixel_aspect, frame[1])
     top = max(min(center[1] * frame[0] - height / 2, frame[0] - height), 0.0)
     left = max(min(center[0] * frame[1] - width / 2, frame[1] - width), 0.0)
     return Crop(top, left, height, width)
@@ -67,18 +72,13 @@ def crop_of(
 def checked_zoom(zoom: object, center: object) -> tuple[float, tuple[float, float]]:
     """Zoom and centre as floats; arguments and errors as for `crop_of`."""
     if not within(zoom, 1, MAX_ZOOM):
-        needed = f"a number from 1 to {MAX_ZOOM:g}"
-        raise InputError("cannot zoom", seen=f"zoom {zoom!r}", needed=needed, remedy="Clamp what the fingers ask for.")
+        seen, needed = f"zoom {brief(zoom)}", f"a number from 1 to {MAX_ZOOM:g}"
+        raise InputError("cannot zoom", seen=seen, needed=needed, remedy="Clamp what the fingers ask for.")
     middle = tuple(center) if isinstance(center, Iterable) else ()
     if len(middle) != 2 or not all(within(value, 0, 1) for value in middle):
-        needed = "two numbers, x and y as fractions of the frame, 0 to 1"
-        raise InputError("cannot zoom there", seen=f"centre {center!r}", needed=needed, remedy="Divide by the size.")
+        seen, needed = f"centre {brief(center)}", "two numbers, x and y as fractions of the frame, 0 to 1"
+        raise InputError("cannot zoom there", seen=seen, needed=needed, remedy="Divide by the size.")
     return float(zoom), (float(middle[0]), float(middle[1]))  # type: ignore[arg-type]
-
-
-def within(value: object, low: float, high: float = math.inf) -> bool:
-    """Whether a value is a number, of Python or numpy, from `low` to `high`."""
-    return isinstance(value, Real) and low <= float(value) <= high
 
 
 def network_share(magnification: float) -> float:

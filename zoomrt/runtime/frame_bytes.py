@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.runtime.pixel_formats import YuvNumbers, chroma_planes, yuv_numbers
 from zoomrt.runtime.rgb_view import Picture, RgbView
+from zoomrt.runtime.yuv import YuvNumbers, chroma_planes, yuv_numbers
 
 __all__ = ["FrameBytes", "Nv12Bytes", "RgbBytes", "bytes_of"]
 
@@ -80,7 +80,9 @@ FrameBytes = RgbBytes | Nv12Bytes
 
 
 def bytes_of(picture: Picture) -> FrameBytes | None:
-    """How the kernels read a picture; None where they do not: grey, 16 bits and floats, P010."""
+    """How the kernels read a picture; None where they do not: grey, more than 8 bits, YUV but 4:2:0 of even sides."""
     if isinstance(picture, RgbView):
-        return None if picture.frame.format == "p010" else Nv12Bytes(yuv_numbers(picture.frame))
+        frame = picture.frame
+        as_nv12 = frame.format in ("nv12", "nv21", "i420") and not any(side % 2 for side in frame.size)
+        return Nv12Bytes(yuv_numbers(frame)) if as_nv12 else None
     return RgbBytes() if picture.dtype == np.uint8 and picture.ndim == 3 else None

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.runtime.pixel_formats import CameraFrame, read_window
+from zoomrt.runtime.pixel_formats import LAYOUTS, CameraFrame
+from zoomrt.runtime.yuv import read_window
 
 __all__ = ["Picture", "RgbView", "picture_of"]
 
@@ -40,9 +41,9 @@ Picture = NDArray[Any] | RgbView
 
 
 def picture_of(frame: Any) -> Any:
-    """A `CameraFrame` as a `Picture`: RGB and BGR are arrays already, (H, W, 3) uint8. Anything else comes back."""
+    """A `CameraFrame` as a `Picture`: RGB is an array already, (H, W, 3) of 8 or 16 bits. Anything else comes back."""
     if not isinstance(frame, CameraFrame):
         return frame
-    if frame.format in ("rgb", "bgr"):
-        return frame.pixels[:, :, :: 1 if frame.format == "rgb" else -1]
+    if LAYOUTS[frame.format].chroma == "none":
+        return frame.pixels[:, :, :: -1 if frame.format == "bgr" else 1]
     return RgbView(frame)

@@ -137,13 +137,13 @@ class Upscaler:
         frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `tiles.MAX_SIDE` and
             `tiles.MAX_PIXELS`. Strides do not matter, and it is not written to. Grey goes through as three equal
             channels and comes back as luma.
-            Or a `CameraFrame` in any of its formats: YUV becomes RGB in float where a tile is read, and of P010 the
-            network sees all 10 bits. A session on a GPU with the kernels takes 8-bit YUV as NV12, 1.5 bytes a pixel.
+            Or a `CameraFrame` in any of its formats: YUV becomes RGB in float where a tile is read, so the network
+            sees all 10 bits. A session on a GPU with the kernels takes 8-bit 4:2:0 as NV12, 1.5 bytes a pixel.
         on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call.
 
-        Returns the same type and rank, `scale` times the size. For a `CameraFrame` of any format, P010 included, that
-        is (H * scale, W * scale, 3) uint8 RGB. Beyond both frames, memory is set by the tile size, plus a strip one
-        overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`.
+        Returns the same type and rank, `scale` times the size. For a `CameraFrame` that is (H * scale, W * scale, 3)
+        RGB, uint16 of rgb48 and uint8 of all others. Beyond both frames, memory is set by the tile size, plus a strip
+        one overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`.
 
         A frame on the GPU (CuPy, torch, Numba, PyCUDA), (H, W, 3) uint8 with dense rows, goes in without a copy and
         comes out as `interop.DeviceArray`, (H * scale, W * scale, 3) uint8 on the GPU, where the bundle has the kernels

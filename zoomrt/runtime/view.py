@@ -161,12 +161,17 @@ class View:
 
 
 def view_of(
-    frame: tuple[int, int], output: tuple[int, int], facts: TileFacts, zoom: float, center: tuple[float, float]
+    frame: tuple[int, int],
+    output: tuple[int, int],
+    facts: TileFacts,
+    zoom: float,
+    center: tuple[float, float],
+    pixel_aspect: float = 1.0,
 ) -> View:
     """Plan a view; arguments as for `crop_of`, whose errors it raises."""
-    crop = crop_of(frame, output, zoom, center)
+    crop = crop_of(frame, output, zoom, center, pixel_aspect)
     tiles = plan(*frame, facts)
-    share = network_share(output[0] / crop.height)
+    share = network_share(max(output[0] / crop.height, output[1] / crop.width))
     parts = ((crop.top, crop.height, output[0], tiles.rows), (crop.left, crop.width, output[1], tiles.columns))
     plain_axes, axes, windows, spans = [], [], [], []
     for start, length, count, axis in parts:

@@ -16,33 +16,27 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from numbers import Integral
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.errors import InputError, RuntimeFault, UsageError, unknown_name
-from zoomrt.runtime.crop import checked_zoom, within
+from zoomrt.errors import InputError, RuntimeFault
+from zoomrt.runtime.buffers import host_array
+from zoomrt.runtime.crop import checked_zoom
 from zoomrt.runtime.deadline import Planner, mode_of
 from zoomrt.runtime.newest import NewestFirst, closed_fault, ms_since
-from zoomrt.runtime.pixel_formats import (
-    FORMATS,
-    CameraFrame,
-    PixelFormat,
-    empty_like,
-    read_window,
-    rows_to_write,
-    write_rows,
-)
+from zoomrt.runtime.pixel_formats import CameraFrame, PixelFormat, empty_like
 from zoomrt.runtime.temporal import Smoother
 from zoomrt.runtime.tile_cache import TileCache, unchanged
 from zoomrt.runtime.tile_engine import Job, TileEngine
 from zoomrt.runtime.tiles import check_size
 from zoomrt.runtime.upscaler import Upscaler, load
 from zoomrt.runtime.view import View, view_of
+from zoomrt.runtime.yuv import read_window, rows_to_write, write_rows
 from zoomrt.runtime.zoom_result import Ticket, ZoomResult
+from zoomrt.runtime.zoom_settings import check_settings, check_wait
 
 __all__ = ["ZoomSession"]
 
@@ -66,8 +60,9 @@ class ZoomSession:
     bundle : the folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions;
         one with a smaller tile to fall back on is loaded with `load(..., smaller=)`.
     output_size : (width, height) of every view, in pixels.
-    budget_ms : from a frame's arrival to its view; None computes every tile, however long it takes.
-    output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting.
+    budget_ms : from a frame's arrival to its view, up to an hour; None computes every tile, however long it takes.
+    output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting. Frames
+        of 10 and 16 bits go through with all of them.
     reuse : False computes every tile anew, for measurements.
     cache_bytes : memory for tiles, 0 or more; one of 192 at scale 4 takes 4 MB. Those of the view that is shown stay
         even where they alone take more; the others are kept in case they are wanted again.
@@ -99,13 +94,13 @@ class ZoomSession:
         threads: int | None = None,
         verify: bool = True,
     ) -> None:
-        _check(output_size, budget_ms, output_format, cache_bytes, still_tolerance, noise)
+        check_settings(output_size, budget_ms, output_format, cache_bytes, still_tolerance, noise)
         self._owns = not isinstance(bundle, Upscaler)
         self._upscaler = bundle if isinstance(bundle, Upscaler) else load(bundle, threads=threads, verify=verify)
         self._output = (output_size[1], output_size[0])
         self._format = output_format
         self._reuse, self._tolerance = reuse, still_tolerance
-        self._planner = Planner(None if budget_ms is None else budget_ms / 1e3)
+        self._planner = Planner(None if budget_ms is None else float(budget_ms) / 1e3)
         self._cache = TileCache(cache_bytes, still_tolerance)
         self._turn = threading.Lock()  # one frame at a time; guards what follows
         self._view: tuple[tuple[object, ...], View] | None = None
@@ -135,10 +130,10 @@ class ZoomSession:
     ) -> Ticket:
         """Hand in a frame and return at once. A frame that still waits for its turn is dropped for this one.
 
-        frame : a `CameraFrame`, or (H, W, 3) uint8 RGB in anything that `buffers.host_array` reads.
+        frame : a `CameraFrame`, or (H, W, 3) uint8 or uint16 RGB in anything that `buffers.host_array` reads.
         zoom, center : see `crop_of`.
-        out : where to write the view: a writable frame, or (H, W, 3) uint8 array for RGB, of the output size, and of
-            `output_format` unless that is None; None makes a new one.
+        out : where to write the view: a writable frame, or (H, W, 3) uint8 or uint16 array for RGB, of the output size,
+            and of `output_format` unless that is None; None makes a new one.
 
         The ticket raises InputError for a frame, zoom, centre or `out` that cannot be used, RuntimeFault or OutOfMemory
         when the engine fails on one of its tiles. No other frame is affected.
@@ -155,8 +150,9 @@ class ZoomSession:
         return self._frames.put(functools.partial(self._answer, request), arrival)
 
     def result(self, ticket: Ticket, timeout_s: float | None = None) -> ZoomResult:
-        """Wait for a ticket's view; raises what became of it, or TimeoutError."""
-        return ticket.result(timeout_s)
+        """Wait for a ticket's view, up to 46 days; raises what became of it, TimeoutError or UsageError."""
+        check_wait(timeout_s)
+        return ticket.result(None if timeout_s is None else float(timeout_s))
 
     def process(
         self,
@@ -180,9 +176,10 @@ class ZoomSession:
     ) -> CameraFrame:
         """The same view without the network, for comparison; arguments as for `submit`."""
         request = _request(frame, zoom, center, out, time.perf_counter())
-        view = view_of(request.frame.size, self._output, self._facts, request.zoom, request.center)
+        frame = request.frame
+        view = view_of(frame.size, self._output, self._facts, request.zoom, request.center, frame.pixel_aspect)
         target = self._target(request)
-        _write(view, read_window(request.frame, *view.window), {}, target)
+        _write(view, read_window(frame, *view.window), {}, target)
         return target
 
     def close(self) -> None:
@@ -233,7 +230,7 @@ class ZoomSession:
     def _answered(self, request: _Request) -> ZoomResult:
         """One frame, while it is this thread's turn."""
         frame = request.frame
-        view = self._view_of(frame.size, request.zoom, request.center)
+        view = self._view_of(frame.size, request.zoom, request.center, frame.pixel_aspect)
         out = self._target(request)
         window = read_window(frame, *view.window)
         if self._smoother is not None:
@@ -249,11 +246,11 @@ class ZoomSession:
         latency = ms_since(request.arrival)
         return ZoomResult(out, mode, len(view.wanted), computed, reused, latency, problem)
 
-    def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float]) -> View:
+    def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float], pixel_aspect: float) -> View:
         """The plan of this view; that of the frame before if nothing moved."""
-        key = (size, zoom, center)
+        key = (size, zoom, center, pixel_aspect)
         if self._view is None or self._view[0] != key:
-            self._view = (key, view_of(size, self._output, self._facts, zoom, center))
+            self._view = (key, view_of(size, self._output, self._facts, zoom, center, pixel_aspect))
             self._missing = {}
         return self._view[1]
 
@@ -359,41 +356,21 @@ def _stop(frames: NewestFirst, engine: TileEngine) -> None:
 def _request(frame: object, zoom: object, center: object, out: object, arrival: float) -> _Request:
     """A request that makes sense; everything that is asked is checked here but for the fit of `out`."""
     if not isinstance(frame, CameraFrame):
-        frame = CameraFrame((frame,))
+        frame = _rgb_frame(frame)
     check_size(*frame.size, "cannot zoom into this frame")
     if isinstance(out, np.ndarray):
-        out = CameraFrame((out,))
+        out = _rgb_frame(out)
     if not (out is None or isinstance(out, CameraFrame)):
         needed, remedy = "a CameraFrame or a numpy array", "Make it of the planes to be written to."
         raise InputError("cannot write the view", seen=type(out).__name__, needed=needed, remedy=remedy)
     return _Request(frame, *checked_zoom(zoom, center), out, arrival)
 
 
+def _rgb_frame(pixels: object) -> CameraFrame:
+    """(H, W, 3) RGB of 8 or 16 bits as a frame."""
+    array = host_array(pixels)
+    return CameraFrame((array,), "rgb48" if array.dtype == np.uint16 else "rgb")
+
+
 def _same(one: Job, other: Job) -> bool:
     return one.place == other.place and np.array_equal(one.source, other.source)
-
-
-def _check(
-    output_size: object, budget_ms: object, output_format: object, cache_bytes: object, tolerance: object, noise: object
-) -> None:
-    if output_format is not None and output_format not in FORMATS:
-        raise unknown_name("pixel format", str(output_format), FORMATS)
-    sides = tuple(output_size) if isinstance(output_size, (tuple, list, np.ndarray)) else ()
-    fits = len(sides) == 2 and all(isinstance(side, Integral) and within(side, 1, 16384) for side in sides)
-    even = not fits or output_format in (None, "rgb", "bgr") or not any(side % 2 for side in sides)
-    rules = (
-        ("output_size", output_size, "two whole sides of 1 to 16384 pixels, (width, height)", fits),
-        ("output_size", output_size, f"even sides for {output_format}", even),
-        (
-            "budget_ms",
-            budget_ms,
-            "more than 0, or None",
-            budget_ms is None or (within(budget_ms, 0) and budget_ms != 0),
-        ),
-        ("cache_bytes", cache_bytes, "0 or more", within(cache_bytes, 0)),
-        ("still_tolerance", tolerance, "0 to 1", within(tolerance, 0, 1)),
-        ("noise", noise, "0 to 1", within(noise, 0, 1)),
-    )
-    for name, seen, needed, holds in rules:
-        if not holds:
-            raise UsageError(f"cannot zoom with this {name}", seen=repr(seen), needed=needed, remedy="Change it.")
