@@ -11,14 +11,13 @@ import torch
 pytest.importorskip("diffusers")
 
 import slow_reference as slow
+from family_checks import bundle_of
 from published_files import SMALL, TRUE, adcsr_layout, parameters_of
 
-from zoomrt.bundle import open_bundle
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.adcsr import FAMILY, AdcsrNetwork, groups_of
-from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.stable_diffusion import unet_config_of
 
@@ -104,8 +103,7 @@ def test_whole_network_against_the_slow_reference(files: Files) -> None:
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
-    build(BuildRequest(weights=files.weights, tile=16, overlap=8, sources=files.sources), tmp_path / "b")
-    manifest = open_bundle(tmp_path / "b").manifest
+    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("adcsr", "mean_std", 4)
     assert set(manifest.weights["sources"]) == {"decoder"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from family_checks import bundle_of
 from PIL import Image
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
@@ -60,6 +61,11 @@ def test_batch_items_do_not_mix() -> None:
 def test_config_is_read_off_the_weights() -> None:
     for config in (EdgeConfig(), EdgeConfig((32, 32, 64), (1, 2), 3, (2, 1))):
         assert config_of(EdgeNetwork(config).state_dict()) == config
+
+
+def test_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
+    manifest = bundle_of(tmp_path / "b", tiny_edge_weights, tile=32)
+    assert manifest.parity["1"]["operators"]["Gather"] == 2  # the edge of the picture, for the bicubic base
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:

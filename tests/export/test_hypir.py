@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import slow_reference as slow
+from family_checks import bundle_of
 from published_files import (
     SMALL,
     TRUE,
@@ -22,12 +23,10 @@ from published_files import (
     vae_shapes,
 )
 
-from zoomrt.bundle import open_bundle
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.hypir import FAMILY
-from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.sources import Sources
 
 
@@ -83,9 +82,7 @@ def test_whole_inference_against_the_slow_reference(files: Files, coeff_t: int |
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
-    request = BuildRequest(weights=files.weights, tile=16, overlap=8, sources=files.sources)
-    build(request, tmp_path / "b")
-    manifest = open_bundle(tmp_path / "b").manifest
+    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour) == ("hypir", "wavelet")
     assert any("non-commercial" in warning for warning in manifest.warnings)
 

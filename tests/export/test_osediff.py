@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import slow_reference as slow
+from family_checks import bundle_of
 from published_files import (
     SMALL,
     TRUE,
@@ -22,12 +23,10 @@ from published_files import (
     write_base,
 )
 
-from zoomrt.bundle import open_bundle
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.osediff import FAMILY
-from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.sources import NO_SOURCES, Sources
 
 
@@ -92,9 +91,7 @@ def test_whole_inference_against_the_slow_reference(files: Files) -> None:
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
-    request = BuildRequest(model="osediff", weights=files.weights, tile=16, overlap=8, sources=files.sources)
-    build(request, tmp_path / "b")
-    manifest = open_bundle(tmp_path / "b").manifest
+    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, model="osediff", tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("osediff", "mean_std", 4)
     operators = manifest.parity["1"]["operators"]
     assert not {"Sin", "Cos", "Gemm"} & operators.keys()

@@ -20,6 +20,7 @@ from torch import nn
 from zoomrt.errors import ExportError
 from zoomrt.export.group_norm import GroupNormForm, group_norms_as
 from zoomrt.export.half import is_half, to_half
+from zoomrt.export.pads import gather_replicate_pads
 
 __all__ = [
     "EXTERNAL_DATA_BYTES",
@@ -105,6 +106,7 @@ def export_named(
             )
         assert program is not None
         model = program.model
+        gather_replicate_pads(model)
         _strip_provenance(model)
         if external:
             onnx_ir.save(model, path, external_data=path.name + ".data")
