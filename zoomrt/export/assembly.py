@@ -19,6 +19,7 @@ from zoomrt.export.multi_step import MultiStepNetwork
 from zoomrt.export.multi_step_parts import MultiStepParts
 from zoomrt.export.parts import EMULATED_SIDE, EightBitParts, Parts
 from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
+from zoomrt.export.probes import probe_seed
 from zoomrt.export.targets import COMPILERS, EIGHT_BIT, Target, floating_point
 
 __all__ = ["assemble"]
@@ -48,7 +49,7 @@ def assemble(
     check_budget(plan, request.max_memory)
     with writing_bundle(output) as (scratch, manifests):
         kind = _kind_of_parts(request, network)
-        parts = kind(request, target, backend, facts, tile, int(key[:8], 16), scratch, report, kept)
+        parts = kind(request, target, backend, facts, tile, probe_seed(facts.name), scratch, report, kept)
         sampling = network.sampling if isinstance(network, MultiStepNetwork) else None
         parts.export(network)
         suspect = network if request.bisect else None

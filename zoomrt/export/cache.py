@@ -20,6 +20,10 @@ __all__ = ["clear", "content_key", "copy_bundle", "fetch", "keep", "source_diges
 
 _PARTS = ("bundles", "calibration", "ceilings", "kernels")
 """Folders of the cache."""
+_AFTERWARDS = frozenset({"bench", "cli"})
+"""Folders of the package that have no part in a bundle."""
+_UNREAD = frozenset({".md", ".pyc", ".typed"})
+"""Endings of files that have none."""
 
 
 def content_key(request: Mapping[str, object]) -> str:
@@ -28,15 +32,21 @@ def content_key(request: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def source_digest() -> str:
-    """SHA-256 over the code and the data of export, calibration and kernels."""
-    root = Path(zoomrt.__file__).parent
+    """SHA-256 over the package's code and data, but for what only parses, prints or measures what is finished."""
+    return digest_of(Path(zoomrt.__file__).parent)
+
+
+def digest_of(root: Path) -> str:
+    """`source_digest` of a package in that folder."""
     digest = hashlib.sha256()
-    files = [file for part in ("calibration", "export", "kernels") for file in (root / part).rglob("*")]
-    sources = [file for file in files if file.suffix in (".py", ".safetensors", ".png")]
-    for source in sorted([root / "bundle.py", *sources]):
-        digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
+    for file in sorted(root.rglob("*")):
+        place = file.relative_to(root)
+        if place.parts[0] in _AFTERWARDS or file.suffix in _UNREAD or not file.is_file():
+            continue
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{place.as_posix()} {content}\n".encode())
     return digest.hexdigest()
 
 

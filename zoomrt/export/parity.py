@@ -71,9 +71,9 @@ def reference(
     visitors: tuple[Visitor, ...] = (),
     noise: NoiseFacts | None = None,
 ) -> Reference:
-    """Run the FP32 network on a photograph and fresh random pixels, one beside the other.
+    """Run the FP32 network on a photograph and random pixels, one beside the other.
 
-    seed : of the request, so that another request sees other numbers.
+    seed : of the random pixels, see `probes.probe_seed`.
     half : round the pixels to FP16 first, as they will be for the graph.
     shape : (N, 3, h, w). visitors : see `watching.watched`. noise : start noise, which follows the picture's channels.
     """

@@ -5,13 +5,14 @@ Needs neither torch nor onnx: they load only when something must really be built
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from zoomrt.bundle import ColourPolicy, Manifest, open_bundle, sha256_of
 from zoomrt.errors import MissingDependency, UsageError, unknown_name
@@ -22,11 +23,26 @@ from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
 from zoomrt.files import cache_path
 
+if TYPE_CHECKING:
+    from zoomrt.export.cpu_engines import CpuEngine
+
 __all__ = ["COLOURS", "DEFAULT_MODEL", "BuildRequest", "BuildResult", "Progress", "build"]
 
 DEFAULT_MODEL = "edge"
 COLOURS: tuple[str, ...] = get_args(ColourPolicy)
 Progress = Callable[[str, float], None]
+_PACKAGES = (
+    "zoomrt",
+    "numpy",
+    "pillow",
+    "torch",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "safetensors",
+)
+"""What has a part in every build."""
 _NOT_AS_THEY_ARE = ("weights", "sources", "calibration", "timeout_s", "max_memory", "bisect")
 """Fields of a request that its key takes by content, or that cannot change the bundle."""
 
@@ -99,8 +115,8 @@ def build(
     backend = _backend(request, target)
     _check_require_faster(request, backend)
     _check_attention_plugin(request, target, backend)
-    versions = _versions(backend, request.sources)
-    key = _content_key(request, versions)
+    versions = _versions(request, backend)
+    key = _content_key(request, backend, versions)
     if use_cache and (kept := cache.fetch(key)) is not None:
         report("cache", 0.0)
         cache.copy_bundle(kept, output)
@@ -127,8 +143,9 @@ def _silent(_stage: str, _fraction: float) -> None:
     """Progress for callers who did not ask for it."""
 
 
-def _content_key(request: BuildRequest, versions: dict[str, str]) -> str:
-    """Equal keys mean an identical build: the request, the weights' content, every version and the exporter's code.
+def _content_key(request: BuildRequest, backend: str, versions: dict[str, str]) -> str:
+    """Equal keys mean an identical build: the request, the weights' content, every version, the package's own code, and
+    on a CPU the engines there are to choose from.
 
     Weights that ship inside the package are part of its code. A file that cannot be read is reported when it is loaded.
     """
@@ -139,6 +156,8 @@ def _content_key(request: BuildRequest, versions: dict[str, str]) -> str:
     content["weights"] = f"{weights.name} {sha256_of(weights)}" if weights and weights.is_file() else str(weights)
     if request.precision in EIGHT_BIT:
         content["calibration"] = (request.calibration or Calibration()).fingerprint
+    if backend in CPU_RUNNERS:
+        content["engines"] = [engine.name for engine in _cpu_engines(request)]
     return cache.content_key({**content, "sources": request.sources.fingerprint, "versions": versions})
 
 
@@ -199,9 +218,7 @@ def _check_attention_plugin(request: BuildRequest, target: Target, backend: str)
 
 def _backend(request: BuildRequest, target: Target) -> str:
     if target.name == "cpu" and request.backend in (None, *CPU_RUNNERS):
-        from zoomrt.export.cpu_engines import cpu_engines
-
-        return cpu_engines(request.precision, request.backend)[0].backend
+        return _cpu_engines(request)[0].backend
     if request.backend in (None, target.backend):
         return target.backend
     if request.backend == "tensorrt" and target.backend == "tensorrt_rtx":
@@ -214,16 +231,26 @@ def _backend(request: BuildRequest, target: Target) -> str:
     )
 
 
-def _versions(backend: str, sources: Sources) -> dict[str, str]:
-    packages = ["zoomrt", "torch", "onnx", "onnxscript", "onnxruntime"]
-    packages += ["openvino"] if backend in CPU_RUNNERS else ["triton"]
-    packages += [backend] if backend in COMPILERS else []
-    if sources.given():
-        packages += ["diffusers", "transformers"]
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def _cpu_engines(request: BuildRequest) -> tuple[CpuEngine, ...]:
+    from zoomrt.export.cpu_engines import cpu_engines
+
+    return cpu_engines(request.precision, request.backend)
+
+
+def _versions(request: BuildRequest, backend: str) -> dict[str, str]:
+    """Of everything that has a part in the bundle."""
+    packages = [*_PACKAGES, "openvino" if backend in CPU_RUNNERS else "triton"]
+    if backend in COMPILERS:
+        packages.append(backend)
+    if request.precision in EIGHT_BIT:
+        packages.append("matplotlib")  # draws calibration.png
+    if request.sources.given():
+        packages += ["diffusers", "transformers", "tokenizers"]
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+
+
+def _version(package: str) -> str:
+    for name in (package, f"{package}-gpu"):  # ONNX Runtime with CUDA is a package of its own
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return "not installed"

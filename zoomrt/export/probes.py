@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,27 @@ from PIL import Image
 from zoomrt.bundle import NoiseFacts
 from zoomrt.runtime.noise import noise_at
 
-__all__ = ["EXTREMES", "PHOTOGRAPH", "extreme_tiles", "half_photograph_half_noise", "photograph_tile", "with_noise"]
+__all__ = [
+    "EXTREMES",
+    "PHOTOGRAPH",
+    "extreme_tiles",
+    "half_photograph_half_noise",
+    "photograph_tile",
+    "probe_seed",
+    "with_noise",
+]
 
 EXTREMES = ("photograph", "noise", "flat", "black", "white")
 PHOTOGRAPH = Path(__file__).with_name("photograph.png")
 """256 x 256 RGB, NASA, public domain."""
+
+
+def probe_seed(family: str) -> int:
+    """The seed of a family's probes: CRC-32 of its name, so that every build of the same network is tried on the same.
+
+    Independent of code and versions: a build that passed passes again, and whoever reads the manifest can draw them.
+    """
+    return zlib.crc32(family.encode())
 
 
 def photograph_tile(height: int, width: int, value_range: tuple[float, float]) -> NDArray[np.float32]:
@@ -32,7 +49,7 @@ def photograph_tile(height: int, width: int, value_range: tuple[float, float]) -
 def half_photograph_half_noise(
     shape: tuple[int, int, int, int], value_range: tuple[float, float], seed: int
 ) -> NDArray[np.float32]:
-    """Tiles of `shape` (N, 3, h, w): the photograph on the left, fresh random pixels on the right of each."""
+    """Tiles of `shape` (N, 3, h, w): the photograph on the left, random pixels on the right of each."""
     tiles = np.repeat(photograph_tile(shape[2], shape[3], value_range), shape[0], axis=0)
     noise = np.random.default_rng(seed).uniform(*value_range, shape).astype(np.float32)
     right = slice(shape[3] // 2, None)
