@@ -15,7 +15,6 @@ from zoomrt.calibration import data, degradation
 from zoomrt.calibration.data import Tiles, pictures_of, tiles_from_pictures
 from zoomrt.calibration.degradation import degrade
 from zoomrt.errors import InputError
-from zoomrt.runtime.images import Picture
 from zoomrt.runtime.noise import noise_map
 
 
@@ -97,15 +96,15 @@ def test_noise_is_as_strong_as_it_says(rng: np.random.Generator, monkeypatch: py
 
 def test_a_picture_that_disappears(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its first tile it cannot be read again: the others go on."""
-    real, seen = data.read_picture, set()
+    real, seen = data.read_rgb8, set()
 
-    def once(path: Path) -> Picture:
+    def once(path: Path) -> np.ndarray:
         if path.name == "1.png" and path in seen:
             raise InputError("cannot read it", seen="nothing there", needed="a picture", remedy="Look.")
         seen.add(path)
         return real(path)
 
-    monkeypatch.setattr(data, "read_picture", once)
+    monkeypatch.setattr(data, "read_rgb8", once)
     tiles = tiles_of(pictures, count=20)
     assert len(tiles) == 20
     assert {Path(name).name: why for name, why in tiles.skipped.items()} == {"1.png": "nothing there"}

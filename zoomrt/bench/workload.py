@@ -21,7 +21,7 @@ from zoomrt.bundle import TileFacts
 from zoomrt.export.probes import PHOTOGRAPH, with_noise
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.blend import Blender
-from zoomrt.runtime.images import read_picture
+from zoomrt.runtime.images import read_rgb8
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.tiles import plan
 from zoomrt.runtime.upscaler import Upscaler
@@ -64,10 +64,7 @@ class Workload:
     @classmethod
     def of(cls, what: What, tile: TileFacts, picture: Path | None) -> Workload:
         """The bundled photograph if `picture` is None. Raises InputError."""
-        read = read_picture(picture or PHOTOGRAPH).pixels
-        frame = np.ascontiguousarray(np.broadcast_to(read[..., None], (*read.shape, 3)) if read.ndim == 2 else read)
-        if frame.dtype != np.uint8:
-            frame = (frame // 257).astype(np.uint8)
+        frame = np.ascontiguousarray(read_rgb8(picture or PHOTOGRAPH))
         corner = np.ascontiguousarray(frame[: tile.height, : tile.width])
         batch = np.empty((1, 3, tile.height, tile.width), np.float32)
         pixels.gather(corner, plan(corner.shape[0], corner.shape[1], tile), 0, tile, batch[0])

@@ -18,14 +18,12 @@ from torch import Tensor
 
 from zoomrt.bundle import NoiseFacts, sha256_of
 from zoomrt.calibration.degradation import SCALE, degrade
-from zoomrt.errors import InputError
-from zoomrt.runtime.images import read_picture
+from zoomrt.errors import InputError, MissingDependency
+from zoomrt.runtime.images import read_rgb8
 from zoomrt.runtime.noise import noise_at
+from zoomrt.runtime.picture_formats import READABLE
 
-__all__ = ["ENDINGS", "Tiles", "pictures_of", "tiles_from_pictures"]
-
-ENDINGS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-"""Which files of a folder are taken for pictures."""
+__all__ = ["Tiles", "pictures_of", "tiles_from_pictures"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +72,9 @@ def pictures_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         seen = "a file" if folder.exists() else "nothing there"
         raise InputError(what, seen=seen, needed="a folder of pictures", remedy="Name a folder.")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in READABLE and file.is_file())
     if not found:
-        needed = "files ending in " + ", ".join(sorted(ENDINGS))
+        needed = "files ending in " + ", ".join(READABLE)
         raise InputError(what, seen="no pictures", needed=needed, remedy="Put pictures of your camera there.")
     return found
 
@@ -112,8 +110,8 @@ def tiles_from_pictures(
     while len(tiles) < count and (waiting or usable):
         path = waiting.pop(0) if waiting else usable[len(tiles) % len(usable)]
         try:
-            crop = _crop(_rgb(path), factor * height, factor * width, random, path)
-        except InputError as refusal:
+            crop = _crop(read_rgb8(path), factor * height, factor * width, random, path)
+        except (InputError, MissingDependency) as refusal:
             skipped[str(path)] = refusal.seen
             usable = [other for other in usable if other != path]  # it may be gone since
             continue
@@ -130,14 +128,6 @@ def tiles_from_pictures(
             remedy="Name a folder with photographs like those that will be upscaled.",
         )
     return Tiles(np.stack(tiles), value_range, sources, skipped, noise)
-
-
-def _rgb(path: Path) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 of a picture file; alpha is left out. Raises InputError."""
-    pixels = read_picture(path).pixels
-    if pixels.dtype == np.uint16:
-        pixels = (pixels // 257).astype(np.uint8)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
 
 def _crop(

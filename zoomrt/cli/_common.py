@@ -34,6 +34,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "kernels": ("triton",),
     "debug": ("polygraphy",),
     "video": ("av",),
+    "deep": ("pyvips",),
+    "heic": ("pillow_heif",),
 }
 """Extra of the package -> the modules that it brings."""
 

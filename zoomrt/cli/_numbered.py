@@ -9,8 +9,8 @@ import os
 import re
 from pathlib import Path
 
-from zoomrt.cli._pictures import READABLE, WRITABLE
 from zoomrt.errors import StorageError, UsageError
+from zoomrt.runtime.picture_formats import READABLE, WRITABLE
 
 __all__ = ["check_output", "is_pattern", "numbered"]
 

@@ -12,12 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoomrt.errors import InputError, UsageError, unknown_name
-
-FORMATS: dict[str, str] = {"jpg": ".jpg", "png": ".png", "tiff": ".tiff", "webp": ".webp"}
-"""Formats that are written -> the suffix of a new file."""
-
-WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"})
-READABLE = WRITABLE | {".bmp", ".gif", ".ppm", ".pgm", ".jp2"}
+from zoomrt.runtime.picture_formats import NEW_ENDINGS, READABLE, WRITABLE, format_of
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,8 @@ def plan_jobs(
     Raises UsageError for contradictions (two pictures to one file, a result over its own input) and InputError
     where nothing is found.
     """
-    if format_name is not None and format_name not in FORMATS:
-        raise unknown_name("format", format_name, FORMATS)
+    if format_name is not None and format_name not in NEW_ENDINGS:
+        raise unknown_name("format", format_name, NEW_ENDINGS)
     if any(mark in suffix for mark in ("/", "\\", "\0")):
         raise UsageError(
             "cannot use --suffix", seen=repr(suffix), needed="part of a file name", remedy="Leave out '/'."
@@ -94,7 +89,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _suffixes() -> str:
-    return "files that end in " + ", ".join(sorted(READABLE))
+    return "files that end in " + ", ".join(READABLE)
 
 
 def _unique(found: list[_Found]) -> list[_Found]:
@@ -118,7 +113,7 @@ def _is_file_name(output: Path) -> bool:
 
 def _place(picture: _Found, folder: Path, format_name: str | None, suffix: str) -> Path:
     own = picture.path.suffix
-    ending = FORMATS[format_name] if format_name else own if own.lower() in WRITABLE else ".png"
+    ending = NEW_ENDINGS[format_name] if format_name else own if own.lower() in WRITABLE else ".png"
     return folder / picture.below / f"{picture.path.stem}{suffix}{ending}"
 
 
@@ -130,7 +125,7 @@ def _one_job(found: list[_Found], output: Path, format_name: str | None) -> list
             needed="one picture, or an output folder",
             remedy=f"Name a folder: -o {output.with_suffix('')}",
         )
-    if format_name and Path(f"x{output.suffix.lower()}").suffix not in _endings(format_name):
+    if format_name and format_of(output) != format_of(Path(f"new{NEW_ENDINGS[format_name]}")):
         raise UsageError(
             "--format and the output file disagree",
             seen=f"--format {format_name} with {output.name!r}",
@@ -140,10 +135,6 @@ def _one_job(found: list[_Found], output: Path, format_name: str | None) -> list
     jobs = [Job(found[0].path, output)]
     _refuse_collisions(jobs)
     return jobs
-
-
-def _endings(format_name: str) -> tuple[str, ...]:
-    return {"jpg": (".jpg", ".jpeg"), "tiff": (".tif", ".tiff")}.get(format_name, (FORMATS[format_name],))
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 import click
 
 from zoomrt.cli._common import Advance, out_of_memory, progress_bar, report, say, shared_options, start, tell_notes
-from zoomrt.cli._pictures import FORMATS, Job, plan_jobs
+from zoomrt.cli._pictures import Job, plan_jobs
+from zoomrt.cli._preflight import check_jobs
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, UsageError, ZoomrtError
+from zoomrt.runtime.picture_formats import NEW_ENDINGS
 
 if TYPE_CHECKING:
     from zoomrt.runtime.upscaler import Upscaler
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for one picture, or folder.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist instead of skipping them.")
 @click.option("--recursive", is_flag=True, help="Also take pictures in folders below those named.")
-@click.option("--format", "format_name", help=f"{', '.join(FORMATS)}; if left out, that of each picture.")
+@click.option("--format", "format_name", help=f"{', '.join(NEW_ENDINGS)}; if left out, that of each picture.")
 @click.option("--suffix", default="", help="Added to each result's name, such as _x4.")
 @click.option("--threads", type=int, help="CPU threads; one per core if left out.")
 @click.option("--backend", help="onnxruntime or openvino: run an fp32 bundle in the other one than it was built for.")
@@ -80,7 +82,8 @@ def upscale_all(
     backend: str | None = None,
     smaller: Path | None = None,
 ) -> list[ZoomrtError]:
-    """Upscale every job; report the pictures that fail, go on, and return their errors in order."""
+    """Upscale every job; report the pictures that fail, go on, and return their errors: those known before the work
+    first."""
     from zoomrt.runtime.upscaler import load
 
     failures: list[ZoomrtError] = []
@@ -89,9 +92,11 @@ def upscale_all(
         load(bundle, threads=threads, backend=backend, smaller=smaller) as upscaler,
         progress_bar(quiet=quiet) as advance,
     ):
-        for number, job in enumerate(jobs, 1):
+        scale = upscaler.scale
+        ready = check_jobs(jobs, lambda height, width: (height * scale, width * scale), failures)
+        for number, job in enumerate(ready, 1):
             try:
-                line = _upscale_one(upscaler, job, f"{number}/{len(jobs)} {job.source.name}", advance)
+                line = _upscale_one(upscaler, job, f"{number}/{len(ready)} {job.source.name}", advance)
             except (InputError, OutOfMemory, RuntimeFault, StorageError) as problem:
                 if is_of_the_place(problem):
                     raise

@@ -1,37 +1,58 @@
-"""Picture files: read one, upscale it with its alpha, write it whole or not at all. Pillow does the formats.
+"""Picture files: look at one, read it, upscale it with its alpha, write it whole or not at all.
 
-What survives: ICC profile, alpha, resolution, and EXIF without orientation (which is applied to the pixels), thumbnail
-and file layout. XMP, IPTC and comments do not. Pictures with several frames are an error, not a silent first frame;
-an MPO, as phones write it, is read as the photograph it is, without its previews and gain maps.
-
-What Pillow cannot: 16-bit colour. Such files are read at 8 bits, with a warning; 16-bit grey stays 16 bits.
+What survives: 8 or 16 bits a channel, alpha, ICC profile, resolution, EXIF, XMP and IPTC, where the format holds them
+(`picture_formats`); what cannot be kept is said in one warning a picture. Orientation is applied to the pixels.
+Pictures with several frames are an error, not a silent first frame; an MPO, as phones write it, is read as the
+photograph it is, without its previews and gain maps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from io import BytesIO
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from zoomrt import files
 from zoomrt.errors import InputError, OutOfMemory, StorageError, ZoomrtError
-from zoomrt.runtime.tiles import check_size
+from zoomrt.runtime import picture_heif, picture_tiff
+from zoomrt.runtime import picture_vips as vips
+from zoomrt.runtime.alpha import fill_hidden, resize_alpha
+from zoomrt.runtime.picture_formats import WRITABLE, Holds, format_of
+from zoomrt.runtime.picture_metadata import Metadata, fitting, metadata_of, resized
+from zoomrt.runtime.picture_pillow import open_with_pillow
+from zoomrt.runtime.picture_source import AT_8_BITS, PictureFacts, Source, eight_bits
+from zoomrt.runtime.picture_writer import encode
 
 if TYPE_CHECKING:
     from zoomrt.runtime.upscaler import Upscaler
 
-__all__ = ["WRITABLE", "Picture", "fill_hidden", "read_picture", "upscale_picture", "write_picture"]
+__all__ = [
+    "WRITABLE",
+    "Picture",
+    "PictureFacts",
+    "PictureWarning",
+    "check_fits",
+    "inspect_picture",
+    "read_picture",
+    "read_rgb8",
+    "upscale_picture",
+    "write_picture",
+]
 
 Pixels = NDArray[Any]
+_HEAD = 512  # bytes that tell a format
+
+
+class PictureWarning(UserWarning):
+    """Something of a picture could not be kept; the text says what, and begins with the file's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +62,7 @@ class Picture:
     pixels : (H, W, 3) RGB or (H, W) grey; uint8 or uint16.
     alpha : (H, W) of the same type, straight (not premultiplied), or None for an opaque picture.
     icc : ICC profile of the pixels; None means sRGB, or grey with its curve.
-    exif : EXIF block with the `Exif` header, without orientation.
+    exif : EXIF block with the `Exif` header, without orientation. xmp : XML packet. iptc : IIM records.
     dpi : pixels per inch, horizontal and vertical.
     """
 
@@ -50,246 +71,132 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
 
 
-@dataclass(frozen=True)
-class _Format:
-    """What a file format can hold, and how it is written."""
-
-    name: str
-    alpha: bool
-    deep: bool
-    grey: bool
-    max_side: int
-    options: dict[str, Any]
-
-
-_JPEG = _Format("JPEG", False, False, True, 65535, {"quality": 95, "subsampling": 0})
-_PNG = _Format("PNG", True, True, True, 2**31 - 1, {})
-_TIFF = _Format("TIFF", True, True, True, 2**31 - 1, {"compression": "tiff_adobe_deflate"})
-_WEBP = _Format("WEBP", True, False, False, 16383, {"quality": 95})
-_FORMATS = {".jpg": _JPEG, ".jpeg": _JPEG, ".png": _PNG, ".tif": _TIFF, ".tiff": _TIFF, ".webp": _WEBP}
-
-WRITABLE: tuple[str, ...] = tuple(_FORMATS)
-"""File endings that `write_picture` knows."""
-
-# Pillow's modes of 8 bits a channel, and whether they are grey. CMYK and LAB are converted before.
-_GREY_MODES = {"1", "L", "LA", "La"}
-_COLOUR_MODES = {"P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"}
-_DEEP_MODES = {"I;16", "I;16L", "I;16B", "I;16N", "I"}
-# TIFF tags that describe the file and not the photograph: layout, resolution, colour coding, other metadata blocks.
-_LAYOUT_TAGS = {*range(254, 270), *range(273, 305), *range(317, 348), *range(512, 533), 700, 33723, 34377, 34675}
-_TURNED = {5, 6, 7, 8}  # EXIF orientations that swap width and height
+def inspect_picture(path: str | os.PathLike[str]) -> PictureFacts:
+    """Read a picture file's header; nothing is decoded. Raises what `read_picture` does, but for damaged pixels."""
+    with _reading(Path(path)) as (stream, what, notes):
+        return _facts(_opened(stream, what, notes))
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:
-    """Read a picture file, turned upright.
+    """Read a picture file, turned upright. Its content decides the format, not its name.
 
     Takes 1-bit, grey, palette, RGB, CMYK and LAB, each with or without alpha. CMYK becomes sRGB through its own
-    profile (relative colorimetric, black point compensated), or by Pillow's plain formula without one.
+    profile (relative colorimetric, black point compensated), or by a plain formula without one. 16 bits a channel stay
+    16 where the extra `deep` is installed; those of grey without alpha always do.
 
     Raises InputError for a file that is missing, unreadable, damaged, no picture, animated, of zero or too many pixels,
-    or of 32 bits a channel; OutOfMemory.
+    or of 32 bits a channel; MissingDependency for HEIC without the extra `heic`; OutOfMemory. PictureWarning says what
+    was not kept.
     """
-    file = Path(path)
-    what = f"cannot read picture {str(file)!r}"
-    _check_file(file, what)
-    notes: list[str] = []
+    with _reading(Path(path)) as (stream, what, notes):
+        source = _opened(stream, what, notes)
+        pixels, alpha = source.decode(notes)
+        if pixels.dtype != np.uint8 and not _facts(source).deep:
+            notes.append(AT_8_BITS)
+            pixels, alpha = eight_bits(pixels), None if alpha is None else eight_bits(alpha)
+        metadata = metadata_of(source.raw(), source.orientation, pixels.shape[:2], notes)
+    _warn(path, notes)
+    return Picture(pixels, alpha, **vars(metadata))
+
+
+def read_rgb8(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 of a picture file: grey as three equal channels, 16 bits rounded, alpha left out. Raises what
+    `read_picture` does."""
+    pixels = eight_bits(read_picture(path).pixels)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+
+
+def _facts(source: Source) -> PictureFacts:
+    """`deep` only where it could be written too."""
+    deep = source.deep and (vips.available() or (source.channels == 1 and not source.alpha))
+    return PictureFacts(source.height, source.width, source.channels, deep, source.alpha)
+
+
+def _opened(stream: BinaryIO, what: str, notes: list[str]) -> Source:
+    """The picture in a file, by the mark with which its content begins."""
+    head = stream.read(_HEAD)
+    if picture_heif.is_heif(head):
+        return picture_heif.open_with_libheif(stream, what, notes)
+    if head.startswith(picture_tiff.SIGNATURES):
+        picture_tiff.check_one_page(stream, what)
+        if (deep := picture_tiff.deep_source(stream, what)) is not None:
+            return deep
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                picture = _picture_from_image(image, what, notes)
-    except ZoomrtError:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as cause:
-        needed, remedy = "fewer pixels", "Cut the picture into parts first, if you trust it."
-        raise InputError(what, seen=cause, needed=needed, remedy=remedy) from cause
+        return open_with_pillow(stream, what, notes)
     except UnidentifiedImageError as cause:
-        seen, remedy = "content of no known format", "Check that it is a picture and not a renamed file."
-        raise InputError(what, seen=seen, needed="PNG, JPEG, TIFF, WebP or the like", remedy=remedy) from cause
-    except MemoryError as cause:
-        remedy = "Close other programs, or cut the picture into parts."
-        raise OutOfMemory(what, seen="no room", needed="room for its pixels", remedy=remedy) from cause
-    except PermissionError as cause:
-        remedy = "Change its permissions."
-        raise InputError(what, seen=cause.strerror, needed="a readable file", remedy=remedy) from cause
-    except Exception as cause:  # decoders raise what they like on damaged data: OSError, SyntaxError, struct.error ...
-        seen, remedy = f"damaged data ({cause})", "Copy the file again from where it came."
-        raise InputError(what, seen=seen, needed="an intact picture", remedy=remedy) from cause
-    for note in notes:
-        warnings.warn(f"{str(file)!r}: {note}", stacklevel=2)
-    return picture
-
-
-def _check_file(file: Path, what: str) -> None:
-    needed, remedy = "a picture file", "Check the path."
-    try:
-        size = file.stat().st_size
-    except (OSError, ValueError) as cause:
-        seen = "nothing there" if isinstance(cause, FileNotFoundError) else cause
+        if _is_video(head):
+            seen, remedy = "a video", "Use trt-zoom, which takes videos."
+        elif head.startswith(picture_tiff.SIGNATURES):
+            seen, remedy = "a damaged TIFF, or one of a rare kind", "Convert it to RGB or grey of 8 bits first."
+        else:
+            seen, remedy = "content of no known format", "Check that it is a picture and not a renamed file."
+        needed = "PNG, JPEG, TIFF, WebP, HEIC or the like"
         raise InputError(what, seen=seen, needed=needed, remedy=remedy) from cause
-    if not file.is_file():
-        seen = "a folder" if file.is_dir() else "something that is not a file"
-        raise InputError(what, seen=seen, needed=needed, remedy="Name a file.")
-    if size == 0:
-        raise InputError(what, seen="an empty file", needed=needed, remedy="Copy it again from where it came.")
 
 
-def _picture_from_image(image: ImageFile.ImageFile, what: str, notes: list[str]) -> Picture:
-    check_size(image.height, image.width, what)
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        seen, remedy = f"{getattr(image, 'n_frames', 0)} frames", "Save the frames as pictures first."
-        raise InputError(what, seen=seen, needed="one frame", remedy=remedy)
-    coded_deep = any(";16" in str(part.args) for part in image.tile)  # `tile` is gone after loading
-    turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    image.load()
-    if coded_deep and image.mode not in _DEEP_MODES:
-        notes.append("16-bit colour is read at 8 bits, Pillow cannot do more")
-    pixels, alpha, icc = _planes(ImageOps.exif_transpose(image), what)
-    dpi = _dpi(image.info.get("dpi"))
-    return Picture(pixels, alpha, icc, _exif_from_image(image, notes), dpi[::-1] if dpi and turned else dpi)
+def _is_video(head: bytes) -> bool:
+    """MP4 and QuickTime, Matroska and WebM, AVI, MPEG program and transport streams."""
+    riff, transport = head[:4] == b"RIFF" and head[8:12] == b"AVI ", head[:1] == head[188:189] == b"\x47"
+    starts = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba")
+    return head[4:8] in (b"ftyp", b"moov", b"mdat") or riff or transport or head.startswith(starts)
 
 
-def _planes(image: Image.Image, what: str) -> tuple[Pixels, Pixels | None, bytes | None]:
-    """Pixels, alpha and ICC profile of an upright image, in the forms that `Picture` allows."""
-    icc: bytes | None = image.info.get("icc_profile")
-    if image.mode in _DEEP_MODES:
-        return *_deep_planes(image, what), icc
-    if image.mode in ("CMYK", "LAB"):
-        image, icc = _srgb_from_image(image, icc, what), None
-    if image.mode not in _GREY_MODES | _COLOUR_MODES:
-        needed, remedy = "8 bits a channel, or 16-bit grey", "Convert it to 8 bits a channel first."
-        raise InputError(what, seen=f"pixel format {image.mode}", needed=needed, remedy=remedy)
-    alpha = image.has_transparency_data
-    mode = "L" if image.mode in _GREY_MODES else "RGB"
-    values = np.asarray(image.convert(mode + "A" if alpha else mode))
-    if not alpha:
-        return values, None, icc
-    return (values[..., 0] if mode == "L" else values[..., :3]), values[..., -1], icc
+def _warn(path: str | os.PathLike[str], notes: list[str]) -> None:
+    if notes:
+        text = "; ".join(dict.fromkeys(" ".join(note.split()) for note in notes))
+        warnings.warn(f"{files.shown(path)}: {text}", PictureWarning, stacklevel=3)
 
 
-def _deep_planes(image: Image.Image, what: str) -> tuple[Pixels, Pixels | None]:
-    values = np.asarray(image)
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        remedy = "Convert it to 16 bits first."
-        raise InputError(what, seen=f"grey from {low} to {high}", needed="grey from 0 to 65535", remedy=remedy)
-    pixels = values.astype(np.uint16)
-    key = image.info.get("transparency")  # PNG: the one grey value that is transparent
-    alpha = None if key is None else np.where(pixels == key, 0, 65535).astype(np.uint16)
-    return pixels, alpha
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[tuple[BinaryIO, str, list[str]]]:
+    """The open file, how messages about it begin, and a list for notes.
 
-
-def _srgb_from_image(image: Image.Image, icc: bytes | None, what: str) -> Image.Image:
-    if image.mode == "CMYK" and icc is None:
-        return image.convert("RGB")
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(icc)) if icc else ImageCms.createProfile("LAB")
-        converted = ImageCms.profileToProfile(
-            image,
-            source,
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except (ImageCms.PyCMSError, OSError) as cause:
-        remedy = "Convert it to RGB in an image editor first."
-        needed = f"an ICC profile for {image.mode}"
-        raise InputError(what, seen=f"a profile that fails ({cause})", needed=needed, remedy=remedy) from cause
-    assert converted is not None  # only in-place conversion gives None
-    return converted
-
-
-def _dpi(value: Any) -> tuple[float, float] | None:
-    """Pillow's `dpi` entry if it is two sane numbers; it may be zero or infinite, and is 1 where a TIFF has none."""
-    try:
-        across, down = (float(number) for number in value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (across, down) if 1 < across < 1e5 and 1 < down < 1e5 else None
-
-
-def _exif_from_image(image: Image.Image, notes: list[str]) -> bytes | None:
-    try:
-        exif = image.getexif()
-        for tag in _LAYOUT_TAGS.intersection(exif):
-            del exif[tag]
-        return exif.tobytes() if len(exif) else None
-    except Exception as cause:  # EXIF is written by every camera's own reading of the standard
-        notes.append(f"EXIF cannot be kept, it is damaged ({cause})")
-        return None
+    Whatever a decoder raises becomes an error of ours, and what Pillow has to say a note.
+    """
+    what, notes = f"cannot read picture {files.shown(file)}", list[str]()
+    with files.open_file(file, needed="a picture file") as stream, warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            if files.size_of(file) == 0:
+                remedy = "Copy it again from where it came."
+                raise InputError(what, seen="an empty file", needed="a picture file", remedy=remedy)
+            yield stream, what, notes
+        except ZoomrtError:
+            raise
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as cause:
+            needed, remedy = "fewer pixels", "Cut the picture into parts first, if you trust it."
+            raise InputError(what, seen=cause, needed=needed, remedy=remedy) from cause
+        except MemoryError as cause:
+            remedy = "Close other programs, or cut the picture into parts."
+            raise OutOfMemory(what, seen="no room", needed="room for its pixels", remedy=remedy) from cause
+        except Exception as cause:  # decoders raise what they like on damaged data: OSError, struct.error ...
+            seen, remedy = f"damaged data ({cause})", "Copy the file again from where it came."
+            raise InputError(what, seen=seen, needed="an intact picture", remedy=remedy) from cause
+        notes += [f"it is damaged in part ({remark.message})" for remark in remarks]
 
 
 def upscale_picture(upscaler: Upscaler, picture: Picture, on_tile: Callable[[int, int], None] | None = None) -> Picture:
-    """Upscale pixels with the model and alpha by bicubic interpolation; resolution and EXIF sizes follow.
+    """Upscale pixels with the model and alpha by bicubic interpolation; resolution and sizes in metadata follow.
 
     Colour under alpha 0 is replaced by that of its visible surroundings first, so that it does not bleed out.
     Raises what `Upscaler.upscale` raises.
     """
-    pixels, alpha, scale = picture.pixels, picture.alpha, upscaler.scale
+    pixels, alpha = picture.pixels, picture.alpha
     if alpha is not None:
         pixels = fill_hidden(pixels, alpha)
     large = upscaler.upscale(pixels, on_tile=on_tile)
-    return replace(
-        picture,
-        pixels=large,
-        alpha=None if alpha is None else _bicubic(alpha, scale),
-        exif=None if picture.exif is None else _exif_with_size(picture.exif, large.shape[0], large.shape[1]),
-        dpi=None if picture.dpi is None else _dpi(number * scale for number in picture.dpi),
-    )
+    size: tuple[int, int] = large.shape[:2]
+    metadata = resized(_metadata(picture), size, size[1] / pixels.shape[1])
+    return Picture(large, None if alpha is None else resize_alpha(alpha, size), **vars(metadata))
 
 
-def fill_hidden(pixels: Pixels, alpha: Pixels) -> Pixels:
-    """Replace colour under alpha 0 by an average of the nearest visible pixels, coarse to fine.
-
-    pixels : (H, W, 3) or (H, W); alpha : (H, W). Returns pixels of the same type; visible ones are unchanged.
-    """
-    visible = alpha > 0
-    if visible.all() or not visible.any():
-        return pixels
-    colours = pixels.reshape(*alpha.shape, -1)
-    weight = visible[:, :, None].astype(np.float32)
-    filled = _fill(colours * weight, weight)
-    result = np.where(visible[:, :, None], colours, np.rint(filled).astype(pixels.dtype))
-    return result.reshape(pixels.shape)
-
-
-def _fill(total: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weighted mean where there is weight; elsewhere that of the 2x2, 4x4 ... block which has some."""
-    if weight.all():
-        return total / weight
-    high, wide = weight.shape[:2]
-    coarse = _fill(_halve(total), _halve(weight)).repeat(2, 0).repeat(2, 1)[:high, :wide]
-    return np.where(weight > 0, total / np.maximum(weight, 1), coarse)
-
-
-def _halve(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sums of 2x2 blocks; odd sides are padded with zeros."""
-    high, wide = values.shape[:2]
-    values = np.pad(values, ((0, high % 2), (0, wide % 2), (0, 0)))
-    return values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
-
-
-def _bicubic(alpha: Pixels, scale: int) -> Pixels:
-    size = (alpha.shape[1] * scale, alpha.shape[0] * scale)
-    if alpha.dtype == np.uint8:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(alpha)).resize(size, Image.Resampling.BICUBIC))
-    large = np.asarray(Image.fromarray(alpha.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
-    rounded: Pixels = np.rint(np.clip(large, 0, np.iinfo(alpha.dtype).max)).astype(alpha.dtype)
-    return rounded
-
-
-def _exif_with_size(data: bytes, height: int, width: int) -> bytes:
-    """The same EXIF, with the picture size corrected where it is stated."""
-    exif = Image.Exif()
-    exif.load(data)
-    details = exif.get_ifd(ExifTags.IFD.Exif)
-    for tag, value in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
-        if tag in details:
-            details[tag] = value
-    return exif.tobytes()
+def _metadata(picture: Picture) -> Metadata:
+    return Metadata(picture.icc, picture.exif, picture.xmp, picture.iptc, picture.dpi)
 
 
 def write_picture(picture: Picture, path: str | os.PathLike[str]) -> None:
@@ -297,60 +204,52 @@ def write_picture(picture: Picture, path: str | os.PathLike[str]) -> None:
 
     The file appears whole or not at all: it is written beside its place and renamed. JPEG and WebP at quality 95.
 
-    Raises StorageError when the place cannot be written or the format cannot hold the picture (nothing is dropped
-    in silence: alpha in JPEG, 16 bits in JPEG or WebP, 16-bit colour anywhere); OutOfMemory.
+    Raises StorageError when the place cannot be written or the format cannot hold the picture (`check_fits`),
+    MissingDependency for 16 bits of colour, or of grey with alpha, without the extra `deep`; OutOfMemory.
+    PictureWarning says what the format cannot hold and is left out: 16 bits are rounded to 8, metadata dropped.
     """
-    file = Path(path)
-    what = f"cannot write picture {str(file)!r}"
-    form = _FORMATS.get(file.suffix.lower())
-    if form is None:
-        needed, remedy = "one of " + ", ".join(WRITABLE), "Choose one of these endings."
-        raise StorageError(what, seen=f"ending {file.suffix!r}", needed=needed, remedy=remedy)
-    _check_fits(picture, form, what)
-    carried = {"icc_profile": picture.icc, "exif": picture.exif, "dpi": picture.dpi}
-    options = form.options | {key: value for key, value in carried.items() if value is not None}
-    if form is _TIFF and picture.exif is not None:
-        del options["compression"]  # libtiff, which compresses, cannot write EXIF's inner directories
-    scratch = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    file, notes = Path(path), list[str]()
+    what = f"cannot write picture {files.shown(file)}"
+    pixels, alpha = picture.pixels, picture.alpha
+    height, width = pixels.shape[:2]
+    deep = pixels.dtype == np.uint16
+    name, holds = check_fits(PictureFacts(height, width, 1 if pixels.ndim == 2 else 3, deep, alpha is not None), file)
+    if deep and not holds.deep:
+        notes.append(f"its 16 bits a channel are written as 8, {name} holds no more")
+        pixels, alpha = eight_bits(pixels), None if alpha is None else eight_bits(alpha)
+    metadata = fitting(_metadata(picture), name, holds, notes)
     try:
-        image = Image.fromarray(_interleaved(picture))
-        with scratch.open("x+b") as stream:
-            image.save(stream, format=form.name, **options)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(scratch, file)
+        with files.atomic_file(file) as stream:
+            encode((pixels, alpha), metadata, name, stream)
+    except ZoomrtError:
+        raise
     except MemoryError as cause:
         remedy = "Close other programs, or cut the picture into parts."
         raise OutOfMemory(what, seen="no room", needed="room to encode it", remedy=remedy) from cause
-    except Exception as cause:  # encoders raise OSError, ValueError, struct.error ...
-        seen = (cause.strerror if isinstance(cause, OSError) else None) or cause
-        remedy = "Choose another place, or make room and set its permissions."
-        raise StorageError(what, seen=seen, needed="a writable place with room", remedy=remedy) from cause
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+    except Exception as cause:  # encoders raise struct.error, RuntimeError, libvips' own ...
+        remedy = "Choose another format, and report this with the picture."
+        raise StorageError(what, seen=cause, needed="an encoder that takes it", remedy=remedy) from cause
+    _warn(file, notes)
 
 
-def _check_fits(picture: Picture, form: _Format, what: str) -> None:
-    name, longest = form.name, max(picture.pixels.shape[:2])
-    opaque, deep = picture.alpha is None, picture.pixels.dtype != np.uint8
-    plain_grey = opaque and picture.pixels.ndim == 2
-    # A profile says grey in its header (ICC.1 7.2.6); WebP stores grey as colour, for which it would be wrong.
-    grey_profile = picture.icc is not None and picture.icc[16:20] == b"GRAY"
-    grey_needed, to_8_bit = "8 bits, or 16-bit grey without alpha", "Convert the pixels to uint8 first."
-    rules = (
-        ("an alpha channel", f"an opaque picture for {name}", "Write .png, .tiff or .webp.", opaque or form.alpha),
-        ("16 bits a channel", f"8 bits for {name}", "Write .png or .tiff.", not deep or form.deep),
-        ("16-bit colour or alpha", grey_needed, to_8_bit, not deep or plain_grey),
-        ("grey with its profile", f"colour for {name}", "Write .png, .jpg or .tiff.", form.grey or not grey_profile),
-        (f"side {longest}", f"at most {form.max_side} for {name}", "Write .png or .tiff.", longest <= form.max_side),
-    )
-    for seen, needed, remedy, holds in rules:
-        if not holds:
-            raise StorageError(what, seen=seen, needed=needed, remedy=remedy)
+def check_fits(facts: PictureFacts, path: str | os.PathLike[str]) -> tuple[str, Holds]:
+    """Name and limits of the format that `path` ends in.
 
-
-def _interleaved(picture: Picture) -> Pixels:
-    if picture.alpha is None:
-        return np.ascontiguousarray(picture.pixels)
-    return np.dstack([picture.pixels, picture.alpha])
+    Raises StorageError for an ending that is not one of `WRITABLE`, and where the format cannot hold such a picture:
+    alpha in JPEG, sides beyond its limit.
+    """
+    file = Path(path)
+    what = f"cannot write picture {files.shown(file)}"
+    form = format_of(file)
+    if form is None:
+        needed, remedy = "one of " + ", ".join(WRITABLE), "Choose one of these endings."
+        raise StorageError(what, seen=f"ending {file.suffix!r}", needed=needed, remedy=remedy)
+    name, holds = form
+    if facts.alpha and not holds.alpha:
+        needed, remedy = f"an opaque picture for {name}", "Write .png, .tiff or .webp."
+        raise StorageError(what, seen="an alpha channel", needed=needed, remedy=remedy)
+    longest = max(facts.height, facts.width)
+    if longest > holds.max_side:
+        needed, remedy = f"at most {holds.max_side} for {name}", "Write .png or .tiff."
+        raise StorageError(what, seen=f"side {longest}", needed=needed, remedy=remedy)
+    return form

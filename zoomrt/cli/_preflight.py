@@ -1,0 +1,39 @@
+"""What can be known of a run of pictures before the first is upscaled: each header is read, no pixel decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from zoomrt.cli._common import report
+from zoomrt.cli._pictures import Job
+from zoomrt.errors import ZoomrtError
+
+__all__ = ["check_jobs"]
+
+
+def check_jobs(
+    jobs: Sequence[Job], size_of: Callable[[int, int], tuple[int, int]], failures: list[ZoomrtError]
+) -> list[Job]:
+    """The jobs that nothing is known to stand against, in their order.
+
+    size_of : (height, width) of the result for a picture of (height, width).
+    failures : gets the errors of all others, which are reported: a picture that cannot be read, a result that its
+    format cannot hold or that memory has no room for.
+    """
+    from zoomrt.runtime.images import check_fits, inspect_picture
+    from zoomrt.runtime.picture_room import check_room
+
+    ready: list[Job] = []
+    for job in jobs:
+        try:
+            facts = inspect_picture(job.source)
+            size = size_of(facts.height, facts.width)
+            check_fits(replace(facts, height=size[0], width=size[1]), job.output)
+            check_room(facts, size, job.output, f"cannot upscale {str(job.source)!r}")
+        except ZoomrtError as problem:
+            failures.append(problem)
+            report(problem)
+        else:
+            ready.append(job)
+    return ready
