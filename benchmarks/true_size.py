@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from benchmarks._record import record, summary
@@ -39,6 +38,7 @@ from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.probes import photograph_tile
 from zoomrt.export.sources import Sources
 from zoomrt.export.targets import EIGHT_BIT
+from zoomrt.runtime.onnxruntime_session import bare_options, open_graph
 
 THREADS = 2
 
@@ -177,13 +177,11 @@ def speed_figures(request: BuildRequest, rounds: int) -> dict[str, object]:
     side = family.facts.tiling.tile
     lr = photograph_tile(side, side, family.facts.value_range)
     tensor = torch.from_numpy(lr)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "g.onnx"
         export_graph(network, graph, shape=(1, 3, side, side), half=False, opset=23, group_norm="moments")
         gc.collect()
-        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = open_graph(graph, bare_options(THREADS))
     seconds: dict[str, list[float]] = {"onnxruntime": [], "torch_eager": []}
     for round_ in range(rounds + 1):  # the first one warms up
         for name, times in seconds.items():

@@ -29,6 +29,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+# nothing is sent from here either, also where a test imports an engine itself; see zoomrt/runtime/quiet.py
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="draw the random inputs of the run that printed this seed")

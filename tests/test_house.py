@@ -161,6 +161,13 @@ def test_no_print_and_a_docstring_and_python_310(path: Path) -> None:
     assert not module.body or ast.get_docstring(module)
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_engines_that_send_and_write_are_imported_in_one_place(path: Path) -> None:
+    """`runtime.quiet`, which imports them by a variable's name."""
+    tops = {name.split(".")[0] for name in imported_names(path.read_text(encoding="utf-8"))}
+    assert tops.isdisjoint({"onnxruntime", "openvino"})
+
+
 def test_print_is_seen() -> None:
     assert prints("def f():\n    print('x')")
 

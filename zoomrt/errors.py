@@ -10,13 +10,13 @@
         PluginError                   8   a plugin or ahead-of-time kernel failed
       BundleError                     9   a bundle that is missing, damaged or edited
         EngineMismatch               10   a sound bundle that this machine or version cannot run
-      OutOfMemory                    11   memory ran out
+      OutOfMemory                    11   memory, address space or threads ran out
         TileTooLarge                 15   there is no room for one tile: a smaller one may do
       RuntimeFault                   12   the engine failed or gave non-finite pixels while running
       StorageError                   13   a file or folder cannot be written
       MissingDependency              14   an optional package is not installed
 
-Ctrl-C ends a command with exit code 130, as a shell expects.
+Ctrl-C ends a command with exit code 130, SIGTERM with 143 and SIGHUP with 129, as a shell expects.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class EngineMismatch(BundleError):
 
 
 class OutOfMemory(ZoomrtError):
-    """Memory ran out."""
+    """Memory, address space or threads ran out."""
 
     exit_code = 11
 

@@ -117,7 +117,7 @@ def test_a_device_needs_an_end_for_a_path(nearest_bundle: Path, tmp_path: Path, 
         (["--seconds", "nan"], 2, "--seconds"),
         (["--keyframes", "0=1 0.1=0"], 2, "--keyframes"),
         (["--zoom", "0.5"], 2, "1 to 64"),
-        (["--budget-ms", "0"], 2, "budget_ms"),
+        (["--budget-ms", "0"], 2, "--budget-ms"),
     ],
 )
 def test_bad_options_leave_nothing(

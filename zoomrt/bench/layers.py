@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from zoomrt.bench.graph_cost import GROUPS, NodeCost, group_of, node_costs
 from zoomrt.bench.record import Layers, LayerTime
 from zoomrt.bundle import Bundle
 from zoomrt.errors import EngineMismatch, InputError
-from zoomrt.runtime.onnxruntime_session import session_options
+from zoomrt.runtime.onnxruntime_session import open_graph, session_options
 from zoomrt.runtime.openvino_session import ARITHMETICS
+from zoomrt.runtime.quiet import import_openvino
 
 __all__ = ["TOP", "layers_from_rows", "layers_of", "onnxruntime_rows", "openvino_rows"]
 
@@ -86,7 +86,7 @@ def onnxruntime_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, 
         options = session_options(precision, threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = open_graph(graph, options)
         feed = {session.get_inputs()[0].name: batch}
         for _ in range(runs + 1):
             session.run(None, feed)
@@ -104,8 +104,7 @@ def onnxruntime_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, 
 
 def openvino_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, hint: str) -> list[_Time]:
     """One for each node that ran, under the options of `OpenVinoSession`."""
-    import openvino
-
+    openvino = import_openvino()
     options = {"PERF_COUNT": True, "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
     model = openvino.Core().compile_model(str(graph), "CPU", {**options, "NUM_STREAMS": 1})
     made_of = {

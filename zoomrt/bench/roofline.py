@@ -18,13 +18,15 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from zoomrt.bench.machine import cpu_name, versions
 from zoomrt.bench.record import Ceilings, Cost, Roofline
+from zoomrt.errors import MissingDependency
 from zoomrt.files import cache_path, read_cached, write_cached
+from zoomrt.runtime.onnxruntime_session import open_graph, session_options
+from zoomrt.runtime.quiet import import_openvino
 
 __all__ = ["ceilings", "measure_ceilings", "roofline_of"]
 
@@ -148,9 +150,7 @@ def _model(nodes: list[onnx.NodeProto], shape: tuple[int, ...], constants: list[
 
 
 def _onnxruntime(graph: bytes, threads: int, given: NDArray[np.float32]) -> Callable[[], object]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    session = open_graph(graph, session_options(threads=threads))
     feed = {session.get_inputs()[0].name: np.ascontiguousarray(given)}
     return lambda: session.run(None, feed)
 
@@ -158,8 +158,8 @@ def _onnxruntime(graph: bytes, threads: int, given: NDArray[np.float32]) -> Call
 def _openvino(product: bytes, threads: int, left: NDArray[np.float32]) -> dict[str, Callable[[], object]]:
     """Arithmetic -> one product; empty without OpenVINO."""
     try:
-        import openvino
-    except ImportError:
+        openvino = import_openvino()
+    except MissingDependency:
         return {}
     core = openvino.Core()
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,8 +17,12 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from zoomrt import __version__
+from zoomrt.cli._signals import Ended, raised_signals
+from zoomrt.cli._streams import open_streams, printable, stderr
 from zoomrt.errors import MissingDependency, OutOfMemory, StorageError, ZoomrtError
 from zoomrt.files import CacheWarning
+from zoomrt.runtime.quiet import quiet_process
+from zoomrt.runtime.resources import check_process, is_refusal, out_of_memory
 
 Advance = Callable[[str, float], None]
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -40,12 +43,16 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 """Extra of the package -> the modules that it brings."""
 
 INTERRUPTED = 130
-TERMINATED = 143
 _REPORT = "This is a bug in zoomrt: please report it with the traceback that --debug prints."
+_CLEAN = "nothing half-written left behind"
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception, so that it unwinds the stack and clears scratch files like Ctrl-C does."""
+_write_line: list[Callable[[str], object]] = [lambda line: stderr().write(f"{line}\n")]
+"""How lines get to stderr; the last one counts."""
+
+
+class _ReaderLeft(Exception):
+    """Nobody reads standard output any more, as in `trt-doctor | head -1`: no error, but nobody to work for."""
 
 
 def shared_options(function: _F) -> _F:
@@ -59,60 +66,72 @@ def shared_options(function: _F) -> _F:
 
 def start(command: click.Command) -> NoReturn:
     """Run a command as a process: words from the shell, exit code to the shell."""
-
-    def terminate(*_: object) -> NoReturn:
-        raise _Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
-    sys.exit(run(command, sys.argv[1:]))
+    code = INTERRUPTED
+    try:
+        with raised_signals():
+            open_streams(keep_native=_debug(sys.argv))
+            quiet_process()
+            code = run(command, sys.argv[1:])
+    except (KeyboardInterrupt, Ended) as signal:  # between two lines of ours
+        code, _ = _verdict(signal, command)
+    sys.exit(code)
 
 
 def run(command: click.Command, words: Sequence[str]) -> int:
     """Run a command and turn every outcome into an exit code, with at most one `error:` line for a failure."""
-    debug = "--debug" in words
     try:
         with warnings.catch_warnings():
-            if not debug:
+            if not _debug(words):
                 warnings.simplefilter("ignore")  # other people's deprecations; our own are in the manifest
                 warnings.simplefilter("always", CacheWarning)
                 warnings.showwarning = lambda message, *_, **__: report(str(message), kind="warning")
-            with command.make_context(command.name, list(words)) as context:
+            with _printing():  # --help and --version
+                context = command.make_context(command.name, list(words))
+            with context:
+                check_process()
                 command.invoke(context)
     except click.exceptions.Exit as done:
         return done.exit_code
-    except BrokenPipeError:
-        _abandon_stdout()  # the reader left: nobody to tell
+    except _ReaderLeft:
         return 1
-    except (Exception, KeyboardInterrupt, _Terminated) as problem:
-        if debug:
+    except (Exception, KeyboardInterrupt, Ended) as problem:
+        if _debug(words):
             import traceback
 
-            traceback.print_exc()
+            for line in "".join(traceback.format_exception(problem)).rstrip().split("\n"):
+                stderr().write(f"{printable(line)}\n")
         code, text = _verdict(problem, command)
         report(text)
         return code
     return 0
 
 
-def say(text: str) -> None:
+def _debug(words: Sequence[str]) -> bool:
+    return "--debug" in words
+
+
+def say(*lines: str) -> None:
     """Results, on stdout. Raises StorageError where they cannot be written, such as to a file on a full disk."""
+    with _printing():
+        click.echo("\n".join(map(printable, lines)))
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Something is written to standard output in this block, and nothing else is."""
     try:
-        click.echo(text)
-    except BrokenPipeError:
-        raise
+        yield
     except OSError as cause:
-        _abandon_stdout()
+        # what is still buffered goes nowhere, so that Python does not try again, and complain, at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(cause, BrokenPipeError):
+            raise _ReaderLeft from cause
         raise StorageError(
             "cannot print the results",
             seen=cause.strerror,
             needed="a standard output that takes them",
             remedy="Make room, or redirect it elsewhere.",
         ) from cause
-
-
-def _abandon_stdout() -> None:
-    """Send what is still buffered nowhere, so that Python does not try again, and complain, at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def tell_notes(notes: Iterable[str], told: set[str]) -> None:
@@ -127,18 +146,8 @@ def tell_notes(notes: Iterable[str], told: set[str]) -> None:
 
 
 def report(problem: ZoomrtError | str, *, kind: str = "error") -> None:
-    """One line on stderr, whatever the text holds."""
-    click.echo(f"{kind}: {' '.join(str(problem).split())}", err=True)
-
-
-def out_of_memory() -> OutOfMemory:
-    """What a MemoryError becomes; Python's own carries no text."""
-    return OutOfMemory(
-        "memory ran out",
-        seen="a request that the system refused",
-        needed="more free memory",
-        remedy="Close other programs, or build the bundle with a smaller --tile.",
-    )
+    """One line on stderr, whatever the text holds; above the bar where there is one."""
+    _write_line[-1](f"{kind}: {printable(' '.join(str(problem).split()))}")
 
 
 def is_installed(module: str) -> bool:
@@ -174,12 +183,12 @@ def progress_bar(*, quiet: bool, lines: bool = False) -> Iterator[Advance]:
     Yields advance(label, fraction), fraction in 0..1; a new label starts the bar anew. A label of several lines is a
     table: with `lines` it is said as it is, with or without a terminal, and never becomes a bar.
     """
-    if quiet or not sys.stderr.isatty():
+    if quiet or not stderr().isatty():
         shown: set[str] = set()
 
         def mention(label: str, _fraction: float) -> None:
             if lines and not quiet and label not in shown:
-                say(label if "\n" in label else f"{label} ...")
+                say(*label.split("\n") if "\n" in label else [f"{label} ..."])
             shown.add(label)
 
         yield mention
@@ -191,7 +200,7 @@ def progress_bar(*, quiet: bool, lines: bool = False) -> Iterator[Advance]:
     with Progress(
         *columns,
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=Console(file=stderr()),  # type: ignore[arg-type]  # it asks for less than a whole IO[str]
         transient=True,
         redirect_stdout=sys.stdout.isatty(),  # else results meant for a pipe would end on the terminal
     ) as bars:
@@ -200,11 +209,16 @@ def progress_bar(*, quiet: bool, lines: bool = False) -> Iterator[Advance]:
         def advance(label: str, fraction: float) -> None:
             if "\n" in label:
                 if lines:
-                    say(label)
+                    say(*label.split("\n"))
                 return
-            bars.update(task, description=label.replace("[", r"\["), completed=min(max(fraction, 0.0), 1.0))
+            shown_label = printable(label).replace("[", r"\[")
+            bars.update(task, description=shown_label, completed=min(max(fraction, 0.0), 1.0))
 
-        yield advance
+        _write_line.append(lambda line: bars.console.print(line, markup=False, highlight=False, soft_wrap=True))
+        try:
+            yield advance
+        finally:
+            _write_line.pop()
 
 
 def _verdict(problem: BaseException, command: click.Command) -> tuple[int, str]:
@@ -214,9 +228,9 @@ def _verdict(problem: BaseException, command: click.Command) -> tuple[int, str]:
     if isinstance(problem, click.ClickException):
         return problem.exit_code, f"{problem.format_message()} See {command.name} --help."
     if isinstance(problem, (KeyboardInterrupt, click.Abort)):
-        return INTERRUPTED, "interrupted, nothing half-written left behind"
-    if isinstance(problem, _Terminated):
-        return TERMINATED, "terminated, nothing half-written left behind"
-    if isinstance(problem, MemoryError):
+        return INTERRUPTED, f"interrupted, {_CLEAN}"
+    if isinstance(problem, Ended):
+        return 128 + problem.number, f"{problem}, {_CLEAN}"
+    if is_refusal(problem):
         return OutOfMemory.exit_code, str(out_of_memory())
     return 1, f"unexpected {type(problem).__name__}: {problem}. {_REPORT}"

@@ -7,11 +7,10 @@ moves so that its path on the screen is straight too: in step with the crop's si
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zoomrt.errors import UsageError
+from zoomrt.cli._numbers import bad_value, number
 
 __all__ = ["Keyframe", "ZoomPath", "parse_keyframes", "parse_path"]
 
@@ -61,12 +60,14 @@ def parse_path(zoom: str, center: str, seconds: float | None) -> ZoomPath:
     centers = [_center(text, center) for text in center.split(":")]
     for option, values, text in (("--zoom", zooms, zoom), ("--center", centers, center)):
         if len(values) > 2:
-            raise _bad(option, text, "one value, or two with a colon between", "For more, use --keyframes.")
+            raise bad_value(option, text, "one value, or two with a colon between", "For more, use --keyframes.")
     first = Keyframe(0.0, zooms[0], centers[0])
     if len(zooms) == len(centers) == 1:
         return ZoomPath([first])
     if seconds is None:
-        raise _bad("--zoom", zoom, "an input of known length, or --seconds", "Add --seconds, the length of the zoom.")
+        raise bad_value(
+            "--zoom", zoom, "an input of known length, or --seconds", "Add --seconds, the length of the zoom."
+        )
     return ZoomPath([first, Keyframe(max(seconds, 1e-6), zooms[-1], centers[-1])])
 
 
@@ -79,7 +80,9 @@ def parse_keyframes(text: str) -> ZoomPath:
         number = _zoom(zoom, "--keyframes", word)
         frames.append(Keyframe(_number(seconds, "--keyframes", word), number, _center(center or "0.5,0.5", word)))
     if not frames or any(a.seconds >= b.seconds for a, b in itertools.pairwise(frames)):
-        raise _bad("--keyframes", text, "SECOND=ZOOM@X,Y words, each later than the one before", "Sort them by time.")
+        raise bad_value(
+            "--keyframes", text, "SECOND=ZOOM@X,Y words, each later than the one before", "Sort them by time."
+        )
     return ZoomPath(frames)
 
 
@@ -90,12 +93,9 @@ def _between(one: float, other: float, value: float) -> float:
 
 def _number(text: str, option: str, whole: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise _bad(option, whole, "numbers, 0 or more", _REMEDY)
-    return value
+        return number(text, 0, 1e9)
+    except ValueError as cause:
+        raise bad_value(option, whole, "numbers, 0 or more", _REMEDY) from cause
 
 
 def _zoom(text: str, option: str, whole: str) -> float:
@@ -103,16 +103,12 @@ def _zoom(text: str, option: str, whole: str) -> float:
 
     value = _number(text, option, whole)
     if not 1 <= value <= MAX_ZOOM:
-        raise _bad(option, whole, f"zooms of 1 to {MAX_ZOOM:g}", _REMEDY)
+        raise bad_value(option, whole, f"zooms of 1 to {MAX_ZOOM:g}", _REMEDY)
     return value
 
 
 def _center(text: str, whole: str) -> Center:
     values = [_number(part, "--center", whole) for part in text.split(",")]
     if len(values) != 2 or max(values) > 1:
-        raise _bad("--center", whole, "X,Y from 0 to 1", "Write --center 0.6,0.4: fractions of width and height.")
+        raise bad_value("--center", whole, "X,Y from 0 to 1", "Write --center 0.6,0.4: fractions of width and height.")
     return values[0], values[1]
-
-
-def _bad(option: str, seen: str, needed: str, remedy: str) -> UsageError:
-    return UsageError(f"cannot use {option}", seen=repr(seen), needed=needed, remedy=remedy)

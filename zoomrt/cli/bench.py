@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import click
 
 from zoomrt.cli._common import progress_bar, require, say, shared_options, start
-from zoomrt.errors import UsageError, unknown_name
+from zoomrt.cli._numbers import THREADS, Number, Parsed, Whole, number
+from zoomrt.errors import unknown_name
 
 PEERS = ("torch", "compile", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "real-esrgan")
 WHATS = ("engine", "tile", "frame")
@@ -40,9 +40,21 @@ class _Bench(click.Command):
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--peers", default="", help=f"With commas: {', '.join(PEERS)}.")
 @click.option("--time", "what", default="engine", show_default=True, help="What is timed: engine, tile or frame.")
-@click.option("--repeats", default=6, show_default=True, help="Runs at least; six are the fewest for a 95 % interval.")
-@click.option("--seconds", default=10.0, show_default=True, help="No more runs of a row once so many are spent.")
-@click.option("--threads", type=int, help="CPU threads; one per core if left out.")
+@click.option(
+    "--repeats",
+    type=Whole(1, 1_000_000),
+    default=6,
+    show_default=True,
+    help="Runs at least; six are the fewest for a 95 % interval.",
+)
+@click.option(
+    "--seconds",
+    type=Number(0, 1_000_000),
+    default=10.0,
+    show_default=True,
+    help="No more runs of a row once so many are spent.",
+)
+@click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @click.option(
     "--input", "picture", type=click.Path(path_type=Path), help="Picture; the bundled photograph if left out."
 )
@@ -52,7 +64,7 @@ class _Bench(click.Command):
 @click.option("--decoder", type=click.Path(path_type=Path), help="As for trt-build.")
 @click.option("--autoencoder", type=click.Path(path_type=Path), help="As for trt-build.")
 @click.option("--prompt-embedding", type=click.Path(path_type=Path), help="As for trt-build.")
-@click.option("--steps", type=int, help="As for trt-build.")
+@click.option("--steps", type=Whole(1, 1000), help="As for trt-build.")
 @click.option("--baseline-weights", type=click.Path(path_type=Path), help="Of Real-ESRGAN; random if left out.")
 @click.option("--new-ceilings", is_flag=True, help="Measure the machine's peaks again, and keep the better ones.")
 @click.option("--json", "record_file", type=click.Path(path_type=Path), help="Write the record here.")
@@ -89,9 +101,6 @@ def cli(
     for name in named:
         if name not in PEERS:
             raise unknown_name("peer", name, PEERS)
-    for option, value, least in (("--repeats", repeats, 1), ("--seconds", seconds, 0), ("--threads", threads, 1)):
-        if value is not None and not least <= value < float("inf"):
-            raise UsageError(f"cannot use {option}", seen=value, needed=f"{least} or more", remedy="Leave it out.")
     require("bench", "trt-bench")
 
     from zoomrt.bench.record import check_place, write_record
@@ -122,7 +131,7 @@ def cli(
     with progress_bar(quiet=quiet) as advance:
         record = run_bench(request, advance)
     if not quiet:  # before anything is written: what was measured is not lost with a full disk
-        say(render(record, width=max(160, shutil.get_terminal_size().columns)))
+        say(*render(record, width=max(160, shutil.get_terminal_size().columns)).split("\n"))
     if record_file is not None:
         write_record(record, record_file)
     if page_file is not None:
@@ -135,13 +144,15 @@ def cli(
 @click.argument("before", type=click.Path(path_type=Path))
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option(
-    "--fail-if", "condition", help=f"Such as slower:5%; exit code {REGRESSION} where it is, or nothing tells."
+    "--fail-if",
+    "allowed",
+    type=Parsed(lambda text: _slower(text), "slower:PERCENT%, such as slower:5%"),
+    help=f"Such as slower:5%; exit code {REGRESSION} where it is, or nothing tells.",
 )
 @shared_options
 @click.pass_context
-def compare(context: click.Context, before: Path, after: Path, condition: str | None, quiet: bool) -> None:
+def compare(context: click.Context, before: Path, after: Path, allowed: float | None, quiet: bool) -> None:
     """Say what changed beyond noise from BEFORE to AFTER, two files of trt-bench --json."""
-    allowed = _slower(condition)
     from zoomrt.bench.compare import changes, check_comparable, is_slower, lines
     from zoomrt.bench.record import read_record
 
@@ -150,22 +161,17 @@ def compare(context: click.Context, before: Path, after: Path, condition: str | 
         check_comparable(old, new)
     found = changes(old, new)
     if not quiet:
-        for line in lines(found):
-            say(line)
+        say(*lines(found))
     if allowed is not None and is_slower(found, allowed):
         context.exit(REGRESSION)
 
 
-def _slower(condition: str | None) -> float | None:
-    """`slower:5%` -> 0.05."""
-    if condition is None:
-        return None
-    met = re.fullmatch(r"slower:(\d+(?:\.\d+)?)%", condition.strip())
-    if met is None:
-        raise UsageError(
-            "cannot read --fail-if", seen=repr(condition), needed="slower:PERCENT%", remedy="Write slower:5%."
-        )
-    return float(met[1]) / 100
+def _slower(text: str) -> float:
+    """`slower:5%` -> 0.05. Raises ValueError."""
+    what, _, percent = text.strip().partition(":")
+    if what != "slower" or not percent.endswith("%"):
+        raise ValueError(text)
+    return number(percent.removesuffix("%"), 0, 1_000_000) / 100
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoomrt.cli._common import progress_bar, require, say, shared_options, start
+from zoomrt.cli._numbers import Number, Parsed, Whole, whole
 from zoomrt.errors import UsageError, unknown_name
 from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.targets import COMPILERS, PRECISIONS, TARGETS, precision_named, target_named
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from zoomrt.bundle import Manifest
     from zoomrt.export.pipeline import BuildRequest, BuildResult
 
+MAX_SIDE, MAX_BATCH, MAX_MINUTES = 16_384, 1024, 100_000
+"""Far above what any machine holds or anybody waits for: a slip of the hand is told before the work."""
 BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 
 
@@ -34,33 +37,57 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 @click.option("--decoder", type=click.Path(path_type=Path), help="The decoder's file, where a model has two.")
 @click.option("--prompt", help="Text for the base's text encoder; empty if left out.")
 @click.option("--prompt-embedding", type=click.Path(path_type=Path), help="File with the encoded prompt instead.")
-@click.option("--coeff-t", type=int, help="Strength, as a timestep from 0 to 999; lower changes less.")
+@click.option("--coeff-t", type=Whole(0, 999), help="Strength, as a timestep; lower changes less.")
 @click.option(
     "--autoencoder", type=click.Path(path_type=Path), help="The autoencoder's file, where it is a file of its own."
 )
 @click.option("--wdn-weights", type=click.Path(path_type=Path), help="Second checkpoint, which keeps noise, to mix in.")
-@click.option("--denoise-strength", type=float, help="Share of the first one in that mixture, 0 to 1; 0.5 if left out.")
-@click.option("--steps", type=int, help="resshift: 15 or 4, as trained; jit-sr, skipdiff: as published if left out.")
+@click.option("--denoise-strength", type=Number(0, 1), help="Share of the first one in that mixture; 0.5 if left out.")
+@click.option(
+    "--steps", type=Whole(1, 1000), help="resshift: 15 or 4, as trained; jit-sr, skipdiff: as published if left out."
+)
 @click.option("--sampler", help="jit-sr: heun or euler; heun if left out.")
 @click.option("--conditioning", help="jit-sr: token or concat, as the checkpoint was trained; token if left out.")
-@click.option("--guidance", type=float, help="jit-sr: guidance scale; 1, which is none, if left out.")
+@click.option("--guidance", type=Number(0, 100), help="jit-sr: guidance scale; 1, which is none, if left out.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
-@click.option("--tile", type=int, help="Tile side in input pixels; the family's advice if left out.")
-@click.option("--overlap", type=int, help="Input pixels that neighbouring tiles share.")
-@click.option("--batch", "batches", default="1", show_default=True, help="Batch sizes to build, such as 1,4.")
+@click.option("--tile", type=Whole(1, MAX_SIDE), help="Tile side in input pixels; the family's advice if left out.")
+@click.option("--overlap", type=Whole(0, MAX_SIDE), help="Input pixels that neighbouring tiles share.")
+@click.option(
+    "--batch",
+    "batches",
+    type=Parsed(lambda text: _batch_sizes(text), f"whole numbers from 1 to {MAX_BATCH}, such as 1,4"),
+    default="1",
+    show_default=True,
+    help=f"Batch sizes to build, up to {MAX_BATCH}, such as 1,4.",
+)
 @click.option("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS)}.")
 @click.option("--attention-plugin", is_flag=True, help="tensorrt: heads above 256 by our own kernel (not run yet).")
 @click.option("--require-faster", is_flag=True, help="Refuse bf16 or int8 that is measured no faster than FP32 (cpu).")
 @click.option("--colour", help="none, mean_std (adain) or wavelet; the family's own if left out.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="8 bits: folder of pictures to take ranges from.")
 @click.option("--calibration-hr", is_flag=True, help="They are high-resolution targets; degrade them first.")
-@click.option("--tiles", type=int, help="8 bits: tiles to take ranges from; 16 if left out.")
+@click.option("--tiles", type=Whole(1, 100_000), help="8 bits: tiles to take ranges from; 16 if left out.")
 @click.option("--method", help="8 bits: how ranges are chosen: mse, max, percentile or entropy.")
-@click.option("--min-psnr", type=float, help="8 bits: decibels to FP32 that every tile must keep; 40 if left out.")
-@click.option("--search-minutes", type=float, help="8 bits: to find what can be quantised; 10 if left out.")
-@click.option("--timeout", "minutes", type=float, default=30.0, show_default=True, help="Minutes for one engine.")
-@click.option("--max-memory", help="Refuse a build that would take more, such as 800M, 12G or 12GiB.")
+@click.option(
+    "--min-psnr", type=Number(0, 200, above=True), help="8 bits: decibels to FP32 that each tile keeps; 40 if left out."
+)
+@click.option(
+    "--search-minutes", type=Number(0, MAX_MINUTES), help="8 bits: to find what can be quantised; 10 if left out."
+)
+@click.option(
+    "--timeout",
+    "minutes",
+    type=Number(0, MAX_MINUTES, above=True),
+    default=30.0,
+    show_default=True,
+    help="Minutes for one engine.",
+)
+@click.option(
+    "--max-memory",
+    type=Parsed(lambda text: _memory_bytes(text), "a size above zero in M, G, MiB or GiB, such as 12G"),
+    help="Refuse a build that would take more, such as 800M, 12G or 12GiB.",
+)
 @click.option("--bisect", is_flag=True, help="Where the graph differs from torch, name the first node that does.")
 @click.option("--no-cache", is_flag=True, help="Build even if the same request was built before.")
 @click.option(
@@ -90,7 +117,7 @@ def cli(
     target: str,
     tile: int | None,
     overlap: int | None,
-    batches: str,
+    batches: tuple[int, ...],
     backend: str | None,
     attention_plugin: bool,
     require_faster: bool,
@@ -102,7 +129,7 @@ def cli(
     min_psnr: float | None,
     search_minutes: float | None,
     minutes: float,
-    max_memory: str | None,
+    max_memory: int | None,
     bisect: bool,
     no_cache: bool,
     output: Path | None,
@@ -114,8 +141,7 @@ def cli(
     if listing:
         from zoomrt.export.catalogue import table
 
-        for line in table():
-            say(line)
+        say(*table())
         return
     model = _chosen(model, weights)
     if model is not None and model not in family_names():
@@ -123,9 +149,6 @@ def cli(
     precision_named(precision, target_named(target))
     if backend is not None and backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    sizes = _batch_sizes(batches)
-    _check_minutes(minutes)
-    memory = _memory_bytes(max_memory)
     choice = _calibration(
         pictures=calibration,
         high_resolution=calibration_hr or None,
@@ -153,12 +176,12 @@ def cli(
         target=target,
         tile=tile,
         overlap=overlap,
-        batches=sizes,
+        batches=batches,
         backend=backend,
         require_faster=require_faster,
         attention_plugin=attention_plugin,
         timeout_s=minutes * 60,
-        max_memory=memory,
+        max_memory=max_memory,
         sources=Sources(
             base=base,
             decoder=decoder,
@@ -181,8 +204,7 @@ def cli(
     folder = output or Path(f"{name}-{precision}-{target}")
     result = build_with_progress(request, folder, use_cache=not no_cache, quiet=quiet)
     if not quiet:
-        for line in summary(result):
-            say(line)
+        say(*summary(result))
 
 
 def build_with_progress(request: BuildRequest, output: Path, *, use_cache: bool, quiet: bool) -> BuildResult:
@@ -321,15 +343,8 @@ def _chosen(model: str | None, weights: Path | None) -> str | None:
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(sorted({int(word) for word in text.split(",")}))
-    except ValueError:
-        sizes = ()
-    if not sizes or sizes[0] < 1:
-        raise UsageError(
-            "cannot read --batch", seen=repr(text), needed="whole numbers from 1 on", remedy="Write --batch 1,4."
-        )
-    return sizes
+    """`1,4` -> (1, 4), ascending. Raises ValueError."""
+    return tuple(sorted({whole(word.strip(), 1, MAX_BATCH) for word in text.split(",")}))
 
 
 def _calibration(**given: Any) -> Calibration | None:
@@ -342,28 +357,13 @@ def _calibration(**given: Any) -> Calibration | None:
     return choice
 
 
-def _check_minutes(minutes: float) -> None:
-    if not 0 < minutes < float("inf"):
-        raise UsageError(
-            "cannot use --timeout", seen=minutes, needed="minutes above zero", remedy="Write --timeout 30."
-        )
-
-
-def _memory_bytes(text: str | None) -> int | None:
-    """Decimal or, with i, binary units; None for no limit."""
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([MG])(?:(i)?B)?", text.strip(), re.IGNORECASE)
-    step = 1024 if found and found[3] else 1000
-    count = int(float(found[1]) * step ** {"M": 2, "G": 3}[found[2].upper()]) if found else 0
-    if count <= 0:
-        raise UsageError(
-            "cannot read --max-memory",
-            seen=repr(text),
-            needed="a size above zero in M, G, MiB or GiB",
-            remedy="Write --max-memory 12G.",
-        )
-    return count
+def _memory_bytes(text: str) -> int:
+    """`800M`, `12GiB`: decimal or, with i, binary units. Raises ValueError."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([MG])(?:(I)?B)?", text.strip().upper())
+    if found is None or not (value := float(found[1])):
+        raise ValueError(text)
+    step = 1024 if found[3] else 1000
+    return int(value * step ** {"M": 2, "G": 3}[found[2]])
 
 
 def main() -> None:

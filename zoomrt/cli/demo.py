@@ -52,7 +52,7 @@ def cli(photograph: str, output: Path, quiet: bool) -> None:
 
     def show(*lines: str) -> None:
         if not quiet:
-            say("\n".join(lines))
+            say(*lines)
 
     bundle = output / "edge-fp32-cpu"
     show("1. build edge for this processor")

@@ -46,7 +46,7 @@ def cli(output: Path, quiet: bool) -> None:
     result = build_with_progress(BuildRequest(model="edge"), bundle, use_cache=True, quiet=quiet)
     line = render(bundle, output, quiet=quiet)
     if not quiet:
-        say("\n".join([*summary(result), "", line]))
+        say(*summary(result), "", line)
 
 
 def render(bundle: Path, output: Path, *, quiet: bool) -> str:

@@ -72,7 +72,7 @@ def cli(bundle: Path | None, quiet: bool) -> None:
 
 
 def _print(title: str, lines: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> None:
-    say(f"\n{title}")
+    say("", title)
     for name, text in lines:
         say(f"  {name:<12} {text}")
 
@@ -110,9 +110,8 @@ def package_lines() -> Iterator[tuple[str, str]]:
 
 def gpu_path_lines() -> Iterator[tuple[str, str]]:
     """(part, finding) about what it takes to run engines on a GPU here."""
-    import onnxruntime
-
     from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+    from zoomrt.runtime.quiet import import_onnxruntime
 
     try:
         require_driver("no bundle for a GPU runs here")
@@ -124,7 +123,7 @@ def gpu_path_lines() -> Iterator[tuple[str, str]]:
     modules = ("cuda.core", "cuda.bindings", "tensorrt_rtx", "tensorrt")
     missing = [_distribution(module) for module in modules if not is_installed(module)]
     yield "packages", _versions(modules) + (f"; missing {', '.join(missing)}" if missing else "")
-    there = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    there = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
     yield "onnxruntime", "with CUDA" if there else "without CUDA: that is the package onnxruntime-gpu, in its place"
 
 
@@ -145,22 +144,21 @@ def gpu() -> str:
 
 def run_smoke_graph() -> str:
     """Run SMOKE_GRAPH in ONNX Runtime. Raises RuntimeFault on wrong numbers."""
-    import onnxruntime
+    from zoomrt.runtime.onnxruntime_session import open_graph, session_options
 
     started = time.perf_counter()
-    session = onnxruntime.InferenceSession(SMOKE_GRAPH, providers=["CPUExecutionProvider"])
+    session = open_graph(SMOKE_GRAPH, session_options())
     _check_smoke("ONNX Runtime", "onnxruntime", lambda numbers: session.run(None, {"x": numbers})[0])
     return f"right numbers from a {len(SMOKE_GRAPH)}-byte graph in {(time.perf_counter() - started) * 1e3:.0f} ms"
 
 
 def run_smoke_graph_in_openvino() -> str:
     """The same in OpenVINO, in FP32; also says what this processor does fast. Raises RuntimeFault on wrong numbers."""
-    import openvino
-
     from zoomrt.runtime.openvino_session import cpu_capabilities
+    from zoomrt.runtime.quiet import import_openvino
 
     started = time.perf_counter()
-    core = openvino.Core()
+    core = import_openvino().Core()
     model = core.compile_model(core.read_model(SMOKE_GRAPH, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     _check_smoke("OpenVINO", "openvino", lambda numbers: model(numbers)[0])
     milliseconds = (time.perf_counter() - started) * 1e3

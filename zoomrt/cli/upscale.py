@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoomrt.cli._common import Advance, out_of_memory, progress_bar, report, say, shared_options, start, tell_notes
+from zoomrt.cli._common import Advance, progress_bar, report, say, shared_options, start, tell_notes
+from zoomrt.cli._numbers import THREADS
 from zoomrt.cli._pictures import Job, plan_jobs
 from zoomrt.cli._preflight import check_jobs
-from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, UsageError, ZoomrtError
+from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, ZoomrtError
 from zoomrt.runtime.picture_formats import NEW_ENDINGS
+from zoomrt.runtime.resources import is_refusal, out_of_memory
 
 if TYPE_CHECKING:
     from zoomrt.runtime.upscaler import Upscaler
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--recursive", is_flag=True, help="Also take pictures in folders below those named.")
 @click.option("--format", "format_name", help=f"{', '.join(NEW_ENDINGS)}; if left out, that of each picture.")
 @click.option("--suffix", default="", help="Added to each result's name, such as _x4.")
-@click.option("--threads", type=int, help="CPU threads; one per core if left out.")
+@click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @click.option("--backend", help="onnxruntime or openvino: run an fp32 bundle in the other one than it was built for.")
 @click.option(
     "--smaller", type=click.Path(path_type=Path), help="The same build with a smaller --tile, should memory run out."
@@ -55,8 +57,6 @@ def cli(
     quiet: bool,
 ) -> None:
     """Upscale PICTURES (files, folders or patterns) with BUNDLE."""
-    if threads is not None and threads < 1:
-        raise UsageError("cannot use --threads", seen=threads, needed="1 or more", remedy="Leave it out for all cores.")
     jobs = plan_jobs(pictures, output, format_name=format_name, suffix=suffix, recursive=recursive)
     todo = [job for job in jobs if overwrite or not job.output.exists()]
     skipped = len(jobs) - len(todo)
@@ -102,7 +102,9 @@ def upscale_all(
                     raise
                 failures.append(problem)
                 report(problem)
-            except MemoryError:
+            except Exception as problem:
+                if not is_refusal(problem):
+                    raise
                 failures.append(out_of_memory())
                 report(f"{job.source}: {failures[-1]}")
             else:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import Counter
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoomrt.cli._common import Advance, progress_bar, report, require, say, shared_options, start, tell_notes
+from zoomrt.cli._numbers import THREADS, Number, Parsed, fraction, whole
 from zoomrt.cli._zoom_path import ZoomPath, parse_keyframes, parse_path
-from zoomrt.errors import UsageError
 
 if TYPE_CHECKING:
     from zoomrt.cli._video import Source
     from zoomrt.runtime.pixel_formats import CameraFrame
     from zoomrt.runtime.zoom import ZoomSession
+
+MAX_SIDE = 16_384  # of a view; no encoder takes more
 
 
 @click.command("trt-zoom")
@@ -32,17 +32,27 @@ if TYPE_CHECKING:
 @click.option("--zoom", default="1:4", show_default=True, help="Zoom, or from:to over the whole length.")
 @click.option("--center", default="0.5,0.5", show_default=True, help="x,y as fractions of the frame, or from:to.")
 @click.option("--keyframes", help="'0=1@0.5,0.5 3=8@0.6,0.4': second=zoom@x,y; in place of --zoom and --center.")
-@click.option("--size", help="Of the view, such as 1280x720; that of the input if left out.")
-@click.option("--seconds", type=float, help="Stop after so many seconds of input.")
-@click.option("--rate", help="Frames per second of pictures or a camera, such as 30 or 30000/1001.")
+@click.option(
+    "--size",
+    type=Parsed(lambda text: _sides(text), f"two even sides from 2 to {MAX_SIDE}, such as 1280x720"),
+    help=f"Of the view, sides up to {MAX_SIDE}, such as 1280x720; that of the input if left out.",
+)
+@click.option("--seconds", type=Number(0, 1_000_000_000, above=True), help="Stop after so many seconds of input.")
+@click.option(
+    "--rate",
+    type=Parsed(lambda text: fraction(text, 0.001, 10_000), "frames per second, 0.001 to 10000, such as 30000/1001"),
+    help="Frames per second of pictures or a camera, up to 10000, such as 30 or 30000/1001.",
+)
 @click.option("--device-kind", help="VIDEO is a camera of this kind: v4l2, avfoundation, dshow, or lavfi for tests.")
 @click.option("--side-by-side", is_flag=True, help="Bicubic on the left, the bundle on the right.")
 @click.option(
-    "--budget-ms", type=float, help="Time for one frame; tiles that do not fit are bicubic. No limit if left out."
+    "--budget-ms",
+    type=Number(0, 1_000_000, above=True),
+    help="Time for one frame; tiles that do not fit are bicubic. No limit if left out.",
 )
-@click.option("--noise", type=float, default=0.0, help="Sensor noise, in codes of 255, to be smoothed in time.")
+@click.option("--noise", type=Number(0, 255), default=0.0, help="Sensor noise in codes of 255, smoothed over time.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-@click.option("--threads", type=int, help="CPU threads; one per core if left out.")
+@click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @shared_options
 def cli(
     bundle: Path,
@@ -51,9 +61,9 @@ def cli(
     zoom: str,
     center: str,
     keyframes: str | None,
-    size: str | None,
+    size: tuple[int, int] | None,
     seconds: float | None,
-    rate: str | None,
+    rate: Fraction | None,
     device_kind: str | None,
     side_by_side: bool,
     budget_ms: float | None,
@@ -72,16 +82,14 @@ def cli(
     from zoomrt.runtime.zoom import ZoomSession
 
     check_output(output, None if device_kind else video, overwrite=overwrite)
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise UsageError("cannot use --seconds", seen=seconds, needed="a number above 0", remedy="See --help.")
     started = time.monotonic()
-    source = Source(video, device_kind, _rate(rate))
+    source = Source(video, device_kind, rate)
     with contextlib.closing(source):
         if source.loss and not quiet:
             report(f"{video}: {source.loss}", kind="warning")
         lasts = _shortest(seconds, source.seconds)
         path = parse_keyframes(keyframes) if keyframes else parse_path(zoom, center, lasts)
-        view_size = _size(size, source.size)
+        view_size = size or (source.size[0] // 2 * 2, source.size[1] // 2 * 2)  # video has half-size chroma
         with (
             load(bundle, threads=threads) as upscaler,
             ZoomSession(upscaler, view_size, budget_ms=budget_ms, noise=noise / 255) as session,
@@ -199,36 +207,12 @@ def _shortest(*seconds: float | None) -> float | None:
     return min((value for value in seconds if value is not None), default=None)
 
 
-def _rate(text: str | None) -> Fraction | None:
-    def above_0(words: str) -> Fraction:
-        value = Fraction(words)
-        if value <= 0:
-            raise ValueError
-        return value
-
-    return None if text is None else _parsed(text, "--rate", "frames per second, such as 30", above_0)
-
-
-def _size(text: str | None, source: tuple[int, int]) -> tuple[int, int]:
-    """(width, height), even, because video has half-size chroma."""
-    if text is None:
-        return source[0] // 2 * 2, source[1] // 2 * 2
-
-    def sides(words: str) -> tuple[int, int]:
-        width, height = (int(word) for word in words.lower().split("x"))
-        if min(width, height) < 2 or width % 2 or height % 2:
-            raise ValueError
-        return width, height
-
-    chosen: tuple[int, int] = _parsed(text, "--size", "two even sides, such as 1280x720", sides)
-    return chosen
-
-
-def _parsed(text: str, option: str, needed: str, parse: Callable[[str], Any]) -> Any:
-    try:
-        return parse(text)
-    except (ValueError, ZeroDivisionError) as cause:
-        raise UsageError(f"cannot use {option}", seen=repr(text), needed=needed, remedy="See --help.") from cause
+def _sides(text: str) -> tuple[int, int]:
+    """`1280x720` -> (1280, 720), even, because video has half-size chroma. Raises ValueError."""
+    width, height = (whole(word, 2, MAX_SIDE) for word in text.lower().split("x"))
+    if width % 2 or height % 2:
+        raise ValueError(text)
+    return width, height
 
 
 def main() -> None:

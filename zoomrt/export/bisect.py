@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from onnx_ir import convenience, external_data
@@ -32,6 +31,7 @@ from zoomrt.errors import ExportError, MissingDependency, UsageError
 from zoomrt.export.graph import quiet
 from zoomrt.export.group_norm import GroupNormForm, group_norms_as
 from zoomrt.export.half import is_half, to_half
+from zoomrt.runtime.onnxruntime_session import open_graph, session_options
 
 __all__ = ["MINIMUM_SNR_DB", "Divergence", "first_divergence"]
 
@@ -270,7 +270,7 @@ def _compare(
     content = onnx_ir.to_proto(alone).SerializeToString()
     feed = {str(value.name): _as_fed(values[str(value.name)], value) for value in step.inputs}
     with G_LOGGER.verbosity():
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        session = open_graph(content, session_options())
         (ran,) = Comparator.run([OnnxrtRunner(session, name="onnxruntime")], data_loader=[feed])["onnxruntime"]
         wanted = IterationResult({name: values[name]}, runner_name="torch")
         # not Comparator.compare_accuracy: it also sorts every value for statistics that it would log

@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
 __all__ = ["PICTURE", "TABLE", "write_report"]
 
 TABLE, PICTURE = "calibration.md", "calibration.png"
@@ -70,6 +67,9 @@ def _text(facts: Mapping[str, Any], multiply_adds: Mapping[str, int]) -> str:
 
 def _draw(path: Path, facts: Mapping[str, Any]) -> None:
     """Every set that was measured, and what the blocks' errors, added up one by one, let expect."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     blocks = list(facts["ranking"]["blocks"].values())

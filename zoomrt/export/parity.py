@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -18,6 +17,7 @@ from zoomrt.errors import ExportError
 from zoomrt.export.graph import INPUT, OUTPUT, operator_counts
 from zoomrt.export.probes import half_photograph_half_noise, with_noise
 from zoomrt.export.watching import Visitor, watched
+from zoomrt.runtime.onnxruntime_session import open_graph, session_options
 
 __all__ = ["MINIMUM_PSNR_DB", "Parity", "Reference", "Runner", "check_parity", "compare", "reference"]
 
@@ -110,11 +110,7 @@ def check_parity(graph: Path, wanted: Reference, loss_db: float = 0.0, runner: R
 
 
 def _onnxruntime(graph: Path) -> Runner:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # that it folds no FP16 constants on a CPU is nothing to tell the user
-    if "QuantizeLinear" in operator_counts(graph):  # or it would turn our INT8 into UINT8 of its own (trt.md section 3)
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    session = open_graph(graph, session_options("int8" if "QuantizeLinear" in operator_counts(graph) else "fp32"))
     dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
 
     def run(lr: NDArray[np.float32]) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoomrt.cli._common import progress_bar, say, shared_options, start
+from zoomrt.cli._numbers import Whole
 from zoomrt.errors import StorageError, unknown_name
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def cli() -> None:
 
 @cli.command("compile")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the binaries; only the table if left out.")
-@click.option("--sm", "sms", type=int, multiple=True, help="GPU, as in --sm 89 --sm 120; all if left out.")
+@click.option("--sm", "sms", type=Whole(1, 999), multiple=True, help="GPU, as in --sm 89 --sm 120; all if left out.")
 @click.option("--kernel", "names", multiple=True, help="Kernel or configuration by name; all if left out.")
 @click.option("--ptx", is_flag=True, help="Write the PTX beside each binary too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
@@ -48,10 +49,9 @@ def compile_command(
     if out is not None:
         _write(out, binaries, ptx=ptx)
     if as_json:
-        say(json.dumps([facts(binary) for binary in binaries], indent=2))
+        say(*json.dumps([facts(binary) for binary in binaries], indent=2).split("\n"))
     elif not quiet:
-        for line in table(binaries):
-            say(line)
+        say(*table(binaries))
 
 
 @cli.command("list")
@@ -64,7 +64,7 @@ def list_command(as_json: bool, quiet: bool) -> None:
     require_triton()
     rows = [described(configuration) for configuration in _chosen(())]
     if as_json:
-        say(json.dumps(rows, indent=2))
+        say(*json.dumps(rows, indent=2).split("\n"))
     elif not quiet:
         for row in rows:
             arguments = ", ".join(f"{name}: {kind}" for name, kind in row["arguments"])

@@ -15,6 +15,8 @@ from zoomrt.errors import EngineMismatch, UsageError, unknown_name
 from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.frame_engine import ColourKernels, FrameKernels
+from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.runtime.resources import check_process
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.tiles import MAX_PIXELS, check_facts
 
@@ -36,6 +38,8 @@ def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None
     if not on_gpu and manifest.backend not in CPU_SESSIONS:
         seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join([*CPU_SESSIONS, *GPU_SESSIONS])}"
         raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
+    if not on_gpu:
+        check_process(threads or core_count())
     session = _on_gpu(bundle) if on_gpu else CPU_SESSIONS[manifest.backend](bundle, threads)
     if on_gpu if measure_batch is None else measure_batch:
         try:

@@ -8,7 +8,6 @@ per thread, so that a frame from another thread would capture again, and may syn
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 from typing import Any
 
@@ -20,6 +19,7 @@ from zoomrt.runtime.cuda_device import CudaDevice
 from zoomrt.runtime.cuda_errors import cuda_faults, fault_of
 from zoomrt.runtime.device import Buffer, Launch, Stream
 from zoomrt.runtime.device_session import DeviceSession
+from zoomrt.runtime.quiet import import_onnxruntime
 
 __all__ = ["OnnxRuntimeCudaEngine", "onnxruntime_cuda_session"]
 
@@ -35,7 +35,7 @@ def onnxruntime_cuda_session(bundle: Bundle, device: CudaDevice, runtime: Any = 
     Raises MissingDependency without onnxruntime-gpu, EngineMismatch without a GPU or without CUDA's libraries,
     BundleError, OutOfMemory, RuntimeFault.
     """
-    runtime = runtime or importlib.import_module("onnxruntime")
+    runtime = runtime or import_onnxruntime()
     if _PROVIDER not in runtime.get_available_providers():
         seen, needed = f"onnxruntime {runtime.__version__} without {_PROVIDER}", "onnxruntime-gpu"
         remedy = "Run: pip uninstall onnxruntime; pip install onnxruntime-gpu"

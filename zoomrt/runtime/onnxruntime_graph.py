@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.errors import MissingDependency
-from zoomrt.runtime.onnxruntime_session import ERRORS, core_count
+from zoomrt.runtime.onnxruntime_session import ERRORS, open_graph, session_options
+from zoomrt.runtime.quiet import import_onnxruntime
 
 __all__ = ["OnnxRuntimeGraph"]
 
@@ -26,20 +26,11 @@ class OnnxRuntimeGraph:
     """
 
     def __init__(self, path: Path, threads: int | None = None, *, keep: bool = True) -> None:
+        options = session_options(threads=threads, arena=keep)
         try:
-            import onnxruntime
-        except ImportError as cause:
-            needed, remedy = "onnxruntime 1.23 or newer", "Run: pip install 'onnxruntime>=1.23'"
-            raise MissingDependency("cannot import ONNX Runtime", seen=cause, needed=needed, remedy=remedy) from cause
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads if threads is not None else core_count()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is an exception of ours, not a line on stderr
-        options.enable_cpu_mem_arena = keep
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = open_graph(path, options)
         except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
-            raise ERRORS.of_load(path, cause, onnxruntime.__version__, None) from cause
+            raise ERRORS.of_load(path, cause, import_onnxruntime().__version__, None) from cause
         self._session: Any = session
         self.inputs = {node.name: tuple(node.shape) for node in session.get_inputs()}
         self._dtypes = {node.name: _DTYPES[node.type] for node in session.get_inputs()}

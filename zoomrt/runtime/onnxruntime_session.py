@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
-from zoomrt.errors import BundleError, MissingDependency
+from zoomrt.errors import BundleError
+from zoomrt.runtime.quiet import import_onnxruntime
 from zoomrt.runtime.runner_errors import RunnerErrors
 from zoomrt.runtime.session import Session
 
-__all__ = ["ERRORS", "OnnxRuntimeSession", "core_count", "session_options"]
+__all__ = ["ERRORS", "OnnxRuntimeSession", "bare_options", "core_count", "open_graph", "session_options"]
 
 _TOO_OLD = ("opset", "ir version", "no op registered", "not a registered", "could not find an implementation")
 ERRORS = RunnerErrors("ONNX Runtime", "onnxruntime", _TOO_OLD)
@@ -46,17 +47,34 @@ def core_count() -> int:
         return len(allowed)
 
 
-def session_options(precision: str, threads: int | None = None) -> Any:
-    """The `onnxruntime.SessionOptions` under which a bundle of that precision runs; for profiling under the same."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads if threads is not None else core_count()
-    options.inter_op_num_threads = 1
+def bare_options(threads: int) -> Any:
+    """`onnxruntime.SessionOptions` as ONNX Runtime has them by itself, but for its threads and its words."""
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = _SILENT
+    return options
+
+
+def session_options(precision: str = "fp32", threads: int | None = None, *, arena: bool = True) -> Any:
+    """`onnxruntime.SessionOptions` under which a graph of that precision runs.
+
+    threads : inside one operator; None means `core_count()`. Operators run one after another.
+    arena : whether memory stays with the session for its next run.
+    """
+    options = bare_options(threads if threads is not None else core_count())
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = arena
     if precision not in ("fp32", "fp16"):  # 8-bit codes stay what they are in the graph
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
+
+
+def open_graph(graph: Path | bytes, options: Any) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU. Raises what ONNX Runtime raises."""
+    source = graph if isinstance(graph, bytes) else str(graph)
+    runtime = import_onnxruntime()
+    # without a fallback: there is none to a CPU, and ONNX Runtime would print that it tries
+    return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 class OnnxRuntimeSession(Session):
@@ -70,27 +88,21 @@ class OnnxRuntimeSession(Session):
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         super().__init__(bundle.manifest.tile)
-        try:
-            import onnxruntime
-        except ImportError as cause:
-            needed, remedy = "onnxruntime 1.23 or newer", "pip install 'onnxruntime>=1.23'"
-            raise MissingDependency(
-                "cannot import ONNX Runtime", seen=cause, needed=needed, remedy=f"Run: {remedy}"
-            ) from cause
         options = session_options(bundle.manifest.precision, threads)
-        self._engines = {n: self._load(onnxruntime, options, bundle, n) for n in self.batches}
+        self._engines = {n: self._load(options, bundle, n) for n in self.batches}
 
-    def _load(self, onnxruntime: Any, options: Any, bundle: Bundle, batch: int) -> _Engine:
+    def _load(self, options: Any, bundle: Bundle, batch: int) -> _Engine:
         name = bundle.manifest.graphs.get(str(batch))
         if name is None:
             seen, needed = sorted(bundle.manifest.graphs), f"a graph for batch {batch}"
             remedy = "Build the bundle again with trt-build."
             raise BundleError("manifest field graphs is incomplete", seen=seen, needed=needed, remedy=remedy)
         try:
-            session = onnxruntime.InferenceSession(str(bundle.file(name)), options, providers=["CPUExecutionProvider"])
+            session = open_graph(bundle.file(name), options)
         except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
             built_with = bundle.manifest.versions.get("onnxruntime")
-            raise ERRORS.of_load(bundle.file(name), cause, onnxruntime.__version__, built_with) from cause
+            version = import_onnxruntime().__version__
+            raise ERRORS.of_load(bundle.file(name), cause, version, built_with) from cause
         tile = self.tile
         dtype = np.dtype(tile.dtype)
         arrays = (

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
-from zoomrt.errors import BundleError, EngineMismatch, MissingDependency
+from zoomrt.errors import BundleError, EngineMismatch
 from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.runtime.quiet import import_openvino
 from zoomrt.runtime.runner_errors import RunnerErrors
 from zoomrt.runtime.session import Session
 
@@ -40,7 +41,7 @@ def cpu_capabilities() -> frozenset[str]:
 
     Raises MissingDependency without OpenVINO.
     """
-    return frozenset(_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    return frozenset(import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
 
 class OpenVinoSession(Session):
@@ -55,7 +56,7 @@ class OpenVinoSession(Session):
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         super().__init__(bundle.manifest.tile)
-        openvino = _openvino()
+        openvino = import_openvino()
         arithmetic = bundle.manifest.arithmetic
         if arithmetic == "bf16" and "BF16" not in cpu_capabilities():
             seen = f"a CPU with {', '.join(sorted(cpu_capabilities()))}"
@@ -116,16 +117,3 @@ class OpenVinoSession(Session):
 
 
 _REBUILD = "Build the bundle again with trt-build."
-
-
-def _openvino() -> Any:
-    try:
-        import openvino
-    except ImportError as cause:
-        raise MissingDependency(
-            "cannot import OpenVINO",
-            seen=cause,
-            needed="openvino 2026.0 or newer",
-            remedy="Run: pip install 'zoomrt[openvino]'",
-        ) from cause
-    return openvino

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoomrt.errors import BundleError, EngineMismatch, OutOfMemory, RuntimeFault, ZoomrtError
+from zoomrt.runtime.resources import is_refusal
 
 __all__ = ["RunnerErrors"]
 
-_NO_MEMORY = ("failed to allocate", "bad allocation", "bad_alloc", "not enough memory")
 _LONGEST = 200
 
 
@@ -29,7 +29,7 @@ class RunnerErrors:
 
     def of_load(self, path: Path, cause: Exception, version: str, built_with: str | None) -> ZoomrtError:
         """OutOfMemory, EngineMismatch or BundleError. built_with : the version that built the bundle, where known."""
-        if _is_memory(cause):
+        if is_refusal(cause):
             return self._no_memory(cause)
         if type(cause).__name__ == "NotImplemented" or _mentions(cause, self.too_old):
             seen = f"{self.package} {version}, which says: {_end_of(cause)}"
@@ -43,7 +43,7 @@ class RunnerErrors:
 
     def of_run(self, cause: Exception) -> ZoomrtError:
         """OutOfMemory or RuntimeFault."""
-        if _is_memory(cause):
+        if is_refusal(cause):
             return self._no_memory(cause)
         remedy = "Run trt-doctor; if it is well, build the bundle again with trt-build."
         what = f"{self.name} failed on a tile"
@@ -53,10 +53,6 @@ class RunnerErrors:
         remedy = "Close other programs, or build the bundle with a smaller tile."
         what = f"{self.name} ran out of memory"
         return OutOfMemory(what, seen=_end_of(cause), needed="room for one tile", remedy=remedy)
-
-
-def _is_memory(cause: Exception) -> bool:
-    return isinstance(cause, MemoryError) or _mentions(cause, _NO_MEMORY)
 
 
 def _mentions(cause: Exception, words: tuple[str, ...]) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
-from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge, UsageError
+from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.backends import check_smaller, in_other_runner, open_session
 from zoomrt.runtime.blend import Blender
@@ -26,6 +26,7 @@ from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moment
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.interop import DeviceArray, is_on_gpu
 from zoomrt.runtime.pixel_formats import CameraFrame
+from zoomrt.runtime.resources import check_threads
 from zoomrt.runtime.rgb_view import Picture, picture_of
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.tiles import plan
@@ -50,7 +51,7 @@ def load(
 ) -> Upscaler:
     """Open a bundle and load its engine.
 
-    threads : CPU threads of the engine, 1 or more; None means one per physical core that the process may use.
+    threads : CPU threads of the engine, 1 to 1024; None means one per physical core that the process may use.
     verify : hash every file first (about 1 GB/s); False checks presence and size only.
 
     backend : `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
@@ -61,12 +62,10 @@ def load(
         a note in `Upscaler.stats`.
 
     Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
-    for fewer than one thread, for a backend that does not run it and for a `smaller` that is another network or no
+    for another number of threads, for a backend that does not run it and for a `smaller` that is another network or no
     smaller, OutOfMemory, MissingDependency.
     """
-    if threads is not None and threads < 1:
-        remedy = "Leave it out to use every core."
-        raise UsageError("cannot load with these threads", seen=threads, needed="1 or more", remedy=remedy)
+    check_threads(threads)
 
     def opened(path: str | os.PathLike[str]) -> Bundle:
         found = open_bundle(path, verify=verify)

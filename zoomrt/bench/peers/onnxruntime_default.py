@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.errors import MissingDependency
 from zoomrt.runtime.multi_step_session import Graph
+from zoomrt.runtime.onnxruntime_session import bare_options
+from zoomrt.runtime.quiet import import_onnxruntime
 
 __all__ = ["opened"]
 
@@ -28,11 +29,9 @@ class DefaultGraph:
     """One graph, see `multi_step_session.Graph`."""
 
     def __init__(self, path: Path, threads: int, provider: str, optimise: bool) -> None:
-        options = onnxruntime.SessionOptions()
+        onnxruntime, options = import_onnxruntime(), bare_options(threads)
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what goes wrong is an exception
         self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         if provider not in self._session.get_providers():
             raise RuntimeError(f"{provider} cannot start here: no GPU, no driver or no CUDA libraries")
@@ -53,6 +52,7 @@ def opened(job: Job, *, provider: str = "CPUExecutionProvider", optimise: bool =
     """optimise : False runs the graph as it is written, as a reference.
 
     Raises MissingDependency where this ONNX Runtime lacks the provider, and what ONNX Runtime raises."""
+    onnxruntime = import_onnxruntime()
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise MissingDependency(

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bench.peers import Job, Opened, session_of
-from zoomrt.errors import MissingDependency
 from zoomrt.runtime.multi_step_session import Graph
+from zoomrt.runtime.quiet import import_openvino
 
 __all__ = ["opened"]
 
@@ -48,12 +48,7 @@ class DefaultGraph:
 @contextmanager
 def opened(job: Job) -> Iterator[Opened]:
     """Raises MissingDependency, and what OpenVINO raises."""
-    try:
-        import openvino
-    except ImportError as cause:
-        raise MissingDependency(
-            "cannot import OpenVINO", seen=cause, needed="openvino", remedy="Run: pip install 'zoomrt[openvino]'"
-        ) from cause
+    openvino = import_openvino()
     opened_graphs = {part: DefaultGraph(openvino, path, job.threads) for part, path in job.graphs().items()}
     graphs: dict[str, Graph] = dict(opened_graphs)
     hint = next(iter(opened_graphs.values())).hint
