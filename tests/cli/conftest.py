@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import SCALE, TILE, write_noise
+
+from zoomrt.cli._common import run
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -72,8 +75,22 @@ def picture(tmp_path: Path) -> Path:
 def command(tmp_path: Path) -> Command:
     """Run a command as a shell would: command("upscale", bundle, "a.png", "-o", "out", cwd=...)."""
 
-    def run(name: str, *words: object, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+    def start(name: str, *words: object, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", f"zoomrt.cli.{name}", *map(str, words)]
         return subprocess.run(line, capture_output=True, text=True, cwd=cwd, check=False)
 
-    return run
+    return start
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """The same without a process of its own, for tests of many commands."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_here(name: str, *words: object) -> subprocess.CompletedProcess[str]:
+        command, line = importlib.import_module(f"zoomrt.cli.{name}").cli, [str(word) for word in words]
+        capfd.readouterr()
+        code = run(command, line)
+        return subprocess.CompletedProcess(line, code, *capfd.readouterr())
+
+    return run_here

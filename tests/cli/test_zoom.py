@@ -15,13 +15,19 @@ av = pytest.importorskip("av")
 
 from zoomrt.bundle import Bundle  # noqa: E402
 from zoomrt.cli._common import run  # noqa: E402
-from zoomrt.cli._video import camera_frame  # noqa: E402
+from zoomrt.cli._video_frames import camera_frame  # noqa: E402
 from zoomrt.cli._zoom_path import parse_path  # noqa: E402
 from zoomrt.cli.zoom import cli  # noqa: E402
 from zoomrt.runtime import backends  # noqa: E402
+from zoomrt.runtime.yuv import read_window  # noqa: E402
 from zoomrt.runtime.zoom import ZoomSession  # noqa: E402
 
 WIDTH, HEIGHT, COUNT, RATE = 64, 48, 8, 8
+
+
+@pytest.fixture
+def command(in_process: Any) -> Any:
+    return in_process
 
 
 @pytest.fixture(scope="module")
@@ -108,22 +114,53 @@ def test_a_device_needs_an_end_for_a_path(nearest_bundle: Path, tmp_path: Path, 
     ("words", "code", "match"),
     [
         (["--zoom", "fast"], 2, "--zoom"),
-        (["--size", "63x48"], 2, "--size"),
+        (["--size", "63x48", "--side-by-side"], 2, "--size"),
+        (["--size", "0x48"], 2, "--size"),
+        (["--size", f"{'9' * 400}x48"], 2, "--size"),
+        (["--size", f"{'9' * 5000}x48"], 2, "--size"),
+        (["--size", "16385x2"], 2, "--size"),
         (["--rate", "often"], 2, "--rate"),
         (["--rate", "0"], 2, "--rate"),
         (["--rate", "-30"], 2, "--rate"),
-        (["--seconds", "0"], 2, "--seconds"),
-        (["--seconds", "-1"], 2, "--seconds"),
-        (["--seconds", "nan"], 2, "--seconds"),
+        (["--rate", "1e30000000"], 2, "--rate"),
+        (["--rate", "1/1e308"], 2, "--rate"),
         (["--keyframes", "0=1 0.1=0"], 2, "--keyframes"),
+        (["--keyframes", "0=1 1e308=2"], 2, "--keyframes"),
         (["--zoom", "0.5"], 2, "1 to 64"),
+        *(
+            ([option, text], 2, option)
+            for option in ("--seconds", "--budget-ms", "--zoom", "--center", "--noise")
+            for text in ("nan", "inf", "-inf", "-1", "1e308", "9" * 400)
+        ),
+        (["--seconds", "0"], 2, "--seconds"),
         (["--budget-ms", "0"], 2, "--budget-ms"),
     ],
 )
-def test_bad_options_leave_nothing(
-    nearest_bundle: Path, video: Path, tmp_path: Path, command: Any, words: list[str], code: int, match: str
+def test_bad_options_are_told_before_the_input_is_opened(
+    nearest_bundle: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    match: str,
 ) -> None:
-    assert match in failure_line(command("zoom", nearest_bundle, video, "-o", tmp_path / "o" / "x.mkv", *words), code)
+    out = tmp_path / "o" / "x.mkv"
+    assert run(cli, [str(nearest_bundle), str(tmp_path / "no video"), "-o", str(out), *words]) == code
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert match in line
+    assert len(line) < 400
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.nothing", "x", "x.mp3", "x.ogv"])
+def test_containers_that_hold_no_such_video_are_told_before_the_work(
+    video: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    """No bundle is there: it would be loaded next."""
+    assert run(cli, [str(tmp_path / "no bundle"), str(video), "-o", str(tmp_path / name)]) in (2, 13)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: cannot write")
     assert tree(tmp_path) == {}
 
 
@@ -157,19 +194,20 @@ def test_a_turned_video_is_read_as_it_is_shown(
         pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         pictures.set_display_rotation(degrees)
         y, x = np.mgrid[:HEIGHT, :WIDTH]
-        pixels = np.stack([4 * x, 5 * y, 2 * (x + y)], axis=2).astype(np.uint8)
-        container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        pixels = (2 * x + 2 * y)[:, :, None] + np.array([0, 10, 30])  # one chroma, wherever a reader thinks it lies
+        container.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels.astype(np.uint8), format="rgb24")))
         container.mux(pictures.encode())
     found, expected = cv2.VideoCapture(str(turned)).read()
     assert found
     mine = camera_frame(decoded(turned)[0])
-    assert mine.size == ((HEIGHT, WIDTH) if degrees == 180 else (WIDTH, HEIGHT))
-    assert np.abs(mine.planes[0].astype(int) - expected[:, :, ::-1]).max() <= 3  # two converters from YUV
+    height, width = mine.size
+    assert (height, width) == ((HEIGHT, WIDTH) if degrees == 180 else (WIDTH, HEIGHT))
+    pixels = np.rint(255 * read_window(mine, slice(0, height), slice(0, width))).transpose(1, 2, 0)
+    assert np.abs(pixels - expected[:, :, ::-1]).max() <= 3  # two converters from YUV
     done = command("zoom", nearest_bundle, turned, "-o", tmp_path / "%d.png", "--zoom", "1")
     assert (done.returncode, done.stderr) == (0, "")
     shown = np.asarray(Image.open(tmp_path / "1.png").convert("RGB")).astype(int)
-    assert shown.shape == mine.planes[0].shape
-    assert np.abs(shown - mine.planes[0]).max() <= 1
+    assert np.abs(shown - pixels).max() <= 1
 
 
 def test_what_the_engine_does_otherwise_is_said(

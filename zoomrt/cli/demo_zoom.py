@@ -56,8 +56,8 @@ def render(bundle: Path, output: Path, *, quiet: bool) -> str:
     from skimage import data
 
     from zoomrt.cli._sheet import sheet
-    from zoomrt.cli._video import VideoWriter
-    from zoomrt.cli.zoom import half
+    from zoomrt.cli._video_writer import plan_recording, video_writer
+    from zoomrt.cli._zoom_run import half
     from zoomrt.runtime.images import Picture, write_picture
     from zoomrt.runtime.pixel_formats import CameraFrame
     from zoomrt.runtime.zoom import ZoomSession
@@ -66,9 +66,10 @@ def render(bundle: Path, output: Path, *, quiet: bool) -> str:
     frame = CameraFrame((np.asarray(picture.resize((256, 256), Image.Resampling.BICUBIC)),), matrix="bt709")
     path, count = parse_keyframes(KEYFRAMES), round(SECONDS * RATE)
     columns, computed, reused = [], 0, 0
+    recording = plan_recording(output / "zoom.mp4", (2 * SIZE[0], SIZE[1]), Fraction(RATE), frame)
     with (
         ZoomSession(bundle, SIZE) as session,
-        VideoWriter(output / "zoom.mp4", (2 * SIZE[0], SIZE[1]), Fraction(RATE), frame) as writer,
+        video_writer(output / "zoom.mp4", recording) as writer,
         progress_bar(quiet=quiet) as advance,
     ):
         for index in range(count):

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from zoomrt.cli._common import Advance, progress_bar, report, require, say, shared_options, start, tell_notes
-from zoomrt.cli._numbers import THREADS, Number, Parsed, fraction, whole
-from zoomrt.cli._zoom_path import ZoomPath, parse_keyframes, parse_path
+from zoomrt.cli._common import install_line, progress_bar, report, require, say, shared_options, start, tell_notes
+from zoomrt.cli._numbers import THREADS, Number, Parsed, bad_value, fraction, whole
+from zoomrt.cli._zoom_path import parse_keyframes, parse_path
+from zoomrt.errors import UsageError
 
 if TYPE_CHECKING:
     from zoomrt.cli._video import Source
-    from zoomrt.runtime.pixel_formats import CameraFrame
-    from zoomrt.runtime.zoom import ZoomSession
+    from zoomrt.cli._zoom_run import ZoomRun
 
 MAX_SIDE = 16_384  # of a view; no encoder takes more
 
@@ -34,8 +34,8 @@ MAX_SIDE = 16_384  # of a view; no encoder takes more
 @click.option("--keyframes", help="'0=1@0.5,0.5 3=8@0.6,0.4': second=zoom@x,y; in place of --zoom and --center.")
 @click.option(
     "--size",
-    type=Parsed(lambda text: _sides(text), f"two even sides from 2 to {MAX_SIDE}, such as 1280x720"),
-    help=f"Of the view, sides up to {MAX_SIDE}, such as 1280x720; that of the input if left out.",
+    type=Parsed(lambda text: _sides(text), f"two sides from 1 to {MAX_SIDE}, such as 1280x720"),
+    help=f"Of the view, sides up to {MAX_SIDE}, such as 1280x720; that of the input, in square pixels, if left out.",
 )
 @click.option("--seconds", type=Number(0, 1_000_000_000, above=True), help="Stop after so many seconds of input.")
 @click.option(
@@ -74,144 +74,89 @@ def cli(
 ) -> None:
     """Zoom into VIDEO with BUNDLE. VIDEO is a file, numbered pictures (%04d.png) or a camera (--device-kind)."""
     require("video", "reading and writing video")
-    from zoomrt.cli._numbered import check_output, is_pattern
-    from zoomrt.cli._pictures import Job
+    from zoomrt.cli._numbered import check_output, is_pattern, numbered
     from zoomrt.cli._video import Source
-    from zoomrt.cli.upscale import output_folders
+    from zoomrt.cli._zoom_run import Progress, ZoomRun
+    from zoomrt.files import check_writable, made_folder
     from zoomrt.runtime.upscaler import load
     from zoomrt.runtime.zoom import ZoomSession
 
+    if size and side_by_side and size[0] % 2:  # two views side by side share no column of chroma
+        raise bad_value("--size", f"{size[0]}x{size[1]}", "an even width with --side-by-side")
+    parse_keyframes(keyframes) if keyframes else parse_path(zoom, center, 1.0)  # before anything is opened
     check_output(output, None if device_kind else video, overwrite=overwrite)
+    check_writable(numbered(output, 1) if is_pattern(output) else output)
     started = time.monotonic()
-    source = Source(video, device_kind, rate)
-    with contextlib.closing(source):
-        if source.loss and not quiet:
-            report(f"{video}: {source.loss}", kind="warning")
-        lasts = _shortest(seconds, source.seconds)
+    with contextlib.closing(Source(video, device_kind, rate)) as source:
+        lasts = min((value for value in (seconds, source.seconds) if value is not None), default=None)
         path = parse_keyframes(keyframes) if keyframes else parse_path(zoom, center, lasts)
-        view_size = size or (source.size[0] // 2 * 2, source.size[1] // 2 * 2)  # video has half-size chroma
+        view_size = size or _own_size(source, even=side_by_side)
+        canvas = (view_size[0] * (2 if side_by_side else 1), view_size[1])
+        plan = _pictures if is_pattern(output) else _video
+        write, losses = plan(output, canvas, source, seconds)
+        if (losses := [*source.losses, *losses]) and not quiet:
+            report(f"{video}: {'; '.join(losses)}", kind="warning")
         with (
             load(bundle, threads=threads) as upscaler,
             ZoomSession(upscaler, view_size, budget_ms=budget_ms, noise=noise / 255) as session,
             progress_bar(quiet=quiet) as advance,
-            output_folders([Job(Path(video), output)]),
+            made_folder(output.parent),
         ):
-            run = _Run(session, path, view_size, side_by_side, _Progress(advance, output.name, lasts))
-            write = run.pictures if is_pattern(output) else run.video
+            progress = Progress(advance, output.name, lasts)
+            run = ZoomRun(source, session, path, progress, until=seconds, side_by_side=side_by_side)
             try:
-                write(source, output, seconds)
+                write(run)
             finally:
                 tell_notes(upscaler.stats.notes, set())
+        if source.damaged and not quiet:
+            report(f"{video}: {source.damaged} packets cannot be decoded: their pictures are missing", kind="warning")
     if not quiet:
         took, counts = time.monotonic() - started, run.counts
         tiles = f"{counts['computed']} tiles computed, {counts['reused']} reused, {counts['bicubic']} bicubic"
         say(f"{output}: {counts['frames']} frames {view_size[0]} x {view_size[1]} px in {took:.1f} s, {tiles}")
 
 
-class _Progress:
-    """Share of the input done, with the time that is left; the number of frames where the length is not known."""
-
-    def __init__(self, advance: Advance, name: str, seconds: float | None) -> None:
-        self._advance, self._name, self._seconds = advance, name, seconds
-        self._started = time.monotonic()
-
-    def show(self, at_seconds: float, frames: int) -> None:
-        if not self._seconds:
-            self._advance(f"{self._name}: frame {frames}", 0.0)
-            return
-        share = min(at_seconds / self._seconds, 1.0)
-        left = (time.monotonic() - self._started) * (1 - share) / share if share > 0 else 0.0
-        self._advance(f"{self._name}: frame {frames}, {int(left) // 60}:{int(left) % 60:02d} left", share)
+_Plan = tuple[Callable[["ZoomRun"], None], Sequence[str]]
+"""What writes the output of a run, and what of the source is not in it, in words."""
 
 
-class _Run:
-    """One zoom under way."""
+def _video(output: Path, size: tuple[int, int], source: Source, until: float | None) -> _Plan:
+    """Raises StorageError where there is no such video."""
+    from zoomrt.cli._video_writer import plan_recording
 
-    def __init__(
-        self, session: ZoomSession, path: ZoomPath, size: tuple[int, int], side_by_side: bool, progress: _Progress
-    ) -> None:
-        self._session, self._path, self._size, self._both = session, path, size, side_by_side
-        self._progress = progress
-        self.counts: Counter[str] = Counter()
-
-    def video(self, source: Source, output: Path, seconds: float | None) -> None:
-        """Write a video file, with the sound of the source."""
-        from zoomrt.cli._video import VideoWriter
-
-        size = self._canvas_size()
-        with VideoWriter(output, size, source.rate, source.like, source.audio, source.colours) as writer:
-            for frame, sound in source.packets():
-                if sound is not None:
-                    if seconds is None or sound.pts is None or sound.pts * sound.time_base < seconds:
-                        writer.copy_sound(sound)
-                    continue
-                at = _second(frame, self.counts["frames"], source.rate)
-                if seconds is not None and at >= seconds:
-                    break
-                target, planes = writer.canvas()
-                self._render(source.camera_frame(frame), at, planes)
-                writer.write(target, at)
-
-    def pictures(self, source: Source, output: Path, seconds: float | None) -> None:
-        """Write numbered pictures, counted from 1; each is whole or not there."""
-        import numpy as np
-
-        from zoomrt.cli._numbered import numbered
-        from zoomrt.runtime.images import Picture, write_picture
-        from zoomrt.runtime.pixel_formats import CameraFrame
-
-        width, height = self._canvas_size()
-        for frame, _ in source.packets():
-            if frame is None:
-                continue
-            at = _second(frame, self.counts["frames"], source.rate)
-            if seconds is not None and at >= seconds:
-                break
-            picture = np.empty((height, width, 3), np.uint8)
-            self._render(source.camera_frame(frame), at, CameraFrame((picture,)))
-            write_picture(Picture(picture), numbered(output, self.counts["frames"]))
-
-    def _render(self, frame: CameraFrame, at: Fraction, canvas: CameraFrame) -> None:
-        at_seconds = float(at)
-        zoom, center = self._path.at(at_seconds)
-        out = canvas
-        if self._both:
-            out = half(canvas, right=True)
-            self._session.bicubic(frame, zoom, center, out=half(canvas, right=False))
-        result = self._session.process(frame, zoom, center, out=out)
-        self.counts["frames"] += 1
-        for name in ("computed", "reused", "bicubic"):
-            self.counts[name] += getattr(result, name)
-        self._progress.show(at_seconds, self.counts["frames"])
-
-    def _canvas_size(self) -> tuple[int, int]:
-        return self._size[0] * (2 if self._both else 1), self._size[1]
+    recording = plan_recording(output, size, source.rate, source.first, source, until)
+    return lambda run: run.video(output, recording), recording.losses
 
 
-def half(canvas: CameraFrame, *, right: bool) -> CameraFrame:
-    """The left or right half of a frame, in place."""
-    from zoomrt.runtime.pixel_formats import CameraFrame
+def _pictures(output: Path, size: tuple[int, int], source: Source, _until: float | None) -> _Plan:
+    """Of 16 bits a channel where the source has more than 8. Raises StorageError for a size that the format lacks."""
+    from zoomrt.runtime import picture_vips
+    from zoomrt.runtime.images import PictureFacts, check_fits
 
-    planes = []
-    for plane in canvas.planes:
-        middle = plane.shape[1] // 2
-        planes.append(plane[:, middle:] if right else plane[:, :middle])
-    return CameraFrame(tuple(planes), canvas.format, canvas.matrix, canvas.full_range, canvas.siting)
+    deep, curve = source.bits > 8, source.colours.curve
+    name, holds = check_fits(PictureFacts(size[1], size[0], 3, deep, alpha=False), output)
+    losses = [f"HDR ({curve}) is not tone-mapped, so the pictures look flat"] if curve else []
+    if deep and not holds.deep:
+        losses.append(f"{source.bits} bits become 8, {name} holds no more")
+    elif deep and not picture_vips.available():
+        losses.append(f"{source.bits} bits become 8 (to keep them: {install_line('deep')})")
+    sixteen = deep and holds.deep and picture_vips.available()
+    return lambda run: run.pictures(output, size, deep=sixteen), losses
 
 
-def _second(frame: Any, count: int, rate: Fraction) -> Fraction:
-    return count / rate if frame.pts is None else frame.pts * Fraction(frame.time_base)
-
-
-def _shortest(*seconds: float | None) -> float | None:
-    return min((value for value in seconds if value is not None), default=None)
+def _own_size(source: Source, *, even: bool) -> tuple[int, int]:
+    """(width, height) of a view that shows the whole of the source."""
+    width, height = source.size
+    width += width % 2 if even else 0
+    if max(width, height) > MAX_SIDE:
+        seen, needed = f"{width}x{height}", f"at most {MAX_SIDE} a side"
+        raise UsageError("cannot make views so large", seen=seen, needed=needed, remedy="Give a smaller --size.")
+    return width, height
 
 
 def _sides(text: str) -> tuple[int, int]:
-    """`1280x720` -> (1280, 720), even, because video has half-size chroma. Raises ValueError."""
-    width, height = (whole(word, 2, MAX_SIDE) for word in text.lower().split("x"))
-    if width % 2 or height % 2:
-        raise ValueError(text)
+    """`1280x720` -> (1280, 720). Raises ValueError."""
+    width, height = (whole(word, 1, MAX_SIDE) for word in text.lower().split("x"))
     return width, height
 
 
