@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,8 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from zoomrt.errors import BuildError
-from zoomrt.export.plan_reader import read_plan
+from zoomrt.export.plan_reader import PlanSummary, UnreadablePlan, read_plan
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -133,7 +133,7 @@ def test_a_normalisation_in_fp32_is_seen(tmp_path: Path) -> None:
 def test_dynamic_shapes_are_refused(tmp_path: Path) -> None:
     graph = small_graph(tmp_path / "g.onnx", [helper.make_node("Softmax", ["x"], ["z"])], {"x": ["n", 64]}, "z")
     plan_file, _ = build(graph, ["SM89"], dynamic=True)
-    with pytest.raises(BuildError, match="static shapes"):
+    with pytest.raises(UnreadablePlan, match="static shapes"):
         read_plan(plan_file)
 
 
@@ -243,6 +243,22 @@ PROGRAM = program(['tensor={ dims={ 2 } name="a" type=half }'], ['function={ nam
 GOOD = synthetic(PROGRAM)
 
 
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_damage_is_an_unreadable_plan_or_another_summary(tmp_path: Path, data: st.DataObject) -> None:
+    damaged = bytearray(GOOD)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(damaged) - 1))
+        damaged[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path = tmp_path / "p"
+    path.write_bytes(damaged)
+    with contextlib.suppress(UnreadablePlan):
+        plan = read_plan(path)
+        assert isinstance(plan, PlanSummary)
+        assert plan.static_bytes is not None  # no kernel names a tensor that is not there
+        assert all(plan.dtypes(kernel) is not None for kernel in plan.kernels)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -258,6 +274,7 @@ GOOD = synthetic(PROGRAM)
         (GOOD.replace(b"dims={ 2 }", b"dims={ n }"), "static shapes"),
         (GOOD.replace(b"dims={ 2 }", b"dims=  2 2"), "no value"),
         (GOOD.replace(b"descriptors {", b"descryptors {"), "descriptors"),
+        (GOOD.replace(b'input_args={ "a" }', b'input_args={ "b" }'), "not described: b"),
         (GOOD.replace(struct.pack("<Q", len(PROGRAM)), struct.pack("<Q", 1 << 40)), "past the end"),
     ],
 )
@@ -266,11 +283,23 @@ def test_damaged_plans(tmp_path: Path, content: bytes, says: str) -> None:
     path.write_bytes(GOOD)
     assert read_plan(path).static_bytes == 4
     path.write_bytes(content)
-    with pytest.raises(BuildError, match=says) as caught:
+    with pytest.raises(UnreadablePlan, match=says):
         read_plan(path)
-    assert "p.engine" in caught.value.what
+
+
+def test_the_version_is_capped_at_the_layout_that_is_known() -> None:
+    """Another minor version may lay plans out in another way."""
+    from packaging.requirements import Requirement
+
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    (wanted,) = re.findall(r'"(tensorrt-rtx[^"]*)"', project)
+    accepted = Requirement(wanted).specifier
+    assert "1.7.1.116" in accepted
+    assert "1.7.9" in accepted
+    assert "1.8" not in accepted
+    assert "2.0" not in accepted
 
 
 def test_no_plan(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="No such file"):
+    with pytest.raises(UnreadablePlan, match="No such file"):
         read_plan(tmp_path / "none.engine")

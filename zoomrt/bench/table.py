@@ -138,9 +138,11 @@ def _explanation(record: Record) -> list[str]:
         lines += [f"  {one.share:>4.0%} {ms_words(one.ms):>8} ms  {one.operator}  {one.name}" for one in layers.top]
     for batch, report in record.engine_report.items():
         if record.rows[0].failed:
-            moved = report.get("static_bytes")
-            bytes_read = f", {moved / 1e6:.0f} MB read and written per run" if moved else ""
-            lines.append(f"engine for batch {batch}, read back, not run: {report.get('kernels')} kernels{bytes_read}")
+            moved, kernels = report.get("static_bytes"), report.get("kernels")
+            facts = "read back, not run" if kernels is not None else "neither run nor read back"
+            counted = [f"{kernels} kernels"] * (kernels is not None)
+            counted += [f"{moved / 1e6:.0f} MB read and written per run"] if moved else []
+            lines.append(f"engine for batch {batch}, {facts}" + (f": {', '.join(counted)}" if counted else ""))
     lines += [
         f"{one.of} against {one.to}: {one.psnr_db:.2f} dB, SSIM {one.ssim:.4f}"
         + ("" if one.flip is None else f", FLIP {one.flip:.4f}")

@@ -22,7 +22,7 @@ from zoomrt.errors import BuildError, PrecisionError, unknown_name
 from zoomrt.export.attention_plugin import plugged
 from zoomrt.export.engine_process import EXTRAS, CompiledPlan, compile_plan, missing_backend, storage_error
 from zoomrt.export.graph_facts import GraphFacts, read_graph
-from zoomrt.export.plan_reader import EIGHT_BIT, FLOATING, Kernel, PlanSummary, read_plan
+from zoomrt.export.plan_reader import EIGHT_BIT, FLOATING, Kernel, PlanSummary, UnreadablePlan, read_plan
 from zoomrt.kernels.plugin import compile_calls
 
 __all__ = ["BuildFigures", "EngineReport", "build_engine", "require_backend"]
@@ -46,7 +46,7 @@ class BuildFigures:
 
 @dataclass(frozen=True)
 class EngineReport:
-    """A finished engine as its own bytes describe it. Figures are None where they could not be read (full TensorRT)."""
+    """A finished engine as its own bytes describe it. Figures are None where they could not be read, see `warnings`."""
 
     backend: str
     backend_version: str
@@ -114,7 +114,8 @@ def build_engine(
     allow_fp32 : ONNX node names, `*` and `?` allowed, whose kernels may be in FP32.
     attention_plugin : hand attentions that TensorRT does not fuse to our kernel; `tensorrt` and one GPU only.
 
-    An attention that is not fused is no error: it is in the report and its `warnings`.
+    Neither an attention that is not fused nor a plan in a layout that is not known is an error: the report says so in
+    its `warnings`.
 
     Raises MissingDependency, BuildError, PrecisionError, OutOfMemory or StorageError. On any of them, and on Ctrl-C,
     what was at `engine` is as before and nothing else is left.
@@ -139,10 +140,10 @@ def build_engine(
         )
         report_progress("check", 0.0)
         graph = read_graph(onnx)
-        if backend == "tensorrt":
-            report = _unread_report(compiled, backend, precision, graph, tuple(calls))
+        plan, why = _read(compiled.path, backend)
+        if plan is None:
+            report = _unread_report(compiled, backend, precision, graph, tuple(calls), why)
         else:
-            plan = read_plan(compiled.path)
             _check_targets(onnx, plan, compute_capabilities)
             floating = "fp16" if precision in EIGHT_BIT else precision
             strangers = _strangers(plan, floating)
@@ -164,6 +165,16 @@ def require_backend(backend: str) -> None:
         raise unknown_name("engine backend", backend, EXTRAS)
     if importlib.util.find_spec(backend) is None:
         raise missing_backend(backend, "not installed")
+
+
+def _read(plan: Path, backend: str) -> tuple[PlanSummary | None, str]:
+    """What the plan says of itself, or None and why it cannot be read: no reason to refuse an engine that was built."""
+    if backend == "tensorrt":
+        return None, "a TensorRT engine cannot be read back without a GPU"
+    try:
+        return read_plan(plan), ""
+    except UnreadablePlan as cause:
+        return None, f"the engine cannot be read back ({cause})"
 
 
 def _silent(_stage: str, _fraction: float) -> None:
@@ -300,9 +311,9 @@ def _report(
 
 
 def _unread_report(
-    compiled: CompiledPlan, backend: str, precision: str, graph: GraphFacts, by_plugin: tuple[str, ...]
+    compiled: CompiledPlan, backend: str, precision: str, graph: GraphFacts, by_plugin: tuple[str, ...], why: str
 ) -> EngineReport:
-    """Full TensorRT: its plan format is closed to us without a GPU (not run here)."""
+    """Of a plan in a format that is closed to us: of full TensorRT (not run here), or of an unknown TensorRT-RTX."""
     return EngineReport(
         backend=backend,
         backend_version=compiled.version,
@@ -324,7 +335,7 @@ def _unread_report(
         other_precision=(),
         written_scores=(),
         warnings=(
-            "a TensorRT engine cannot be read back here: precision, fusion and GPU are not checked",
+            f"{why}: precision, fusion and GPU are not checked",
             *(f"attention {node} is done by zoomrt's plugin, which has not run on a GPU yet" for node in by_plugin),
         ),
         build=BuildFigures(round(compiled.seconds, 3), compiled.peak_rss_bytes),

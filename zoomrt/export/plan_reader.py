@@ -2,7 +2,8 @@
 
 A plan opens with a 64-byte header and holds its compiled program as text: which GPUs it is for, every tensor with
 shape and element type, every kernel with its launch grid and the ONNX nodes that went into it. Knows nothing of
-what was asked for; `engine.py` compares. Layout observed on TensorRT-RTX 1.7.1; anything else is an error here.
+what was asked for; `engine.py` compares. The layout is not documented: it was observed on TensorRT-RTX 1.7.1,
+pyproject.toml caps the version, and anything else is an `UnreadablePlan`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from zoomrt.errors import BuildError
-
-__all__ = ["EIGHT_BIT", "FLOATING", "Kernel", "PlanSummary", "PlanTensor", "read_plan"]
+__all__ = ["EIGHT_BIT", "FLOATING", "Kernel", "PlanSummary", "PlanTensor", "UnreadablePlan", "read_plan"]
 
 # Header, little endian: magic at 0, file size (u64) at 16, version as four bytes at 24.
 _MAGIC = b"vtrt"
@@ -147,45 +146,47 @@ class PlanSummary:
         return frozenset((*reads, *self.outputs))
 
 
-def read_plan(path: Path) -> PlanSummary:
-    """Read a plan file; costs no memory beyond its program text, however large the weights.
+class UnreadablePlan(Exception):
+    """A plan that is truncated, of another kind or laid out in a way that this reader does not know; its text tells."""
 
-    Raises BuildError if the file is truncated, of another kind or laid out in a way this reader does not know.
-    """
+    def __init__(self, seen: object, needed: str) -> None:
+        super().__init__(f"got {seen}, need {needed}")
+
+
+def read_plan(path: Path) -> PlanSummary:
+    """Read a plan file; costs no memory beyond its program text, however large the weights. Raises UnreadablePlan."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            version = _check_header(path, plan)
-            programs = _program_texts(path, plan)
+            version = _check_header(plan)
+            programs = _program_texts(plan)
     except (OSError, ValueError) as cause:  # ValueError: an empty file cannot be mapped
-        raise _unreadable(path, cause, "a TensorRT-RTX plan") from cause
+        raise UnreadablePlan(cause, "a TensorRT-RTX plan") from cause
     if len(programs) != 1:
-        raise _unreadable(path, f"{len(programs)} compiled programs", "1: the graph compiled as a whole")
+        raise UnreadablePlan(f"{len(programs)} compiled programs", "1: the graph compiled as a whole")
     try:
         return _summary(version, path.stat().st_size, _sections(programs[0]))
     except (KeyError, ValueError, IndexError) as cause:
         seen = f"{type(cause).__name__}: {cause}"
-        raise _unreadable(path, seen, "a program with static shapes, laid out as by TensorRT-RTX 1.7") from cause
+        raise UnreadablePlan(seen, "a program with static shapes, laid out as by TensorRT-RTX 1.7") from cause
 
 
-def _check_header(path: Path, plan: mmap.mmap) -> str:
+def _check_header(plan: mmap.mmap) -> str:
     if len(plan) < _HEADER_BYTES or plan[:4] != _MAGIC:
-        raise _unreadable(
-            path, f"{len(plan)} bytes that start with {plan[:4]!r}", f"a plan that starts with {_MAGIC!r}"
-        )
+        raise UnreadablePlan(f"{len(plan)} bytes that start with {plan[:4]!r}", f"a plan that starts with {_MAGIC!r}")
     (size,) = struct.unpack_from("<Q", plan, 16)
     if size != len(plan):
-        raise _unreadable(path, f"{len(plan)} bytes", f"the {size} bytes that its header promises")
+        raise UnreadablePlan(f"{len(plan)} bytes", f"the {size} bytes that its header promises")
     return ".".join(str(number) for number in plan[24:28])
 
 
-def _program_texts(path: Path, plan: mmap.mmap) -> list[str]:
+def _program_texts(plan: mmap.mmap) -> list[str]:
     """All program texts but those for accelerator `*`: they are the insides of fused kernels, no launches."""
     texts = []
     for match in _PROGRAM.finditer(plan):
         (length,) = struct.unpack("<Q", match.group(1))
         start = match.end(1)
         if start + length > len(plan):
-            raise _unreadable(path, "a program that runs past the end", "a whole file")
+            raise UnreadablePlan("a program that runs past the end", "a whole file")
         text = plan[start : start + length].decode("utf-8", "replace")
         if "accelerators={*}" not in text:
             texts.append(text)
@@ -196,7 +197,7 @@ def _summary(version: str, size: int, sections: dict[str, list[str]]) -> PlanSum
     entries = _pairs(_tokens("\n".join(sections["header"])))
     header = dict(entries)
     regions = [dict(_pairs(_words(value))) for key, value in entries if key == "region"]
-    return PlanSummary(
+    summary = PlanSummary(
         version=version,
         sms=tuple(sm.upper() for sm in _words(header["accelerators"])),
         tf32=header["tf32"] == "1",
@@ -207,6 +208,10 @@ def _summary(version: str, size: int, sections: dict[str, list[str]]) -> PlanSum
         outputs=_words(header["outputs"]),
         kernels=tuple(_kernel(s) for s in _statements(sections["main"]) if not s[1].keys().isdisjoint(_ARGUMENTS)),
     )
+    for kernel in summary.kernels:
+        if unknown := {*kernel.inputs, *kernel.outputs} - summary.tensors.keys():
+            raise ValueError(f"kernel {kernel.name} with tensors that are not described: {', '.join(sorted(unknown))}")
+    return summary
 
 
 def _sections(text: str) -> dict[str, list[str]]:
@@ -294,13 +299,4 @@ def _kernel(statement: _Statement) -> Kernel:
         grid=tuple(int(size) for size in _words(fields.get("grid", ()))),
         block=tuple(int(size) for size in _words(fields.get("block", ()))),
         shared_bytes=int(_text(fields.get("shmem", "0"))),
-    )
-
-
-def _unreadable(path: Path, seen: object, needed: str) -> BuildError:
-    return BuildError(
-        f"cannot read engine {path.name!r} back",
-        seen=seen,
-        needed=needed,
-        remedy="Build it again; if it stays, report it with the versions that `trt-doctor` prints.",
     )
