@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cli_helpers import tree, write_noise
+from picture_files import png_of_size
 
 from zoomrt.cli import upscale
 from zoomrt.cli._common import run
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """A PNG that declares a size and holds next to no data, its checksums right (PNG specification 11.2.2)."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def truncated(path: Path) -> None:
@@ -73,7 +61,7 @@ def test_bad_picture(
 
 def test_the_forged_png_is_sound_but_for_its_size(nearest_bundle: Path, tmp_path: Path) -> None:
     """The bomb is refused for its size alone: the same bytes with a small size go through."""
-    (tmp_path / "small.png").write_bytes(png_of_size(16, 16))
+    (tmp_path / "small.png").write_bytes(png_of_size(16, 16, b"\0" * 1000))
     assert run(upscale.cli, [str(nearest_bundle), str(tmp_path / "small.png"), "-o", str(tmp_path / "x.png")]) == 0
 
 

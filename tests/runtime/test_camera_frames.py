@@ -254,13 +254,13 @@ def test_no_room_for_whole_frames_goes_on_tile_by_tile(tmp_path: Path, rng: np.r
 def test_what_it_is_not_taken_with(tmp_path: Path, rng: np.random.Generator) -> None:
     upscaler, _, _ = gpu_upscaler(tmp_path / "b")
     frame = camera(rng, "nv12", 20, 20)
-    large = [np.broadcast_to(np.uint8(0), shape) for shape in ((8200, 8200), (4100, 4100, 2))]
+    large = [np.broadcast_to(np.uint8(0), shape) for shape in ((16400, 16400), (8200, 8200, 2))]
     on_gpu = OnDevice(np.zeros((30, 20), np.uint8))
     with upscaler:
         for extra in ({"out": OnDevice(np.zeros((80, 80, 3), np.uint8))}, {"stream": 4096}):
             with pytest.raises(InputError, match="out or stream with CameraFrame, need a frame on the GPU"):
                 upscaler.upscale(frame, **extra)  # type: ignore[call-overload]
-        with pytest.raises(InputError, match="got 8200x8200 pixels"):
+        with pytest.raises(InputError, match="got 16400x16400 pixels"):
             upscaler(CameraFrame(tuple(large), "nv12"))
         with pytest.raises(InputError, match="got tuple, need a numpy array or a CameraFrame"):
             upscaler(frame.planes)  # type: ignore[call-overload]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
 
 from zoomrt.errors import BundleError, EngineMismatch, OutOfMemory, RuntimeFault
+from zoomrt.runtime import tiles
 from zoomrt.runtime.backends import add_kernels
 from zoomrt.runtime.cuda_kernel import CudaKernel, evaluate
 from zoomrt.runtime.frame_engine import axis_table
@@ -115,10 +116,11 @@ def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path, rng:
     assert not cuda.live
 
 
-def test_frames_that_the_kernels_do_not_read_go_tile_by_tile(tmp_path: Path) -> None:
+def test_frames_that_the_kernels_do_not_read_go_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "MAX_DEVICE_PIXELS", 5000)
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b")
     with upscaler:
-        for frame in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.uint16)):
+        for frame in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.uint16), np.zeros((80, 80, 3), np.uint8)):
             cuda.calls.clear()
             upscaler(frame)
             assert ".launch" not in cuda.names()

@@ -13,7 +13,6 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, ImageOps
 from runtime_helpers import facts, fake_upscaler, photograph
 
-from zoomrt.runtime.alpha import fill_hidden
 from zoomrt.runtime.images import Picture, PictureWarning, read_picture, upscale_picture, write_picture
 
 LOSSLESS = [".png", ".tif", ".tiff"]
@@ -234,45 +233,6 @@ def test_lab_becomes_srgb(tmp_path: Path) -> None:
     lab = ImageCms.applyTransform(photo, to_lab)
     read = read_picture(saved(tmp_path / "a.tif", lab))
     assert np.abs(read.pixels.astype(int) - np.asarray(photo)).mean() < 2
-
-
-def test_alpha_is_enlarged_by_bicubic_interpolation(rng: np.random.Generator) -> None:
-    alpha = rng.integers(60, 196, (12, 17), np.uint8)  # no overshoot: Pillow clips between its two passes
-    upscaler, _ = fake_upscaler(facts())
-    result = upscale_picture(upscaler, Picture(rng.integers(0, 256, (12, 17, 3), np.uint8), alpha))
-    expected = Image.fromarray(alpha.astype(np.float32)).resize((68, 48), Image.Resampling.BICUBIC)
-    assert result.alpha.dtype == np.uint8
-    assert (
-        np.abs(result.alpha - np.clip(np.asarray(expected), 0, 255)).max() <= 0.5 + 0.5 * 1.27
-    )  # rounds twice, and the weights' absolute sum is 1.27
-    deep = upscale_picture(upscaler, Picture(np.zeros((12, 17), np.uint16), alpha.astype(np.uint16) * 257))
-    assert np.abs(deep.alpha - np.clip(np.asarray(expected) * 257, 0, 65535)).max() <= 1
-
-
-def test_hidden_colour_does_not_bleed(rng: np.random.Generator) -> None:
-    pixels = np.full((21, 34, 3), (200, 100, 50), np.uint8)
-    alpha = np.zeros((21, 34), np.uint8)
-    alpha[5:15, 8:20] = rng.integers(1, 256, (10, 12))
-    pixels[alpha == 0] = (0, 255, 0)
-    upscaler, session = fake_upscaler(facts())
-    result = upscale_picture(upscaler, Picture(pixels, alpha))
-    assert session.runs
-    assert (result.pixels == (200, 100, 50)).all(), "one visible colour, so that one only"
-
-
-def test_fill_hidden_keeps_what_is_visible_and_takes_near_colours(rng: np.random.Generator) -> None:
-    pixels = rng.integers(0, 256, (33, 20, 3), np.uint8)
-    alpha = (rng.random((33, 20)) < 0.2).astype(np.uint8)
-    filled = fill_hidden(pixels, alpha)
-    assert filled.dtype == np.uint8
-    assert np.array_equal(filled[alpha > 0], pixels[alpha > 0])
-    halves = np.zeros((16, 16), np.uint8)
-    halves[:, :8], halves[:, 8:] = 40, 180
-    seen = np.zeros((16, 16), np.uint8)
-    seen[::4, ::4] = 1
-    assert np.array_equal(fill_hidden(np.where(seen, halves, 255).astype(np.uint8), seen), halves)
-    for shown in (0, 255):
-        assert fill_hidden(pixels, np.full((33, 20), shown, np.uint8)) is pixels
 
 
 def test_fully_opaque_alpha_stays_opaque(tmp_path: Path) -> None:

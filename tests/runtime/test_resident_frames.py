@@ -194,6 +194,15 @@ def test_frames_that_the_kernels_do_not_read(tmp_path: Path, frame: Any) -> None
         assert ".launch" not in cuda.names()
 
 
+def test_a_frame_with_more_pixels_than_the_kernels_count(tmp_path: Path) -> None:
+    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b")
+    frame = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (8200, 8200, 3), (3 * 8200, 3, 1))  # never read
+    with upscaler:
+        with pytest.raises(InputError, match=r"got 8200x8200 pixels.*on a GPU"):
+            upscaler(OnDevice(frame))
+        assert ".launch" not in cuda.names()
+
+
 def test_results_that_cannot_be_written_and_inputs_that_would_go(tmp_path: Path) -> None:
     upscaler, _, _ = gpu_upscaler(tmp_path / "b")
     good = np.zeros((80, 80, 3), np.uint8)

@@ -5,6 +5,7 @@ Works on a few rows at a time: no plane of floats is as large as the picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,23 +16,27 @@ from PIL import Image
 __all__ = ["fill_hidden", "resize_alpha"]
 
 Pixels = NDArray[Any]
-_LEVELS = 6
+_SUPPORT = 2  # of a bicubic kernel, in pixels
+_LEVELS = 4
 _BLOCK = 2**_LEVELS
 """Side of the blocks whose sums stand for the whole picture; bands of rows are as high as a few of them."""
-_BAND_PIXELS = 1 << 21
+_BAND_PIXELS = 1 << 18
 
 
 def resize_alpha(alpha: Pixels, size: tuple[int, int]) -> Pixels:
-    """(H, W) uint8 or uint16 at (height, width) `size`, by bicubic interpolation (Pillow's, a = -0.5), rounded."""
+    """(H, W) uint8 or uint16 at (height, width) `size`, by bicubic interpolation (Pillow's, a = -0.5), rounded once."""
     height, width = size
-    image = Image.fromarray(alpha if alpha.dtype == np.uint8 else alpha.astype(np.float32))
     step, ratio = max(1, _BAND_PIXELS // width), alpha.shape[0] / height
+    reach = math.ceil(_SUPPORT * max(1.0, ratio)) + 1
     result = np.empty(size, alpha.dtype)
     for top in range(0, height, step):
         band = result[top : top + step]
-        box = (0, top * ratio, alpha.shape[1], (top + len(band)) * ratio)
-        values = np.asarray(image.resize((width, len(band)), Image.Resampling.BICUBIC, box))
-        band[...] = values if alpha.dtype == np.uint8 else np.rint(np.clip(values, 0, np.iinfo(alpha.dtype).max))
+        start, stop = top * ratio, (top + len(band)) * ratio
+        first = max(0, math.floor(start) - reach)
+        part = alpha[first : math.ceil(stop) + reach].astype(np.float32)
+        box = (0, start - first, alpha.shape[1], min(stop - first, len(part)))
+        values = np.asarray(Image.fromarray(part).resize((width, len(band)), Image.Resampling.BICUBIC, box))
+        band[...] = np.rint(np.clip(values, 0, np.iinfo(alpha.dtype).max))
     return result
 
 

@@ -18,7 +18,7 @@ from zoomrt.runtime.frame_engine import ColourKernels, FrameKernels
 from zoomrt.runtime.onnxruntime_session import core_count
 from zoomrt.runtime.resources import check_process
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.tiles import MAX_PIXELS, check_facts
+from zoomrt.runtime.tiles import MAX_DEVICE_PIXELS, check_facts
 
 if TYPE_CHECKING:
     from zoomrt.runtime.cuda_device import CudaDevice
@@ -185,7 +185,8 @@ def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> N
     if not (whole := found(fallback, f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")):
         return
     colours: list[CudaKernel] = []
-    if manifest.tile.colour == "mean_std" and MAX_PIXELS * manifest.tile.scale**2 < 2**31:  # pixels that they can count
+    countable = MAX_DEVICE_PIXELS * manifest.tile.scale**2 < 2**31
+    if manifest.tile.colour == "mean_std" and countable:
         fallback = "Colours are matched on the CPU instead."
         colours = found(fallback, "colour_source_rgb", "colour_table", "colour_apply")
     fallback = "YUV frames are cut into tiles on the CPU instead."

@@ -20,7 +20,7 @@ from zoomrt.runtime.interop import DeviceArray, DeviceView, device_view, stream_
 from zoomrt.runtime.rgb_view import Picture
 from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import Session, batches_of, named
-from zoomrt.runtime.tiles import check_size
+from zoomrt.runtime.tiles import MAX_DEVICE_PIXELS, MAX_DEVICE_SIDE, check_size, fits_device
 
 if TYPE_CHECKING:
     from zoomrt.runtime.cuda_device import CudaStream
@@ -177,7 +177,12 @@ def _check_rgb(view: DeviceView) -> None:
             "Planes of YUV go in as a CameraFrame, which copies them to the host."
         )
         raise InputError(_WHAT, seen=seen, needed=needed, remedy=remedy)
-    check_size(view.shape[0], view.shape[1], _WHAT)
+    height, width = view.shape[:2]
+    check_size(height, width, _WHAT)
+    if not fits_device(height, width):
+        needed = f"at most {MAX_DEVICE_SIDE} pixels a side and {MAX_DEVICE_PIXELS // 10**6} million in all on a GPU"
+        remedy = "Pass it as a NumPy array, which is cut into tiles."
+        raise InputError(_WHAT, seen=f"{width}x{height} pixels", needed=needed, remedy=remedy)
 
 
 def _check_target(view: DeviceView, shape: tuple[int, ...]) -> None:

@@ -24,7 +24,7 @@ from zoomrt.runtime.frame_engine import EngineRuns, FrameEngine, FrameKernels, a
 from zoomrt.runtime.interop import DeviceView
 from zoomrt.runtime.rgb_view import Picture
 from zoomrt.runtime.scheduler import Pipeline
-from zoomrt.runtime.tiles import plan
+from zoomrt.runtime.tiles import fits_device, plan
 
 __all__ = ["FramePath"]
 
@@ -56,9 +56,9 @@ class FramePath:
         self._resident: _ResidentFrames | None = None
 
     def takes(self, frame: Picture) -> bool:
-        """Whether there are kernels that read this frame's bytes."""
+        """Whether there are kernels that read this frame's bytes, and count that many."""
         reads = bytes_of(frame)
-        return reads is not None and reads.name in self.kernels.gather
+        return reads is not None and reads.name in self.kernels.gather and fits_device(*frame.shape[:2])
 
     def run(self, frame: Picture, out: NDArray[np.uint8], moments: Moments | None, sizes: tuple[int, ...]) -> None:
         """Upscale a frame that it `takes`, of H x W pixels, into `out`, RGB, C-contiguous, and count its codes into

@@ -15,8 +15,8 @@ from zoomrt.runtime.picture_source import PictureFacts
 
 __all__ = ["available_bytes", "check_room", "needed_bytes"]
 
-_WEBP_COPIES = 3
-"""libwebp's own planes over the pixels that it is given, with what it keeps while it searches."""
+_WEBP_BYTES = 10
+"""A pixel of WebP while it is encoded: Pillow's copy, and libwebp's planes and what it keeps while it searches."""
 
 
 def needed_bytes(facts: PictureFacts, size: tuple[int, int], output: Path) -> int:
@@ -25,13 +25,19 @@ def needed_bytes(facts: PictureFacts, size: tuple[int, int], output: Path) -> in
     output : its ending decides the encoder.
     """
     source, result = facts.height * facts.width, size[0] * size[1]
-    by_pillow = 4 if facts.channels == 3 or facts.alpha else 1  # bytes a pixel of its own copy
-    planes = (facts.channels + facts.alpha) * (2 if facts.deep else 1)
-    form = format_of(output)
-    eight_bits = not facts.deep or form is None or not form[1].deep
-    encoder = by_pillow * (_WEBP_COPIES if form and form[0] == "WEBP" else 1) if eight_bits else 0  # libvips streams
-    reading = source * (planes + by_pillow)
-    return max(reading, source * planes + result * (planes + encoder))
+    planes = (facts.channels + facts.alpha) * (2 if facts.deep else 1)  # bytes a pixel
+    pillow = 4 if facts.channels == 3 or facts.alpha else 1  # of its own copy, of 8 bits
+    name, holds = format_of(output) or ("", None)
+    if facts.deep and holds is not None and holds.deep:
+        encoder = 0  # libvips takes the planes as they are
+    else:
+        encoder = (_WEBP_BYTES if name == "WEBP" else pillow) + (planes // 2 if facts.deep else 0)
+    shown = planes if facts.alpha else 0  # the input with its hidden colours filled
+    return max(
+        source * (planes + pillow),
+        source * (planes + shown) + result * planes,
+        (source + result) * planes + result * encoder,
+    )
 
 
 def check_room(facts: PictureFacts, size: tuple[int, int], output: Path, what: str) -> None:

@@ -20,6 +20,8 @@ from zoomrt.bundle import NoiseFacts, TileFacts
 from zoomrt.errors import BundleError, InputError
 
 __all__ = [
+    "MAX_DEVICE_PIXELS",
+    "MAX_DEVICE_SIDE",
     "MAX_PIXELS",
     "MAX_SIDE",
     "AxisPlan",
@@ -27,14 +29,18 @@ __all__ = [
     "TilePlan",
     "check_facts",
     "check_size",
+    "fits_device",
     "plan",
     "reflect_indices",
 ]
 
-MAX_SIDE = 16384
-"""Longest side of a frame, LR pixels: twice that of DCI 8K."""
-MAX_PIXELS = 8192 * 8192
-"""Most pixels of a frame: 67 million, twice DCI 8K; at x4 the RGB output is 3.2 GB."""
+MAX_SIDE = 65535
+"""Longest side of a frame, LR pixels: that of a JPEG."""
+MAX_PIXELS = 2**28
+"""Most pixels of a frame: 268 million, where phones make 200; at x4 the RGB output is 12.9 GB."""
+MAX_DEVICE_SIDE = 16384
+MAX_DEVICE_PIXELS = 8192 * 8192
+"""The same of a frame that goes onto a GPU whole, twice DCI 8K: larger ones are cut into tiles before."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,11 @@ def check_size(height: int, width: int, what: str) -> None:
     if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
         needed = f"at most {MAX_SIDE} pixels a side and {MAX_PIXELS // 10**6} million in all"
         raise InputError(what, seen=seen, needed=needed, remedy="Cut the picture into parts first.")
+
+
+def fits_device(height: int, width: int) -> bool:
+    """Whether a frame of that many pixels may go onto a GPU whole."""
+    return max(height, width) <= MAX_DEVICE_SIDE and height * width <= MAX_DEVICE_PIXELS
 
 
 def check_facts(tile: TileFacts) -> None:
