@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -64,8 +65,8 @@ def test_a_bad_picture_among_many_is_reported_and_the_rest_goes_on(
     assert list(tree(tmp_path / "out")) == ["a.png", "c.png"]
 
 
-def test_sixteen_bit_colour_is_warned_about(nearest_bundle: Path, tmp_path: Path, monkeypatch, capfd) -> None:
-    """A note of the reader reaches the user although warnings of libraries are hidden."""
+def test_what_is_not_kept_is_a_warning_each_way(nearest_bundle: Path, tmp_path: Path, monkeypatch, capfd) -> None:
+    """Of reader and writer, although warnings of libraries are hidden."""
     import warnings
 
     from zoomrt.runtime import images
@@ -73,14 +74,17 @@ def test_sixteen_bit_colour_is_warned_about(nearest_bundle: Path, tmp_path: Path
     plain = images.read_picture
 
     def noting(path: Path) -> images.Picture:
-        warnings.warn("16-bit colour is read at 8 bits", stacklevel=2)
+        warnings.warn("its EXIF is damaged", images.PictureWarning, stacklevel=2)
         warnings.warn("an old name", DeprecationWarning, stacklevel=2)
-        return plain(path)
+        return dataclasses.replace(plain(path), iptc=b"\x1c\x02\x05\0\0")
 
     monkeypatch.setattr(images, "read_picture", noting)
     source = write_noise(tmp_path / "a.png")
     assert run(upscale.cli, [str(nearest_bundle), str(source), "-o", str(tmp_path / "b.png")]) == 0
-    assert capfd.readouterr().err == "warning: 16-bit colour is read at 8 bits\n"
+    first, second = capfd.readouterr().err.splitlines()
+    assert first == "warning: its EXIF is damaged"
+    assert second.startswith("warning: ")
+    assert "b.png': IPTC is not kept, PNG has no place for it" in second
 
 
 @pytest.mark.parametrize(

@@ -128,18 +128,28 @@ def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance) -> 
 
     started = time.monotonic()
     advance(label, 0.0)
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UserWarning)  # such as 16-bit colour that is read at 8 bits
+    with _picture_warnings():
         picture = read_picture(job.source)
-    for note in notes:
-        report(str(note.message), kind="warning")
     result = upscale_picture(upscaler, picture, on_tile=lambda done, total: advance(label, done / total))
-    write_picture(result, job.output)
+    with _picture_warnings():
+        write_picture(result, job.output)
     (height, width), (new_height, new_width) = picture.pixels.shape[:2], result.pixels.shape[:2]
     seconds = time.monotonic() - started
     line = f"{job.output}: {width} x {height} -> {new_width} x {new_height} px in {seconds:.1f} s"
     return line if upscaler.manifest.sampling is None else f"{line}, {_evaluations(upscaler.evaluations)}"
+
+
+@contextlib.contextmanager
+def _picture_warnings() -> Iterator[None]:
+    """Report what of a picture is not kept; all other warnings are hidden."""
+    from zoomrt.runtime.images import PictureWarning
+
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", PictureWarning)
+        yield
+    for note in notes:
+        report(str(note.message), kind="warning")
 
 
 def _evaluations(counts: Sequence[int]) -> str:

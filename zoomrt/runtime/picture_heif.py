@@ -48,6 +48,8 @@ def open_with_libheif(stream: BinaryIO, what: str, notes: list[str]) -> Source:
 
     def decode(_: list[str]) -> Planes:
         values: NDArray[Any] = np.asarray(image)
+        if values.shape[:2] != (height, width):
+            raise ValueError(f"{values.shape[1]}x{values.shape[0]} pixels, and {width}x{height} stated")
         if bits > 8:
             values = stretched(values.astype(np.uint16), 2**bits - 1)
         if values.ndim == 2:

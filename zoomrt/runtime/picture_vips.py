@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
@@ -23,6 +24,9 @@ __all__ = ["available", "decode", "encode", "split"]
 
 _LOADERS = {"AVIF": "heifload_source", "PNG": "pngload_source", "TIFF": "tiffload_source"}
 _BAND_BYTES = 1 << 23
+
+
+logging.getLogger("pyvips").addHandler(logging.NullHandler())  # else Python prints what nobody handles
 
 
 @functools.cache
