@@ -158,7 +158,7 @@ def part_frame(run: Run) -> list[Row]:
 
     facts = TileFacts(
         height=128, width=128, overlap=32, context=8, scale=4, batches=(1,), value_range=(-1.0, 1.0),
-        dtype="float16", colour="mean_std",
+        dtype="float16",
     )  # fmt: skip
     tiles = plan(512, 512, facts)
     places = [(row.origin, column.origin) for row in tiles.rows.spans for column in tiles.columns.spans]
@@ -180,7 +180,7 @@ def part_frame(run: Run) -> list[Row]:
     blender = Blender(tiles)
     for index, tile in enumerate(values.flatten(0, 1).numpy()):
         high, wide, block = blender.add(index, tile)
-        pixels.store(block, facts, out[high, wide], None)
+        pixels.store(pixels.values_of(block, facts, 3, 255.0), out[high, wide], 255.0)
     axes = [tile_blend.axis_table(axis.spans, axis.ramp.tolist()) for axis in (tiles.rows, tiles.columns)]
     across, down = ((places.cuda(), weights.cuda()) for places, weights in (axes[1], axes[0]))
     tiles_on_gpu, target = values.cuda(), torch.empty(2048, 2048, 3, dtype=torch.uint8, device="cuda")

@@ -172,7 +172,6 @@ def tile_facts(model: str) -> TileFacts:
         context=4,
         value_range=facts.value_range,
         dtype="float32",
-        colour="none",
     )
 
 

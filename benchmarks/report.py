@@ -60,7 +60,8 @@ def overhead() -> list[str]:
     f = document["figures"]
     rows = [
         [f"colour `{colour}`", f"{f[colour]['outside_share_of_raw']:.1%}", f"{f[colour]['ratio_to_raw']:.3f}"]
-        for colour in ("none", "mean_std")
+        for colour in ("none", "mean_std", "adain", "wavelet")
+        if colour in f
     ]
     head = [f"{f['output']}, {f['tiles']}", "time outside the engine", "whole call over raw engine"]
     return ["**What tiling adds** to the raw engine:", "", *table(head, rows), source(document), ""]

@@ -14,17 +14,17 @@ import statistics
 import time
 from collections.abc import Callable
 
-import msgspec
 import numpy as np
 
 from benchmarks._record import record, summary
 from zoomrt.bundle import open_bundle
 from zoomrt.runtime import pixels
+from zoomrt.runtime.colour import with_method
 from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
 from zoomrt.runtime.tiles import plan
 from zoomrt.runtime.upscaler import Upscaler
 
-COLOURS = ("none", "mean_std")
+COLOURS = ("none", "adain", "wavelet")
 
 
 def main() -> None:
@@ -38,12 +38,7 @@ def main() -> None:
     bundle = open_bundle(arguments.bundle)
     facts = bundle.manifest.tile
     session = TimedSession(bundle, arguments.threads)
-    upscalers = {
-        colour: Upscaler(
-            msgspec.structs.replace(bundle.manifest, tile=msgspec.structs.replace(facts, colour=colour)), session
-        )
-        for colour in COLOURS
-    }
+    upscalers = {colour: Upscaler(with_method(bundle, colour).manifest, session) for colour in COLOURS}
     side = arguments.side // facts.scale
     frame = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     tiles = gathered(frame, session)

@@ -61,7 +61,7 @@ def _edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
         (_edit(lambda d: d["tile"].update(scale="4")), ["$.tile.scale", "int"]),
         (_edit(lambda d: d.update(extra=1)), ["extra"]),
         (_edit(lambda d: d.pop("family")), ["family"]),
-        (_edit(lambda d: d.update(schema=99)), ["schema = 99", "need 1"]),
+        (_edit(lambda d: d.update(schema=99)), ["schema = 99", "need 2"]),
         (_edit(lambda d: d["files"].update({"../x": {"bytes": 1, "sha256": ""}})), ["changed after the build"]),
         (lambda b: (b / MANIFEST).write_text("{"), ["not a manifest"]),
         (lambda b: (b / MANIFEST).write_text("[1]"), ["not a manifest"]),

@@ -38,7 +38,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         context=2,
         value_range=(0.0, 1.0),
         dtype="float32",
-        colour="none",
     )
     path = tmp_path_factory.mktemp("bundle") / "linear"
     with writing_bundle(path) as (scratch, manifests):

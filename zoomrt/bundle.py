@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -23,8 +23,11 @@ from zoomrt.kernel_file import KernelFile, check_kernels
 
 __all__ = [
     "MANIFEST",
+    "NO_COLOUR_STEP",
     "SCHEMA",
     "Bundle",
+    "ColourFacts",
+    "ColourMethod",
     "Evaluation",
     "FileEntry",
     "KernelFile",
@@ -37,10 +40,31 @@ __all__ = [
     "writing_bundle",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 
-ColourPolicy = Literal["none", "mean_std", "wavelet"]
+ColourMethod = Literal["none", "adain", "wavelet"]
+
+
+class ColourFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The colour step: how the whole finished picture gets the colours of its input back, as the model's authors do it.
+
+    Always over the whole picture: over tiles it would make seams.
+    """
+
+    method: ColourMethod = "none"
+    """`adain`: mean and standard deviation of each channel follow the reference's; `wavelet`: low frequencies do."""
+    clamp: Literal["first", "last"] = "last"
+    """Whether the network's values are cut to [0, 1] before the step, or only its result is."""
+    reference: Literal["input", "pillow_bicubic", "torch_bicubic"] = "pillow_bicubic"
+    """Whose colours: those of the input as it is, or of the input enlarged to the result's size, with Pillow's cubic
+    (a = -0.5, cut to [0, 1], wider where it shrinks) or torch's (a = -0.75, not cut). `wavelet` enlarges `input` with
+    torch's."""
+    epsilon: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-5
+    """`adain`: added to both variances, of values in [0, 1], so that noise in a flat picture is not blown up."""
+
+
+NO_COLOUR_STEP = ColourFacts()
 
 
 class NoiseFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,9 +94,7 @@ class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What black and white are for the graph, input and output alike."""
     dtype: Literal["float32", "float16"]
     """Element type of the graph's input and output, (N, 3, H, W), RGB; for the input see `noise`."""
-    colour: ColourPolicy
-    """`mean_std`: per-channel mean and standard deviation of the whole stitched picture follow the input's;
-    `wavelet`: its low frequencies do."""
+    colour: ColourFacts = NO_COLOUR_STEP
     noise: NoiseFacts | None = None
     """Start noise that the graph's input holds besides the picture; None for a network without."""
 
@@ -244,7 +266,7 @@ def open_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.MsgspecError as cause:
         raise BundleError(
-            f"{where} is not valid", seen=cause, needed="the fields of schema 1", remedy=rebuild
+            f"{where} is not valid", seen=cause, needed=f"the fields of schema {SCHEMA}", remedy=rebuild
         ) from cause
     if (expected := manifest.sealed().digest) != manifest.digest:
         seen, needed = f"field digest {manifest.digest[:12]!r}", f"{expected[:12]!r}: a field was edited"

@@ -42,7 +42,6 @@ def bundle_with(graph: Path, **fields: object) -> Bundle:
         context=2,
         value_range=(-1.0, 1.0),
         dtype="float32",
-        colour="none",
     )
     facts: dict[str, object] = {"backend": "onnxruntime", "precision": "fp32", "graphs": {"1": graph.name}, **fields}
     return Bundle(graph.parent, Manifest(family="edge", target="cpu", tile=tile, **facts))  # type: ignore[arg-type]

@@ -20,7 +20,6 @@ torch = pytest.importorskip("torch")
 
 TILE = TileFacts(
     scale=2, height=16, width=16, batches=(1, 4), overlap=4, context=1, value_range=(0.0, 1.0), dtype="float32",
-    colour="none",
 )  # fmt: skip
 MANIFEST = Manifest(family="nearest", target="cpu", backend="openvino", precision="fp32", tile=TILE, graphs={})
 

@@ -50,7 +50,6 @@ def nearest_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             context=1,
             value_range=(0.0, 1.0),
             dtype="float32",
-            colour="none",
         )
         manifests.append(
             Manifest(

@@ -29,6 +29,20 @@ def test_one_picture_to_one_file(nearest_bundle: Path, picture: Path, tmp_path: 
     assert list(tree(tmp_path / "new")) == ["large.png"]
 
 
+def test_another_colour_step(nearest_bundle: Path, picture: Path, tmp_path: Path, capfd) -> None:
+    """Repeated noise has more contrast than noise that Pillow enlarges, to which `adain` brings it back."""
+    large = Image.open(picture).resize((84, 68), Image.Resampling.BICUBIC)
+    for colour, expected in (("none", repeated(picture)), ("adain", np.asarray(large))):
+        out = tmp_path / f"{colour}.png"
+        assert run(upscale.cli, [str(nearest_bundle), str(picture), "-o", str(out), "--colour", colour]) == 0
+        found = np.asarray(Image.open(out))
+        np.testing.assert_allclose(found.std((0, 1)), expected.std((0, 1)), rtol=0.01)
+    assert repeated(picture).std() > 1.1 * np.asarray(large).std()
+    capfd.readouterr()
+    assert run(upscale.cli, [str(nearest_bundle), str(picture), "-o", str(tmp_path / "x"), "--colour", "adian"]) == 2
+    assert "unknown colour step: got 'adian', need one of adain, none, wavelet" in capfd.readouterr().err
+
+
 def test_folder_then_again_then_overwrite(nearest_bundle: Path, tmp_path: Path, capfd) -> None:
     pictures = [write_noise(tmp_path / "in" / name) for name in ("a.png", "b.webp", "deep/c.png")]
     words = [str(nearest_bundle), str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--recursive"]
@@ -203,11 +217,11 @@ SLOW = """
 import sys, time
 from zoomrt.runtime import upscaler
 plain = upscaler.Upscaler._upscale
-def slow(self, frame, on_tile):
+def slow(self, frame, size, on_tile):
     def dawdle(done, total):
         print("tile", flush=True)
         time.sleep(60)
-    return plain(self, frame, dawdle)
+    return plain(self, frame, size, dawdle)
 upscaler.Upscaler._upscale = slow
 sys.argv = ["trt-upscale", *sys.argv[1:]]
 from zoomrt.cli.upscale import main

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import slow_reference as slow
+from colour_steps import STEPS
 from family_checks import bundle_of
 from published_files import SMALL, TRUE, adcsr_layout, parameters_of
 
@@ -104,7 +105,7 @@ def test_whole_network_against_the_slow_reference(files: Files) -> None:
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
     manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=16, overlap=8)
-    assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("adcsr", "mean_std", 4)
+    assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("adcsr", STEPS["adcsr"], 4)
     assert set(manifest.weights["sources"]) == {"decoder"}
 
 

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import slow_reference as slow
+from colour_steps import STEPS
 from family_checks import bundle_of
 from published_files import (
     SMALL,
@@ -83,7 +84,7 @@ def test_whole_inference_against_the_slow_reference(files: Files, coeff_t: int |
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
     manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=16, overlap=8)
-    assert (manifest.family, manifest.tile.colour) == ("hypir", "wavelet")
+    assert (manifest.family, manifest.tile.colour) == ("hypir", STEPS["hypir"])
     assert any("non-commercial" in warning for warning in manifest.warnings)
 
 

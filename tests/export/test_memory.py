@@ -36,7 +36,6 @@ def tile(side: int, batches: tuple[int, ...] = (1,)) -> TileFacts:
         context=0,
         value_range=(-1.0, 1.0),
         dtype="float32",
-        colour="none",
     )
 
 

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("diffusers")
 
 import slow_reference as slow
+from colour_steps import STEPS
 from family_checks import bundle_of
 from published_files import (
     SMALL,
@@ -92,7 +93,7 @@ def test_whole_inference_against_the_slow_reference(files: Files) -> None:
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
     manifest = bundle_of(tmp_path / "b", files.weights, files.sources, model="osediff", tile=16, overlap=8)
-    assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("osediff", "mean_std", 4)
+    assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("osediff", STEPS["osediff"], 4)
     operators = manifest.parity["1"]["operators"]
     assert not {"Sin", "Cos", "Gemm"} & operators.keys()
     assert operators["Attention"] == 8 + 2  # UNet: self and cross in four transformers; VAE: encoder and decoder

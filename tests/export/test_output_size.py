@@ -12,6 +12,7 @@ from torch import nn
 
 pytest.importorskip("diffusers")
 
+from colour_steps import REFERENCES
 from published_files import (
     SMALL,
     adcsr_layout,
@@ -23,9 +24,9 @@ from published_files import (
     vae_shapes,
 )
 
-from zoomrt.bundle import Manifest, TileFacts
+from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, Manifest, TileFacts
 from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families import family_named
+from zoomrt.export.families import family_named, family_names
 from zoomrt.export.family import SizeRule
 from zoomrt.export.sources import Sources
 from zoomrt.runtime.session import Session
@@ -76,7 +77,7 @@ def network_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], nn.M
     return network
 
 
-def upscaler_for(name: str, network: nn.Module, colour: str) -> Upscaler:
+def upscaler_for(name: str, network: nn.Module, colour: ColourFacts) -> Upscaler:
     facts = family_named(name).facts
     tile = TileFacts(
         scale=facts.scale,
@@ -87,7 +88,7 @@ def upscaler_for(name: str, network: nn.Module, colour: str) -> Upscaler:
         context=3,
         value_range=facts.value_range,
         dtype="float32",
-        colour=colour,  # type: ignore[arg-type]
+        colour=colour,
     )
     manifest = Manifest(family=name, target="cpu", backend="onnxruntime", precision="fp32", tile=tile, graphs={})
     return Upscaler(manifest, TorchSession(tile, network))
@@ -115,7 +116,56 @@ def test_a_small_picture_is_mirrored_to_the_size_rule_and_cropped(
         wanted = network(torch.from_numpy(padded * 2 - 1).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
     wanted = np.clip(wanted[16:44, 8:56] / 2 + 0.5, 0, 1)
     assert ((wanted > 0) & (wanted < 1)).mean() > 0.2
-    assert np.abs(upscaler_for(name, network, "none")(frame) - wanted).max() <= 1e-5
+    assert np.abs(upscaler_for(name, network, NO_COLOUR_STEP)(frame) - wanted).max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("height", [TILE, 41], ids=["one tile", "tiles"])
+def test_colours_as_the_authors_do_them(
+    network_of: Callable[[str], nn.Module], rng: np.random.Generator, name: str, height: int
+) -> None:
+    """The network's answers, stretched so that 2 to 3 % lie outside [0, 1]; OSEDiff's own clamp comes before that, and
+    the sheet's after it. Statistics are of the whole frame, however many tiles there are."""
+    network, facts = network_of(name), family_named(name).facts
+    frame = rng.random((height, TILE, 3), np.float32)
+    plain = upscaler_for(name, Between(network), NO_COLOUR_STEP)(frame)
+    assert ((plain > 0) & (plain < 1)).all()
+    gain = 0.5 / np.quantile(np.abs(plain - 0.5), 0.975)
+    found = upscaler_for(name, Between(network, gain), facts.colour)(frame)
+    answer = 0.5 + (plain.astype(np.float64) - 0.5) * gain
+    assert 0.02 <= ((answer < 0) | (answer > 1)).mean() <= 0.03
+    assert np.abs(found - REFERENCES[name](answer, frame.astype(np.float64))).max() <= 1e-4 * gain
+
+
+class Between(nn.Module):
+    """A network whose answers lie between -1 and 1, a curve that keeps their order, and then times a gain."""
+
+    def __init__(self, network: nn.Module, gain: float = 1.0) -> None:
+        super().__init__()
+        self.network, self.gain = network, float(gain)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.network(x)) * 0.99 * self.gain
+
+
+@pytest.mark.parametrize(
+    ("name", "colour"),
+    [
+        # osediff.md sections 2 and 4, hypir.md section 4, adcsr_and_mobile.md A3
+        ("osediff", ("adain", "first", "pillow_bicubic", 1e-5)),
+        ("hypir", ("wavelet", "last", "torch_bicubic", 1e-5)),
+        ("adcsr", ("adain", "last", "input", 1e-10)),
+    ],
+)
+def test_the_colour_steps_of_the_sheets(name: str, colour: tuple[str, str, str, float]) -> None:
+    facts = family_named(name).facts.colour
+    assert (facts.method, facts.clamp, facts.reference, facts.epsilon) == colour
+
+
+@pytest.mark.parametrize("name", sorted(set(family_names()) - set(FAMILIES)))
+def test_the_others_have_none(name: str) -> None:
+    """resshift_sinsr.md section 5: no colour fix; jit_sr.md, skipdiff.md and baselines.md have none either."""
+    assert family_named(name).facts.colour.method == "none"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -23,7 +23,6 @@ TILE = TileFacts(
     context=0,
     value_range=(0.0, 1.0),
     dtype="float32",
-    colour="none",
 )
 
 

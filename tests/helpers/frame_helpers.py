@@ -170,7 +170,7 @@ def colour_source(name: str, read: Callable[[dict[str, Any]], Any]) -> Callable[
 
 
 def colour_table(grid: tuple[int, int, int], *values: Any) -> None:
-    """mean_std by hand: a gain and a bias per channel."""
+    """adain by hand: a gain and a bias per channel."""
     a = dict(zip(COLOUR["colour_table"], values, strict=True))
     assert grid == (3, 1, 1)
     facts_of = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from colour_steps import STEPS
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,7 +21,7 @@ ONNX_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
 def facts(**changes: Any) -> TileFacts:
-    """Tile facts for a small x4 model; any field may be replaced."""
+    """Tile facts for a small x4 model; any field may be replaced. colour : a name of `colour_steps.STEPS`."""
     fields: dict[str, Any] = {
         "scale": 4,
         "height": 32,
@@ -31,8 +32,8 @@ def facts(**changes: Any) -> TileFacts:
         "value_range": (-1.0, 1.0),
         "dtype": "float32",
         "colour": "none",
-    }
-    return TileFacts(**{**fields, **changes})
+    } | changes
+    return TileFacts(**{**fields, "colour": STEPS[fields["colour"]]})
 
 
 def manifest(tile: TileFacts, **changes: Any) -> Manifest:

@@ -15,7 +15,6 @@ TILE = TileFacts(
     context=4,
     value_range=(-1.0, 1.0),
     dtype="float32",
-    colour="none",
 )
 
 

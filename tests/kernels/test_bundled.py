@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="the extra 'kernels' is not installed")
 pytest.importorskip("torch", reason="the extra 'export' is not installed")
 
 import toy_kernels
+from colour_steps import STEPS
 
 from zoomrt.bundle import TileFacts
 from zoomrt.cli.build import summary
@@ -31,7 +32,6 @@ TILE = TileFacts(
     context=4,
     value_range=(-1.0, 1.0),
     dtype="float16",
-    colour="none",
 )
 ENGINES = [target for target in TARGETS.values() if target.compute_capabilities]
 
@@ -79,10 +79,13 @@ def test_every_gpu_of_a_target_is_covered_by_what_the_runtime_launches(tmp_path:
 
 
 def test_type_of_tiles_and_colour_policy_decide_what_comes_along(tmp_path: Path) -> None:
-    tile = msgspec.structs.replace(TILE, dtype="float32", colour="mean_std")
+    tile = msgspec.structs.replace(TILE, dtype="float32", colour=STEPS["kernels"])
     kernels = write_kernels(TARGETS["sm89"], tile, tmp_path, quiet)
     gathers, sources = {"gather_rgb_fp32", "gather_nv12_fp32"}, {"colour_source_rgb", "colour_source_nv12"}
     assert set(coverage(kernels)) == {*gathers, "blend_fp32_sums", "colour_table", *sources}
+    for model in ("osediff", "adcsr", "hypir"):  # their steps are not what the kernels do
+        other = write_kernels(TARGETS["sm89"], msgspec.structs.replace(tile, colour=STEPS[model]), tmp_path, quiet)
+        assert set(coverage(other)) == {*gathers, "blend_fp32_sums"}
 
 
 def test_a_manifest_tells_how_to_launch(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from zoomrt.runtime.yuv import read_window
 def facts(tile: tuple[int, int], value_range: tuple[float, float]) -> TileFacts:
     return TileFacts(
         height=tile[0], width=tile[1], overlap=4, context=1, scale=2, batches=(1,), value_range=value_range,
-        dtype="float32", colour="none",
+        dtype="float32",
     )  # fmt: skip
 
 

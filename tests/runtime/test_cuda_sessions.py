@@ -33,7 +33,7 @@ FRAME = rng_for("test_cuda_sessions").integers(0, 256, (90, 90, 3), np.uint8)
 @pytest.mark.parametrize("rtx", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_frame_through_tensorrt_is_that_of_the_plain_path(tmp_path: Path, rtx: bool, dtype: str) -> None:
-    tile = facts(batches=(1, 2, 4), dtype=dtype, colour="mean_std")
+    tile = facts(batches=(1, 2, 4), dtype=dtype, colour="kernels")
     bundle, shapes = engine_bundle(tmp_path / "b", tile)
     cuda = FakeCuda()
     session = tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, dtype, rtx=rtx))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_arrays import OnDevice
 from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, at, fake_trt
 from frame_helpers import COLOUR, GATHER, TYPES, gpu_upscaler, records
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
 
-from zoomrt.errors import BundleError, EngineMismatch, OutOfMemory, RuntimeFault
+from zoomrt.errors import BundleError, EngineMismatch, InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime import tiles
 from zoomrt.runtime.backends import add_kernels
 from zoomrt.runtime.cuda_kernel import CudaKernel, evaluate
@@ -32,7 +33,7 @@ from zoomrt.runtime.upscaler import Upscaler
     batches=st.sampled_from([(1,), (1, 2), (1, 3)]),
     kind=st.sampled_from(["fp16", "fp32"]),
     values=st.sampled_from([(-1.0, 1.0), (0.0, 1.0)]),
-    colour=st.sampled_from(["none", "mean_std", "wavelet"]),
+    colour=st.sampled_from(["none", "kernels", "osediff", "osediff_wavelet"]),
     seed=st.integers(0, 2**32),
 )
 def test_a_frame_of_bytes_is_that_of_the_tile_path(
@@ -68,11 +69,11 @@ def test_a_frame_of_bytes_is_that_of_the_tile_path(
     assert not cuda.live
 
 
-def test_mean_std_colours_are_matched_on_the_gpu(
+def test_colours_are_matched_on_the_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
 ) -> None:
     """An engine that darkens shows that the table was applied, and once."""
-    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour="mean_std")
+    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour="kernels")
     good = cuda.kernels["gather"]
 
     def darkened(grid: Any, *values: Any) -> None:
@@ -81,8 +82,7 @@ def test_mean_std_colours_are_matched_on_the_gpu(
         at(a["out"], (grid[2], 3, a["tile_height"], a["tile_width"]), "f4")[...] *= 0.5
 
     cuda.kernels["gather"] = darkened
-    for name in ("moments_of_frame", "apply_affine"):
-        monkeypatch.setattr(f"zoomrt.runtime.upscaler.{name}", None)  # the CPU has no part in it
+    monkeypatch.setattr("zoomrt.runtime.one_pass.corrected", None)  # the CPU has no part in it
     frame = rng.integers(0, 256, (60, 70, 3), np.uint8)
     with upscaler:
         found = upscaler(frame)
@@ -95,13 +95,31 @@ def test_mean_std_colours_are_matched_on_the_gpu(
 
 def test_colours_without_their_kernels_are_matched_on_the_cpu(tmp_path: Path, rng: np.random.Generator) -> None:
     with pytest.warns(UserWarning, match="'colour_source_rgb' for this GPU.*matched on the CPU instead") as said:
-        upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", lacking=tuple(COLOUR), colour="mean_std")
+        upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", lacking=tuple(COLOUR), colour="kernels")
     assert len(said) == 1
     plain, _ = fake_upscaler(upscaler.manifest.tile)
     frame = rng.integers(0, 256, (40, 70, 3), np.uint8)
     with upscaler:
         assert np.abs(upscaler(frame).astype(int) - plain(frame)).max() <= 1
         assert ".launch" in cuda.names()
+
+
+@pytest.mark.parametrize("colour", ["hypir", "adcsr"])
+def test_colours_of_values_that_bytes_do_not_hold_are_not_matched_on_bytes(
+    tmp_path: Path, rng: np.random.Generator, colour: str
+) -> None:
+    """Their steps look at values outside [0, 1], which a frame on the GPU has lost: tiles come to the CPU, and this is
+    said once."""
+    with pytest.warns(UserWarning, match=r"values that 8 bits do not hold.*cut and blended on the CPU") as said:
+        upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour=colour)
+    assert len(said) == len(upscaler.stats.notes) == 1
+    plain, _ = fake_upscaler(upscaler.manifest.tile)
+    frame = rng.integers(0, 256, (40, 70, 3), np.uint8)
+    with upscaler:
+        assert np.array_equal(upscaler(frame), plain(frame))
+        assert ".launch" not in cuda.names()
+        with pytest.raises(InputError, match="without frame kernels, colour step"):
+            upscaler(OnDevice(frame))
 
 
 def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -42,7 +42,7 @@ def picture(height: int = 50, width: int = 60) -> Any:
     width=st.integers(1, 110),
     gap=st.integers(0, 9),
     kind=st.sampled_from(["fp16", "fp32"]),
-    colour=st.sampled_from(["none", "mean_std"]),
+    colour=st.sampled_from(["none", "kernels"]),
     own=st.booleans(),
 )
 def test_a_frame_on_the_gpu_is_the_frame_of_the_host_path(
@@ -224,7 +224,12 @@ def test_results_that_cannot_be_written_and_inputs_that_would_go(tmp_path: Path)
 def test_sessions_that_cannot_keep_it_on_the_gpu_say_so(tmp_path: Path) -> None:
     frame = OnDevice(picture())
     cpu, _ = fake_upscaler(facts())
-    wavelet, _, _ = gpu_upscaler(tmp_path / "b", colour="wavelet")
-    for upscaler, seen in ((cpu, "without frame kernels"), (wavelet, "with frame kernels, colours 'wavelet'")):
-        with upscaler, pytest.raises(InputError, match=rf"on the GPU: got \w+ {seen}.*cupy.asnumpy"):
+    wavelet, _, _ = gpu_upscaler(tmp_path / "b", colour="osediff_wavelet")
+    osediff, _, _ = gpu_upscaler(tmp_path / "c", colour="osediff")
+    for upscaler, seen in (
+        (cpu, "without frame kernels"),
+        (wavelet, "with frame kernels, colour step 'wavelet'"),
+        (osediff, "with frame kernels, colour step 'adain'"),
+    ):
+        with upscaler, pytest.raises(InputError, match=rf"on the GPU: got \w+ {seen}.*cupy.asnumpy.*colour='none'"):
             upscaler(frame)

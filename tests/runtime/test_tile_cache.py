@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runtime_helpers import facts
 
-from zoomrt.runtime.tile_cache import TileCache, codes_of, largest_change
+from zoomrt.runtime.tile_cache import TileCache, code_white, codes_of, largest_change
 
 SHAPE = (3, 16, 24)
 
@@ -93,12 +93,18 @@ def test_tolerance_takes_noise_and_sees_an_edge_that_moves(rng: np.random.Genera
 
 @pytest.mark.parametrize("value_range", [(-1.0, 1.0), (0.0, 1.0), (0.0, 255.0)])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("colour", ["none", "osediff", "adcsr", "hypir"])
 def test_codes_are_the_rounded_share_of_the_range(
-    value_range: tuple[float, float], dtype: str, rng: np.random.Generator
+    value_range: tuple[float, float], dtype: str, colour: str, rng: np.random.Generator
 ) -> None:
+    """Cut to it, but where the colour step looks beyond it: then to three times as much."""
     low, high = value_range
     pixels = (low + (high - low) * rng.uniform(-0.1, 1.1, (3, 5, 6))).astype(dtype)
-    expected = np.clip((pixels.astype(np.float64) - low) / (high - low), 0, 1) * 65535
-    codes = codes_of(pixels, facts(value_range=value_range))
-    assert codes.dtype == np.uint16
+    pixels[0, 0, :2] = low - 3 * (high - low), high + 2 * (high - low)
+    beyond = colour in ("adcsr", "hypir")
+    white, least, most = (16384, -32768, 32767) if beyond else (65535, 0, 65535)
+    expected = np.clip((pixels.astype(np.float64) - low) / (high - low) * white, least, most)
+    tile = facts(value_range=value_range, colour=colour)
+    codes = codes_of(pixels, tile)
+    assert (codes.dtype, code_white(tile)) == (np.int16 if beyond else np.uint16, white)
     assert np.abs(codes - expected).max() <= 0.5 + 0.02  # float32 arithmetic on 16 bits

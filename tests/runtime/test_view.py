@@ -15,7 +15,7 @@ from runtime_helpers import facts, photograph
 
 from zoomrt.bundle import TileFacts
 from zoomrt.runtime.crop import crop_of, network_share
-from zoomrt.runtime.tile_cache import codes_of
+from zoomrt.runtime.tile_cache import Codes, codes_of
 from zoomrt.runtime.view import View, view_of
 
 Planes = NDArray[np.float32]
@@ -31,7 +31,7 @@ def enlarged(tile: Planes, scale: int) -> Planes:
     return np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS)) for plane in tile])
 
 
-def tiles_of(view: View, window: Planes, tile: TileFacts) -> dict[int, NDArray[np.uint16]]:
+def tiles_of(view: View, window: Planes, tile: TileFacts) -> dict[int, Codes]:
     low, high = tile.value_range
     return {
         index: codes_of(enlarged(view.tile_input(window, index), tile.scale) * (high - low) + low, tile)
@@ -122,7 +122,7 @@ def test_missing_tiles_are_bicubic_and_the_others_stay(count: int) -> None:
     np.testing.assert_allclose(nearly[:, far], everything[:, far], atol=5e-3)
 
 
-@pytest.mark.parametrize("colour", ["none", "mean_std"])
+@pytest.mark.parametrize("colour", ["none", "osediff"])
 def test_strips_are_the_whole(colour: Any, rng: np.random.Generator) -> None:
     """Any rows, and those that the session takes; with a colour step all of them at once."""
     frame, output, tile = planes_of(photograph(100, 100)), (150, 96), facts(colour=colour)
@@ -188,7 +188,7 @@ class Chart:
 
     def __init__(self) -> None:
         self.frame, self.tile = chart(160), facts()
-        self.done: dict[int, NDArray[np.uint16]] = {}
+        self.done: dict[int, Codes] = {}
 
     def view(self, zoom: float) -> View:
         return view_of((160, 160), (96, 96), self.tile, zoom, (0.55, 0.45))
@@ -238,7 +238,7 @@ def block_change(one: Planes, other: Planes) -> float:
     return float(difference.reshape(12, 8, 12, 8).mean(axis=(1, 3)).max())
 
 
-@pytest.mark.parametrize("colour", ["mean_std", "wavelet"])
+@pytest.mark.parametrize("colour", ["osediff", "adcsr", "hypir", "osediff_wavelet"])
 def test_colours_follow_the_frame(colour: str) -> None:
     """A network that tints its tiles: the view's mean is that of the plain view again."""
     frame, output, tile = planes_of(photograph(100, 100)), (96, 96), facts(colour=colour)

@@ -433,6 +433,22 @@ def test_a_session_closes_the_bundle_that_it_opened(bundle: Path, frame: NDArray
     assert session._upscaler.closed
 
 
+def test_another_colour_step(bundle: Path, upscaler: Upscaler, frame: NDArray[np.uint8]) -> None:
+    """Chosen when loading, which is the caller's where an upscaler is given."""
+    views = []
+    for colour in (None, "none", "wavelet"):
+        with ZoomSession(bundle, OUTPUT, colour=colour, threads=1) as session:
+            views.append(session.process(frame, 4.0).pixels)
+    assert np.array_equal(views[0], views[1])
+    assert not np.array_equal(views[0], views[2])
+    with load(bundle, threads=1, colour="wavelet") as loaded, ZoomSession(loaded, OUTPUT) as session:
+        assert np.array_equal(session.process(frame, 4.0).pixels, views[2])
+    with pytest.raises(UsageError, match=r"colour='wavelet' with a loaded Upscaler.*zoomrt.load"):
+        ZoomSession(upscaler, OUTPUT, colour="wavelet")
+    with pytest.raises(UsageError, match="unknown colour step"):
+        ZoomSession(bundle, OUTPUT, colour="auto")
+
+
 def test_two_sessions_share_one_engine(upscaler: Upscaler, frame: NDArray[np.uint8]) -> None:
     with ZoomSession(upscaler, OUTPUT) as one, ZoomSession(upscaler, (80, 60)) as two:
         expected = [one.process(frame, 3.0).pixels, two.process(frame, 3.0).pixels]

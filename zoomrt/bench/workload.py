@@ -93,7 +93,8 @@ def tile_stages(upscaler: Upscaler, work: Workload, rounds: int) -> dict[str, fl
     tile = upscaler.manifest.tile
     spans = plan(work.corner.shape[0], work.corner.shape[1], tile)
     batch = work.batch.copy()
-    out = pixels.empty_frame(work.corner, tile.scale)
+    size = work.corner.shape[0] * tile.scale, work.corner.shape[1] * tile.scale
+    out = pixels.empty_frame(work.corner, size)
     taken: dict[str, list[float]] = {name: [] for name in ("convert in", "engine", "blend", "convert out")}
     with upscaler.engine() as session:
         for _ in range(rounds):
@@ -107,7 +108,7 @@ def tile_stages(upscaler: Upscaler, work: Workload, rounds: int) -> dict[str, fl
             clock.append(time.perf_counter())
             rows, columns, block = blender.add(0, answer)
             clock.append(time.perf_counter())
-            pixels.store(block, tile, out[rows, columns], None)
+            pixels.store(pixels.values_of(block, tile, 3, 255.0), out[rows, columns], 255.0)
             clock.append(time.perf_counter())
             for name, begin, end in zip(taken, clock, clock[1:], strict=False):
                 taken[name].append(end - begin)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--recursive", is_flag=True, help="Also take pictures in folders below those named.")
 @click.option("--format", "format_name", help=f"{', '.join(NEW_ENDINGS)}; if left out, that of each picture.")
 @click.option("--suffix", default="", help="Added to each result's name, such as _x4.")
+@click.option("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
 @click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @click.option("--backend", help="onnxruntime or openvino: run an fp32 bundle in the other one than it was built for.")
 @click.option(
@@ -51,6 +52,7 @@ def cli(
     recursive: bool,
     format_name: str | None,
     suffix: str,
+    colour: str | None,
     threads: int | None,
     backend: str | None,
     smaller: Path | None,
@@ -63,7 +65,9 @@ def cli(
     failures: list[ZoomrtError] = []
     if todo:
         with output_folders(todo):
-            failures = upscale_all(bundle, todo, threads=threads, backend=backend, smaller=smaller, quiet=quiet)
+            failures = upscale_all(
+                bundle, todo, threads=threads, backend=backend, smaller=smaller, colour=colour, quiet=quiet
+            )
     if not quiet and (len(jobs) > 1 or skipped):
         done = len(todo) - len(failures)
         existing = f", {skipped} skipped because the result exists (--overwrite replaces)" if skipped else ""
@@ -81,6 +85,7 @@ def upscale_all(
     quiet: bool,
     backend: str | None = None,
     smaller: Path | None = None,
+    colour: str | None = None,
 ) -> list[ZoomrtError]:
     """Upscale every job; report the pictures that fail, go on, and return their errors: those known before the work
     first."""
@@ -89,7 +94,7 @@ def upscale_all(
     failures: list[ZoomrtError] = []
     told: set[str] = set()
     with (
-        load(bundle, threads=threads, backend=backend, smaller=smaller) as upscaler,
+        load(bundle, threads=threads, backend=backend, smaller=smaller, colour=colour) as upscaler,
         progress_bar(quiet=quiet) as advance,
     ):
         scale = upscaler.scale

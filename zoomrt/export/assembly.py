@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 from torch import nn
 
-from zoomrt.bundle import ColourPolicy, Manifest, TileFacts, writing_bundle
+from zoomrt.bundle import ColourMethod, Manifest, TileFacts, writing_bundle
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint
 from zoomrt.export.families import family_named, family_of
@@ -175,6 +175,9 @@ def _tile_facts(request: BuildRequest, facts: FamilyFacts, backend: str) -> Tile
             needed="ascending sizes that start with 1",
             remedy="Use --batch 1 or, for example, --batch 1,4.",
         )
+    colour = facts.colour
+    if request.colour is not None:
+        colour = msgspec.structs.replace(colour, method=cast("ColourMethod", request.colour))
     return TileFacts(
         scale=facts.scale,
         height=side,
@@ -184,7 +187,7 @@ def _tile_facts(request: BuildRequest, facts: FamilyFacts, backend: str) -> Tile
         context=context,
         value_range=facts.value_range,
         dtype="float16" if floating_point(request.precision, backend) == "fp16" else "float32",
-        colour=cast("ColourPolicy", request.colour) if request.colour else facts.colour,
+        colour=colour,
         noise=facts.noise,
     )
 

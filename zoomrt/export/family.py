@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from zoomrt.bundle import ColourPolicy, NoiseFacts
+from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, NoiseFacts
 from zoomrt.errors import UsageError
 from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.sources import NO_SOURCES, Sources
@@ -72,7 +72,7 @@ class FamilyFacts:
     scale : output pixels per input pixel, each axis; of the most common variant where checkpoints differ.
     value_range : black and white of the network's input and output.
     steps : network evaluations per tile.
-    colour : what the runtime does to the stitched picture, see `bundle.TileFacts.colour`.
+    colour : the colour step of the whole picture, as the authors do it; none if left out.
     weights_licence : one line; it travels in the manifest.
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
     takes : the fields of `sources.Sources` that the family reads; any other is refused.
@@ -87,9 +87,9 @@ class FamilyFacts:
     size: SizeRule
     value_range: tuple[float, float]
     steps: int
-    colour: ColourPolicy
     tiling: TilingAdvice
     weights_licence: str
+    colour: ColourFacts = NO_COLOUR_STEP
     embedded_weights: Path | None = None
     takes: tuple[str, ...] = ()
     noise: NoiseFacts | None = None

@@ -13,6 +13,7 @@ from zoomrt.kernel_file import KernelFile
 from zoomrt.kernels.binary import LIMITS
 from zoomrt.kernels.compile import KernelBinary, compile_kernels
 from zoomrt.kernels.configuration import Configuration, all_configurations
+from zoomrt.runtime.colour import kernels_match
 
 __all__ = ["FOLDER", "without_kernels", "write_kernels"]
 
@@ -59,7 +60,7 @@ def _triton_is_here() -> bool:
 def _is_for(configuration: Configuration, tile: TileFacts) -> bool:
     """Names of configurations hold the type of the tiles and the format of the frames that they read or write."""
     other = {"float16": "fp32", "float32": "fp16"}[tile.dtype]
-    colours = configuration.kernel != "colour_match" or tile.colour == "mean_std"
+    colours = configuration.kernel != "colour_match" or kernels_match(tile.colour)
     return colours and not {other, *_NOT_LAUNCHED} & set(configuration.name.split("_"))
 
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from zoomrt.bundle import ColourPolicy, Manifest, open_bundle, sha256_of
+from zoomrt.bundle import Manifest, open_bundle, sha256_of
 from zoomrt.errors import MissingDependency, UsageError, unknown_name
 from zoomrt.export import cache
 from zoomrt.export.calibration_options import Calibration
@@ -22,14 +22,14 @@ from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
 from zoomrt.files import cache_path
+from zoomrt.runtime.colour import check_method
 
 if TYPE_CHECKING:
     from zoomrt.export.cpu_engines import CpuEngine
 
-__all__ = ["COLOURS", "DEFAULT_MODEL", "BuildRequest", "BuildResult", "Progress", "build"]
+__all__ = ["DEFAULT_MODEL", "BuildRequest", "BuildResult", "Progress", "build"]
 
 DEFAULT_MODEL = "edge"
-COLOURS: tuple[str, ...] = get_args(ColourPolicy)
 Progress = Callable[[str, float], None]
 _PACKAGES = (
     "zoomrt",
@@ -60,7 +60,7 @@ class BuildRequest:
     timeout_s : limit for one engine build, seconds.
     max_memory : bytes; a build that is expected to take more is refused before it starts.
     sources : what the family needs besides the checkpoint.
-    colour : another colour policy than the family's, see `bundle.TileFacts.colour`.
+    colour : another method for the colour step than the family's, see `bundle.ColourFacts`.
     bisect : where the graph does not do what torch does, name the first node that differs.
     calibration : for precisions with 8-bit layers only.
     require_faster : refuse a bundle with fewer bits that was measured no faster than FP32; target cpu only.
@@ -110,7 +110,8 @@ def build(
     precision_named(request.precision, target)
     if request.model is not None and request.model not in family_names():
         raise unknown_name("model", request.model, family_names())
-    _check_colour(request)
+    if request.colour is not None:
+        check_method(request.colour)
     _check_calibration(request)
     backend = _backend(request, target)
     _check_require_faster(request, backend)
@@ -159,11 +160,6 @@ def _content_key(request: BuildRequest, backend: str, versions: dict[str, str]) 
     if backend in CPU_RUNNERS:
         content["engines"] = [engine.name for engine in _cpu_engines(request)]
     return cache.content_key({**content, "sources": request.sources.fingerprint, "versions": versions})
-
-
-def _check_colour(request: BuildRequest) -> None:
-    if request.colour is not None and request.colour not in COLOURS:
-        raise unknown_name("colour policy", request.colour, COLOURS)
 
 
 def _check_calibration(request: BuildRequest) -> None:

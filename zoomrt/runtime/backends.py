@@ -13,6 +13,7 @@ import msgspec
 from zoomrt.bundle import Bundle, Manifest, SamplingFacts
 from zoomrt.errors import EngineMismatch, UsageError, unknown_name
 from zoomrt.runtime.batch_choice import choose_batch
+from zoomrt.runtime.colour import kernels_match, takes_codes
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.frame_engine import ColourKernels, FrameKernels
 from zoomrt.runtime.onnxruntime_session import core_count
@@ -182,11 +183,14 @@ def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> N
     if manifest.tile.noise is not None:
         session.note(f"start noise is made on the CPU. {fallback}")
         return
+    if not takes_codes(manifest.tile.colour):
+        session.note(f"the colour step of this model looks at values that 8 bits do not hold. {fallback}")
+        return
     if not (whole := found(fallback, f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")):
         return
     colours: list[CudaKernel] = []
     countable = MAX_DEVICE_PIXELS * manifest.tile.scale**2 < 2**31
-    if manifest.tile.colour == "mean_std" and countable:
+    if kernels_match(manifest.tile.colour) and countable:
         fallback = "Colours are matched on the CPU instead."
         colours = found(fallback, "colour_source_rgb", "colour_table", "colour_apply")
     fallback = "YUV frames are cut into tiles on the CPU instead."

@@ -1,115 +1,108 @@
 """The colour step: brings the whole finished picture back to the colours of its input, once and globally.
 
-Policy `mean_std` (AdaIN as OSEDiff and AdcSR use it): per channel y' = (y - mean_y) / sigma_y * sigma_x + mean_x over
-the whole picture, with sigma = sqrt(unbiased variance + EPSILON) for values in [0, 1]. Per tile it would make seams.
-The sums run in float64 while tiles finish, on blended float pixels after clipping to [0, 1], so that they describe the
-pixels that are stored. The affine map is then applied in place to the finished frame, as a lookup table where
-pixels are integers; the reference systems work on 8 bit here too. Nothing frame-sized is allocated.
+`bundle.ColourFacts` says how, as each model's authors do it: by which method, on values that were cut to [0, 1] or not,
+and whose colours. Per tile it would make seams. `adain` needs the mean and deviation of the whole picture before it can
+change a pixel, so the picture waits, in floats or nearly; `wavelet` follows the blocks as they come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.runtime.rgb_view import Picture
+from zoomrt.bundle import Bundle, ColourFacts, ColourMethod
+from zoomrt.errors import OutOfMemory, unknown_name
+from zoomrt.runtime.blocks import Block
+from zoomrt.runtime.fixed_point import FIXED_WHITE, to_codes
+from zoomrt.runtime.moments import Moments, matching_affine
+from zoomrt.runtime.reference import Reference
+from zoomrt.runtime.wavelet import match_low_frequencies
 
-__all__ = ["EPSILON", "Moments", "apply_affine", "matching_affine", "moments_of_frame", "peak_of"]
+__all__ = ["METHODS", "check_method", "corrected", "kernels_match", "takes_codes", "with_method"]
 
-EPSILON = 1e-5
-"""Added to the variance (OSEDiff's value): a flat picture has sigma 0.003 instead of 0, and noise is not blown up."""
-
-_BAND_PIXELS = 1 << 16  # pixels worked on at a time, so that temporaries stay small whatever the frame
+METHODS: tuple[str, ...] = get_args(ColourMethod)
+_BAND_PIXELS = 1 << 16  # pixels worked on at a time
 
 
-def peak_of(dtype: np.dtype[Any]) -> float:
-    """The value of white: 255, 65535, or 1 for floats."""
-    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
+def check_method(method: str) -> None:
+    """UsageError unless it is one of `METHODS`."""
+    if method not in METHODS:
+        raise unknown_name("colour step", method, METHODS)
 
 
-class Moments:
-    """Running float64 count, mean and variance of each channel.
+def with_method(bundle: Bundle, method: str) -> Bundle:
+    """The same bundle with another method, one of `METHODS`. Where values are cut and whose colours they take stays."""
+    tile = bundle.manifest.tile
+    colour = msgspec.structs.replace(tile.colour, method=method)
+    tile = msgspec.structs.replace(tile, colour=colour)
+    return Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, tile=tile))
 
-    channels : how many.
-    peak : the value of white in what is added; means and variances are for values in [0, 1].
+
+def takes_codes(colour: ColourFacts) -> bool:
+    """Whether the step may look at pixels that are stored already, cut and rounded, as whole frames on a GPU are."""
+    return colour.method == "none" or colour.clamp == "first"
+
+
+def kernels_match(colour: ColourFacts) -> bool:
+    """Whether the kernels of `zoomrt/kernels/colour_match.py` do just this: they know the input as it is."""
+    return colour == ColourFacts(method="adain", clamp="first", reference="input")
+
+
+def corrected(blocks: Iterable[Block], reference: Reference, out: NDArray[Any], colour: ColourFacts) -> Iterator[Block]:
+    """The picture of `blocks`, which is going to be stored in `out`, with the colours of the reference.
+
+    reference : of the same size. out : (H, W, 3) or (H, W); float32 keeps what `adain` has to wait with, for others
+    room of its own is made, 2 bytes for each of uint8 and 4 for each of uint16. Raises OutOfMemory then.
     """
-
-    def __init__(self, channels: int, peak: float) -> None:
-        self._peak = peak
-        self._count = 0
-        self._sum = np.zeros(channels)
-        self._squares = np.zeros(channels)
-
-    def add(self, block: NDArray[np.float32]) -> None:
-        """Take pixels, (channels, rows, columns) float32 in [0, peak].
-
-        A row is summed pairwise in float32 (numpy's `sum`; `einsum` adds one by one and loses 3e-4), rows in float64.
-        """
-        self._count += block.shape[1] * block.shape[2]
-        self._sum += block.sum(axis=2).sum(axis=1, dtype=np.float64)
-        self._squares += np.square(block).sum(axis=2).sum(axis=1, dtype=np.float64)
-
-    def add_sums(self, count: int, sums: NDArray[np.float64], squares: NDArray[np.float64]) -> None:
-        """Take pixels that were summed elsewhere: how many, and per channel their sum and that of their squares."""
-        self._count += count
-        self._sum += sums
-        self._squares += squares
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        return self._sum / self._count / self._peak
-
-    @property
-    def variance(self) -> NDArray[np.float64]:
-        """Unbiased; 0 for a single pixel."""
-        centred = self._squares / self._peak**2 - self._count * self.mean**2
-        return np.maximum(centred, 0) / max(self._count - 1, 1)
+    channels, size = 1 if out.ndim == 2 else 3, (out.shape[0], out.shape[1])
+    if colour.clamp == "first":
+        blocks = _clamped(blocks)
+    if colour.method == "wavelet":
+        return match_low_frequencies(blocks, reference, channels, size)
+    if colour.method == "adain":
+        return _match_moments(blocks, reference.moments(), out, colour.epsilon)
+    return iter(blocks)
 
 
-def moments_of_frame(frame: Picture) -> Moments:
-    """Moments of a whole frame, (H, W, 3) or (H, W) uint8, uint16 or float32, or YUV, of which they are the RGB's."""
-    moments = Moments(1 if frame.ndim == 2 else 3, peak_of(frame.dtype))
-    for band in _bands(frame):
-        moments.add(np.ascontiguousarray(np.moveaxis(_three_axes(band), 2, 0), np.float32))
-    return moments
+def _clamped(blocks: Iterable[Block]) -> Iterator[Block]:
+    for rows, columns, block in blocks:
+        yield rows, columns, np.clip(block, 0, 1)
 
 
-def matching_affine(source: Moments, result: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gain and bias per channel, for values in [0, 1], that give `result` the mean and deviation of `source`."""
-    gain = np.sqrt((source.variance + EPSILON) / (result.variance + EPSILON))
-    return gain, source.mean - gain * result.mean
+def _match_moments(blocks: Iterable[Block], wanted: Moments, out: NDArray[Any], epsilon: float) -> Iterator[Block]:
+    waiting = _room_for(out)
+    fixed = waiting.dtype.kind == "i"
+    channels, height, width = waiting.shape
+    found = Moments(channels)
+    for rows, columns, block in blocks:
+        found.add(block)
+        if fixed:
+            to_codes(block * np.float32(FIXED_WHITE), waiting[:, rows, columns])
+        else:
+            waiting[:, rows, columns] = block
+    gain, bias = (each[:, None, None] for each in matching_affine(wanted, found, epsilon))
+    gain /= FIXED_WHITE if fixed else 1
+    step = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, step):
+        rows = slice(top, min(top + step, height))
+        block = waiting[:, rows] * gain.astype(np.float32)
+        block += bias.astype(np.float32)
+        yield rows, slice(0, width), block
 
 
-def apply_affine(frame: NDArray[Any], gain: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
-    """Replace a frame's values v in [0, 1] by clip(gain * v + bias) in place.
-
-    frame : (H, W, 3) or (H, W), C-contiguous uint8, uint16 or float32; gain and bias : (channels,).
-    """
-    if frame.dtype.kind == "f":
-        for band in map(_three_axes, _bands(frame)):
-            band *= gain.astype(np.float32)
-            band += bias.astype(np.float32)
-            np.clip(band, 0, 1, out=band)
-        return
-    peak = peak_of(frame.dtype)
-    values = np.arange(peak + 1)[:, None] * gain + bias * peak
-    tables = np.rint(np.clip(values, 0, peak)).astype(frame.dtype)
-    for band in map(_three_axes, _bands(frame)):
-        for channel, table in enumerate(tables.T):
-            band[..., channel] = table[band[..., channel]]
-
-
-def _bands(frame: Picture) -> Iterator[NDArray[Any]]:
-    """Views of a few rows each, wide frames also cut into columns."""
-    wide = min(frame.shape[1], _BAND_PIXELS)
-    high = max(1, _BAND_PIXELS // wide)
-    for top in range(0, frame.shape[0], high):
-        for left in range(0, frame.shape[1], wide):
-            yield frame[top : top + high, left : left + wide]
-
-
-def _three_axes(frame: NDArray[Any]) -> NDArray[Any]:
-    return frame[:, :, None] if frame.ndim == 2 else frame
+def _room_for(out: NDArray[Any]) -> NDArray[Any]:
+    """Where a picture waits, (channels, H, W): `out` itself where it holds floats."""
+    if out.dtype.kind == "f":
+        return out[None] if out.ndim == 2 else out.transpose(2, 0, 1)
+    shape = (1 if out.ndim == 2 else 3, *out.shape[:2])
+    dtype = np.dtype(np.int16 if out.dtype == np.uint8 else np.float32)
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError as cause:
+        needed = f"{int(np.prod(shape)) * dtype.itemsize / 1e6:.0f} MB until the colours of the whole picture are known"
+        remedy = "Cut the picture into parts first, close other programs, or choose the colour step none or wavelet."
+        raise OutOfMemory("cannot match the colours", seen="no room", needed=needed, remedy=remedy) from cause

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime.buffers import contiguous_strides
-from zoomrt.runtime.colour import Moments
 from zoomrt.runtime.device import Device, Engine, Stream
 from zoomrt.runtime.frame_engine import FrameKernels
 from zoomrt.runtime.frame_path import FramePath
@@ -112,7 +111,7 @@ class DeviceSession(Session):
         """Whether frames that `run_frame` upscales have their colours matched."""
         return self.frames is not None and self.frames.kernels.colours is not None
 
-    def run_frame(self, frame: Picture, out: NDArray[Any], moments: Moments | None) -> bool:
+    def run_frame(self, frame: Picture, out: NDArray[Any]) -> bool:
         """Upscale a whole frame on the device if that can be; otherwise False, and nothing is done.
 
         Where its memory does not suffice, frames go tile by tile from then on, with one warning.
@@ -121,7 +120,7 @@ class DeviceSession(Session):
             return False
         self._check_open()
         try:
-            self.frames.run(frame, out, moments, self.batches)
+            self.frames.run(frame, out, self.batches)
         except OutOfMemory as error:
             self.frames.close()
             self.frames = None

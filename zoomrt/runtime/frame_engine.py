@@ -33,7 +33,7 @@ __all__ = [
     "Kernel",
     "aligned",
     "axis_table",
-    "checked_sums",
+    "check_sums",
 ]
 
 _SUMS = 7  # per block of the blend: sums of red, green and blue, of their squares, values that were not finite
@@ -60,7 +60,7 @@ class FrameKernels(NamedTuple):
     """What whole frames need besides the engine.
 
     gather : by the name of `FrameBytes`: `rgb`, and `nv12` where the bundle has all that it takes. For tiles of the
-        bundle's type, as is blend, the one with sums. colours : match `mean_std` colours here too; frames of up to
+        bundle's type, as is blend, the one with sums. colours : do the colour step `adain` here too; frames of up to
         2^31 - 1 output pixels then.
     """
 
@@ -284,13 +284,11 @@ class FrameEngine:
         self._held = []
 
 
-def checked_sums(raw: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The sums of all blocks together. RuntimeFault where values were not finite."""
-    sums: NDArray[np.float64] = raw.view(np.float32).reshape(-1, _SUMS).astype(np.float64).sum(0)
-    if (bad := sums[6]) > 0:
+def check_sums(raw: NDArray[np.uint8]) -> None:
+    """RuntimeFault where values of some block were not finite."""
+    if (bad := raw.view(np.float32).reshape(-1, _SUMS)[:, 6].sum(dtype=np.float64)) > 0:
         seen, remedy = f"{bad:.0f} values NaN or infinite", "Build with --precision fp32, or run trt-doctor."
         raise RuntimeFault("the engine failed on this frame", seen=seen, needed="finite values", remedy=remedy)
-    return sums
 
 
 def _copy(target: Buffer, source: Buffer, stream: Stream) -> None:

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
-from zoomrt.runtime.colour import Moments
 from zoomrt.runtime.device import Buffer, Device, Engine, HostBuffer, Stream
 from zoomrt.runtime.frame_bytes import FrameBytes, RgbBytes, bytes_of
-from zoomrt.runtime.frame_engine import EngineRuns, FrameEngine, FrameKernels, aligned, checked_sums
+from zoomrt.runtime.frame_engine import EngineRuns, FrameEngine, FrameKernels, aligned, check_sums
 from zoomrt.runtime.interop import DeviceView
 from zoomrt.runtime.rgb_view import Picture
 from zoomrt.runtime.scheduler import Pipeline
@@ -60,9 +59,8 @@ class FramePath:
         reads = bytes_of(frame)
         return reads is not None and reads.name in self.kernels.gather and fits_device(*frame.shape[:2])
 
-    def run(self, frame: Picture, out: NDArray[np.uint8], moments: Moments | None, sizes: tuple[int, ...]) -> None:
-        """Upscale a frame that it `takes`, of H x W pixels, into `out`, RGB, C-contiguous, and count its codes into
-        `moments`.
+    def run(self, frame: Picture, out: NDArray[np.uint8], sizes: tuple[int, ...]) -> None:
+        """Upscale a frame that it `takes`, of H x W pixels, into `out`, RGB, C-contiguous.
 
         sizes : batch sizes to use, of those that there are engines for.
 
@@ -88,9 +86,7 @@ class FramePath:
             for _, land in landings:
                 result = land()[0]
                 np.copyto(out, result[: out.size].reshape(out.shape))
-                sums = checked_sums(result[aligned(out.size) :])
-        if moments is not None:
-            moments.add_sums(height * width * self.tile.scale**2, sums[:3], sums[3:6])
+                check_sums(result[aligned(out.size) :])
 
     def run_resident(
         self, frame: DeviceView, out: DeviceView | None, sizes: tuple[int, ...], done: Callable[[], None]
@@ -161,7 +157,7 @@ class _ResidentFrames:
         compute.copy(landed, sums)
         compute.record(self._done)
         self._done.sync()
-        checked_sums(landed.array)
+        check_sums(landed.array)
         return target.address, out.owner if out else target
 
     def holds(self, address: int) -> bool:

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, OutOfMemory
-from zoomrt.runtime.colour import Moments, peak_of
-from zoomrt.runtime.rgb_view import Picture, RgbView
+from zoomrt.runtime.rgb_view import Picture, RgbView, peak_of
 from zoomrt.runtime.tiles import TilePlan, check_size
 
-__all__ = ["LUMA", "check_frame", "empty_frame", "gather", "store"]
+__all__ = ["LUMA", "check_frame", "empty_frame", "gather", "store", "values_of"]
 
 _Part = slice | NDArray[np.intp]
 
@@ -46,11 +45,14 @@ def check_frame(frame: object) -> None:
             raise InputError(what, seen=seen, needed="float32 in [0, 1]", remedy=remedy)
 
 
-def empty_frame(like: Picture, scale: int) -> NDArray[Any]:
-    """An output frame for `like`: same type and rank (uint8 RGB for YUV), scale times the size, not filled. Raises
-    OutOfMemory."""
-    shape = (like.shape[0] * scale, like.shape[1] * scale, *like.shape[2:])
+def empty_frame(like: Picture, size: tuple[int, int], *, deep: bool = False) -> NDArray[Any]:
+    """An output frame of (height, width) `size` for `like`, not filled: of its type and rank, uint8 RGB for YUV.
+
+    deep : uint16 in place of uint8, for a frame that goes through the network once more. Raises OutOfMemory.
+    """
+    shape = (*size, *like.shape[2:])
     dtype = np.dtype(np.uint8) if isinstance(like, RgbView) else like.dtype
+    dtype = np.dtype(np.uint16) if deep and dtype == np.uint8 else dtype
     try:
         return np.empty(shape, dtype)
     except MemoryError as cause:
@@ -80,26 +82,33 @@ def _read(frame: Picture, rows: _Part, columns: _Part) -> NDArray[Any]:
     return pixels
 
 
-def store(block: NDArray[np.float32], tile: TileFacts, out: NDArray[Any], moments: Moments | None) -> None:
-    """Write finished pixels into a window of the output frame, and count them.
+def values_of(block: NDArray[np.float32], tile: TileFacts, channels: int, white: float) -> NDArray[np.float32]:
+    """What a network answered, (3, rows, columns) in tile.value_range, with black 0, not cut; overwritten.
 
-    block : (3, rows, columns) float32 in tile.value_range; overwritten.
-    out : (rows, columns, 3), or (rows, columns) that receives luma, of any frame type; rounded and clipped.
+    channels : 3, or 1 for its luma. white : the value of white in what is returned.
     """
-    peak = peak_of(out.dtype)
     low, high = tile.value_range
-    if out.ndim == 2:
-        grey = block[:1]
+    grey = block[:1]
+    if channels == 1:
         block *= LUMA[:, None, None]
         grey += block[1:2]
         grey += block[2:]
-        block, out = grey, out[:, :, None]
-    block *= np.float32(peak / (high - low))
-    block -= np.float32(low * peak / (high - low))
+    values = block if channels == 3 else grey
+    values *= np.float32(white / (high - low))
+    values -= np.float32(low * white / (high - low))
+    return values
+
+
+def store(block: NDArray[np.float32], out: NDArray[Any], white: float) -> None:
+    """Write finished pixels, (channels, rows, columns), into a window of the output frame; they are overwritten.
+
+    out : (rows, columns, 3) or (rows, columns), of any frame type; rounded and cut to what it holds.
+    """
+    peak = peak_of(out.dtype)
+    if white != peak:
+        block *= np.float32(peak / white)
     np.clip(block, 0, peak, out=block)
-    if moments is not None:
-        moments.add(block)
     if out.dtype.kind == "u":
         np.rint(block, out=block)
     for channel, plane in enumerate(block):  # by planes: numpy's inner loop would otherwise be 3 long
-        np.copyto(out[:, :, channel], plane, casting="unsafe")
+        np.copyto(out if out.ndim == 2 else out[:, :, channel], plane, casting="unsafe")

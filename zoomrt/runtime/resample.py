@@ -14,13 +14,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BICUBIC", "LANCZOS", "Axis", "Band", "Kernel", "add_resampled", "axis_sum", "cut", "outputs", "plan_axis"]
+__all__ = [
+    "BICUBIC",
+    "LANCZOS",
+    "TORCH_BICUBIC",
+    "Axis",
+    "Band",
+    "Kernel",
+    "add_resampled",
+    "add_resampled_rows",
+    "axis_sum",
+    "cut",
+    "outputs",
+    "plan_axis",
+    "resampled_columns",
+]
 
 _GROUP = 16
 """Outputs per matrix: fewer make more calls, more make emptier matrices (`benchmarks/zoom.py` has the time)."""
@@ -38,11 +52,11 @@ class Kernel:
     at: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys (1981) with a = -0.5, the one that reproduces quadratics; also Pillow's."""
+def _cubic(a: float, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cubic convolution, Keys (1981)."""
     x = np.abs(distance)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
@@ -50,7 +64,10 @@ def _lanczos(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0.0)
 
 
-BICUBIC = Kernel(2.0, _cubic)
+BICUBIC = Kernel(2.0, partial(_cubic, -0.5))
+"""The cubic that reproduces quadratics; also Pillow's."""
+TORCH_BICUBIC = Kernel(2.0, partial(_cubic, -0.75))
+"""That of torch's `interpolate`."""
 LANCZOS = Kernel(3.0, _lanczos)
 
 
@@ -108,14 +125,15 @@ class Axis:
         return tuple(bands)
 
 
-def plan_axis(start: float, stop: float, count: int, size: int, kernel: Kernel) -> Axis:
+def plan_axis(start: float, stop: float, count: int, size: int, kernel: Kernel, *, antialias: bool = True) -> Axis:
     """Weights that turn the part [start, stop) of an axis into `count` pixels.
 
     start, stop : in source pixels, whose edges are at whole numbers: pixel i covers [i, i + 1). Fractions are exact.
     count : output pixels, 1 or more. size : source pixels of the whole axis; those around the part have a share too.
+    antialias : whether the kernel widens when the picture shrinks.
     """
     step = (stop - start) / count
-    stretch = max(step, 1.0)
+    stretch = max(step, 1.0) if antialias else 1.0
     reach = kernel.support * stretch
     centres = start + (np.arange(count, dtype=np.float64) + 0.5) * step
     # from the first to the last pixel whose middle is less than `reach` away
@@ -167,9 +185,16 @@ def add_resampled(
     if not rows or not columns:
         return
     top, bottom = min(band.source for band in rows), max(band.source + band.matrix.shape[1] for band in rows)
+    begin, end = columns[0].start, columns[-1].start + len(columns[-1].matrix)
+    wide = resampled_columns(planes[:, top:bottom], columns)
+    add_resampled_rows(wide, [Band(b.start, b.source - top, b.matrix) for b in rows], out[:, :, begin:end], gain)
+
+
+def resampled_columns(planes: NDArray[Any], columns: Sequence[Band]) -> NDArray[np.float32]:
+    """Planes (channels, H, W) of any number type at the width of these bands, (channels, H, width)."""
     left, right = min(band.source for band in columns), max(band.source + band.matrix.shape[1] for band in columns)
     begin, end = columns[0].start, columns[-1].start + len(columns[-1].matrix)
-    needed = np.ascontiguousarray(planes[:, top:bottom, left:right], np.float32)
+    needed = np.ascontiguousarray(planes[:, :, left:right], np.float32)
     flat = needed.reshape(-1, right - left)
     wide = np.empty((flat.shape[0], end - begin), np.float32)
     for part in _parts(len(flat), max(band.matrix.size for band in columns)):
@@ -177,13 +202,18 @@ def add_resampled(
             source, target = band.source - left, band.start - begin
             pixels = flat[part, source : source + band.matrix.shape[1]]
             np.matmul(pixels, band.matrix.T, out=wide[part, target : target + len(band.matrix)])
-    stack = wide.reshape(len(planes), bottom - top, end - begin)
+    return wide.reshape(*planes.shape[:2], end - begin)
+
+
+def add_resampled_rows(
+    planes: NDArray[np.float32], rows: Sequence[Band], out: NDArray[np.float32], gain: float = 1.0
+) -> None:
+    """The other half of `add_resampled`: planes (channels, H, w) are as wide as `out` already."""
     for band in rows:
-        source = band.source - top
         matrix = band.matrix if gain == 1.0 else band.matrix * np.float32(gain)
-        for part in _parts(end - begin, matrix.size):
-            block = np.matmul(matrix, stack[:, source : source + matrix.shape[1], part])
-            out[:, band.start : band.start + len(matrix), begin + part.start : begin + part.stop] += block
+        for part in _parts(planes.shape[2], matrix.size):
+            block = np.matmul(matrix, planes[:, band.source : band.source + matrix.shape[1], part])
+            out[:, band.start : band.start + len(matrix), part] += block
 
 
 def _parts(length: int, matrix_size: int) -> list[slice]:

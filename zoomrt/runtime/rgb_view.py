@@ -1,6 +1,6 @@
 """A camera's frame as the upscaler reads it: RGB in an array, or YUV that becomes RGB where it is read.
 
-Nothing frame-sized is made. What reads pictures (`pixels`, `colour`, `wavelet`) asks for `picture[rows, columns]` with
+Nothing frame-sized is made. What reads pictures (`pixels`, `reference`) asks for `picture[rows, columns]` with
 two slices, which an array answers with its codes and an `RgbView` with floats.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zoomrt.runtime.pixel_formats import LAYOUTS, CameraFrame
 from zoomrt.runtime.yuv import read_window
 
-__all__ = ["Picture", "RgbView", "picture_of"]
+__all__ = ["Picture", "RgbView", "peak_of", "picture_of"]
 
 
 class RgbView:
@@ -38,6 +38,11 @@ class RgbView:
 
 Picture = NDArray[Any] | RgbView
 """What a frame is once it is inside."""
+
+
+def peak_of(dtype: np.dtype[Any]) -> float:
+    """The value of white: 255, 65535, or 1 for floats."""
+    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
 
 
 def picture_of(frame: Any) -> Any:

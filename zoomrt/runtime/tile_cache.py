@@ -2,9 +2,10 @@
 
 A tile is found by its place in the frame and by the content of its input, compared pixel by pixel: there is no hash,
 so there is no collision, and what comes back is what the engine would give. Pixels are kept in 16 bits, half the memory
-of the engine's floats, at 1/257 of an 8-bit step; computed and reused tiles go through the same rounding, so both give
-the same bits. The least recently used tiles go first once `limit_bytes` is reached, but never one of the view that is
-shown now: a view that lost its tiles while others come would never be whole.
+of the engine's floats, at 1/257 of an 8-bit step (1/64 where the colour step looks beyond black and white); computed
+and reused tiles go through the same rounding, so both give the same bits. The least recently used tiles go first once
+`limit_bytes` is reached, but never one of the view that is shown now: a view that lost its tiles while others come
+would never be whole.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
+from zoomrt.runtime.colour import takes_codes
+from zoomrt.runtime.fixed_point import FIXED_WHITE, to_codes
+from zoomrt.runtime.pixels import values_of
 
-__all__ = ["CODE_PEAK", "TileCache", "codes_of", "largest_change", "unchanged"]
+__all__ = ["Codes", "TileCache", "code_white", "codes_of", "largest_change", "unchanged"]
 
-CODE_PEAK = 65535
-"""The code of white."""
+Codes = NDArray[np.uint16] | NDArray[np.int16]
 _BLOCK = 8  # pixels a side over which a change is averaged: larger than noise, smaller than what moves
 
 
 @dataclass(frozen=True, eq=False)
 class _Entry:
     source: NDArray[np.float32]
-    codes: NDArray[np.uint16]
+    codes: Codes
 
     @property
     def bytes(self) -> int:
@@ -57,7 +60,7 @@ class TileCache:
         """What is held now."""
         return self._bytes
 
-    def get(self, place: Hashable, source: NDArray[np.float32]) -> NDArray[np.uint16] | None:
+    def get(self, place: Hashable, source: NDArray[np.float32]) -> Codes | None:
         """The pixels of the tile at `place` if they were made from `source`, else None."""
         with self._lock:
             entry = self._entries.get(place)
@@ -66,7 +69,7 @@ class TileCache:
             self._entries.move_to_end(place)
         return entry.codes if unchanged(entry.source, source, self._tolerance) else None
 
-    def put(self, place: Hashable, source: NDArray[np.float32], codes: NDArray[np.uint16]) -> None:
+    def put(self, place: Hashable, source: NDArray[np.float32], codes: Codes) -> None:
         """Keep a tile; the arrays are kept, not copied, and must not be written to afterwards."""
         entry = _Entry(source, codes)
         with self._lock:
@@ -114,11 +117,18 @@ def largest_change(before: NDArray[np.float32], now: NDArray[np.float32]) -> flo
     return float(blocks.mean(axis=(0, 2, 4)).max())
 
 
-def codes_of(pixels: NDArray[Any], tile: TileFacts) -> NDArray[np.uint16]:
-    """An engine's tile, (3, H, W) in tile.value_range, clipped and as 16-bit codes."""
-    low, high = tile.value_range
-    scaled = pixels.astype(np.float32)
-    scaled -= np.float32(low)
-    scaled *= np.float32(CODE_PEAK / (high - low))
-    np.clip(scaled, 0, CODE_PEAK, out=scaled)
-    return np.rint(scaled, out=scaled).astype(np.uint16)
+def code_white(tile: TileFacts) -> int:
+    """The code of white in `codes_of`."""
+    return 65535 if takes_codes(tile.colour) else FIXED_WHITE
+
+
+def codes_of(pixels: NDArray[Any], tile: TileFacts) -> Codes:
+    """An engine's tile, (3, H, W) in tile.value_range, as 16-bit codes.
+
+    uint16 from black to white, or int16 in fixed point where the colour step looks at what lies beyond them.
+    """
+    white = code_white(tile)
+    values = values_of(pixels.astype(np.float32), tile, 3, white)
+    codes: Codes = np.empty(values.shape, np.uint16) if takes_codes(tile.colour) else np.empty(values.shape, np.int16)
+    to_codes(values, codes)
+    return codes

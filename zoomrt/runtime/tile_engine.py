@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import RuntimeFault, TileTooLarge
-from zoomrt.runtime.tile_cache import codes_of
+from zoomrt.runtime.tile_cache import Codes, codes_of
 from zoomrt.runtime.upscaler import Upscaler
 from zoomrt.runtime.view import View
 
@@ -37,7 +37,7 @@ class Job:
     index: int
     source: NDArray[np.float32]
     view: View
-    codes: NDArray[np.uint16] | None = None
+    codes: Codes | None = None
     error: BaseException | None = None
     done: bool = False
 

@@ -1,7 +1,6 @@
 """The upscaler: sends a frame through a bundle's engine, tile by tile.
 
-Execution only. `tiles` says what to read and with what weight, a session turns tiles into pixels, `blend` adds them up,
-`pixels` converts, `colour` and `wavelet` correct; this file moves the data between them and owns the session.
+Owns the session, and decides who may use it and what happens where memory runs out. `one_pass` is the work of a frame.
 """
 
 from __future__ import annotations
@@ -10,34 +9,31 @@ import contextlib
 import gc
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge
-from zoomrt.runtime import noise, pixels
+from zoomrt.runtime import pixels
 from zoomrt.runtime.backends import check_smaller, in_other_runner, open_session
-from zoomrt.runtime.blend import Blender
-from zoomrt.runtime.colour import Moments, apply_affine, matching_affine, moments_of_frame, peak_of
+from zoomrt.runtime.colour import check_method, with_method
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.interop import DeviceArray, is_on_gpu
+from zoomrt.runtime.one_pass import upscale_once
 from zoomrt.runtime.pixel_formats import CameraFrame
 from zoomrt.runtime.resources import check_threads
 from zoomrt.runtime.rgb_view import Picture, picture_of
 from zoomrt.runtime.session import Session, SessionStats
+from zoomrt.runtime.sizes import result_of_each_pass
 from zoomrt.runtime.tiles import plan
-from zoomrt.runtime.wavelet import match_low_frequencies
 
 __all__ = ["Upscaler", "load"]
 
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
-Block = tuple[slice, slice, NDArray[np.float32]]
-"""Rows and columns of the output frame that are final, and their pixels, (3, rows, columns) in tile.value_range."""
 
 
 def load(
@@ -48,6 +44,7 @@ def load(
     backend: str | None = None,
     measure_batch: bool | None = None,
     smaller: str | os.PathLike[str] | None = None,
+    colour: str | None = None,
 ) -> Upscaler:
     """Open a bundle and load its engine.
 
@@ -61,14 +58,21 @@ def load(
         `bundle`, while loading or in a frame, it is loaded instead and the frame is begun again, with one warning and
         a note in `Upscaler.stats`.
 
+    colour : `none`, `adain` or `wavelet`, in place of the bundle's own colour step, see `bundle.ColourFacts`.
+
     Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
-    for another number of threads, for a backend that does not run it and for a `smaller` that is another network or no
-    smaller, OutOfMemory, MissingDependency.
+    for another number of threads, for a backend that does not run it, for a colour step that there is not and for a
+    `smaller` that is another network or no smaller, OutOfMemory, MissingDependency.
     """
     check_threads(threads)
 
+    if colour is not None:
+        check_method(colour)
+
     def opened(path: str | os.PathLike[str]) -> Bundle:
         found = open_bundle(path, verify=verify)
+        if colour is not None:
+            found = with_method(found, colour)
         return found if backend is None else in_other_runner(found, backend)
 
     def loaded(one: Bundle) -> tuple[Manifest, Session]:
@@ -123,14 +127,24 @@ class Upscaler:
         return self.manifest.tile.scale
 
     @overload
-    def upscale(self, frame: NDArray[Any] | CameraFrame, *, on_tile: Progress | None = None) -> NDArray[Any]: ...
+    def upscale(
+        self, frame: NDArray[Any] | CameraFrame, *, size: tuple[int, int] | None = None, on_tile: Progress | None = None
+    ) -> NDArray[Any]: ...
 
     @overload
     def upscale(
         self, frame: Any, *, on_tile: Progress | None = None, out: Any = None, stream: Any = None
     ) -> DeviceArray: ...
 
-    def upscale(self, frame: Any, *, on_tile: Progress | None = None, out: Any = None, stream: Any = None) -> Any:
+    def upscale(
+        self,
+        frame: Any,
+        *,
+        size: tuple[int, int] | None = None,
+        on_tile: Progress | None = None,
+        out: Any = None,
+        stream: Any = None,
+    ) -> Any:
         """Upscale a frame.
 
         frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `tiles.MAX_SIDE` and
@@ -138,11 +152,16 @@ class Upscaler:
             channels and comes back as luma.
             Or a `CameraFrame` in any of its formats: YUV becomes RGB in float where a tile is read, so the network
             sees all 10 bits. A session on a GPU with the kernels takes 8-bit 4:2:0 as NV12, 1.5 bytes a pixel.
+        size : (width, height) of the result in pixels; None is `scale` times the frame's. The network runs as often as
+            that takes, and its last picture, which never exists as a whole, is resampled (`blocks.resized`) before the
+            colour step. Sides need not keep their ratio. A frame that goes through again is 16 bits deep in between.
         on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call.
 
-        Returns the same type and rank, `scale` times the size. For a `CameraFrame` that is (H * scale, W * scale, 3)
-        RGB, uint16 of rgb48 and uint8 of all others. Beyond both frames, memory is set by the tile size, plus a strip
-        one overlap high and as wide as the output, and 3 KB per output column for colour `wavelet`.
+        Returns the same type and rank. For a `CameraFrame` that is (height, width, 3) RGB, uint16 of rgb48 and uint8 of
+        all others. Beyond both frames, memory is set by the tile size, plus a strip one overlap high and as wide as the
+        network's picture; a strip one tile high and as wide as the result where it is resampled, and another one with
+        5 KB a column for colour `wavelet`; for colour `adain` the result once more, in twice its bytes where it is of
+        integers.
 
         A frame on the GPU (CuPy, torch, Numba, PyCUDA), (H, W, 3) uint8 with dense rows, goes in without a copy and
         comes out as `interop.DeviceArray`, (H * scale, W * scale, 3) uint8 on the GPU, where the bundle has the kernels
@@ -155,18 +174,24 @@ class Upscaler:
             reads and writes, and what is put on it afterwards waits for the result. Without it the arrays' own
             protocols say whom to wait for.
 
-        Raises InputError for a frame that does not fit, or is on the GPU and cannot stay there, RuntimeFault when the
-        engine fails or the upscaler is closed, OutOfMemory. The upscaler stays usable after any of them, and after
+        Raises InputError for a frame that does not fit, or is on the GPU and cannot stay there, and for a size that is
+        too large, UsageError for a size that is none, RuntimeFault when the engine fails or the upscaler is closed,
+        OutOfMemory. The upscaler stays usable after any of them, and after
         Ctrl-C, but for what `with_room` says of the smaller tile.
         """
         if is_on_gpu(frame):
+            if size is not None:
+                needed, remedy = "a NumPy array or a CameraFrame", "Pass cupy.asnumpy(frame) or tensor.cpu().numpy()."
+                raise InputError(
+                    "cannot resample a frame on the GPU", seen=f"size={size!r}", needed=needed, remedy=remedy
+                )
             return self.with_room(lambda: self._upscale_on_gpu(frame, on_tile, out, stream))
         if out is not None or stream is not None:
             seen, needed = f"out or stream with {type(frame).__name__}", "a frame on the GPU"
             raise InputError("cannot upscale this frame", seen=seen, needed=needed, remedy="Leave both out.")
         picture = picture_of(frame)
         pixels.check_frame(picture)
-        return self.with_room(lambda: self._upscale(picture, on_tile))
+        return self.with_room(lambda: self._upscale(picture, size, on_tile))
 
     __call__ = upscale
 
@@ -223,12 +248,12 @@ class Upscaler:
         )
 
     def _upscale_on_gpu(self, frame: Any, on_tile: Progress | None, out: Any, stream: Any) -> DeviceArray:
-        session, colour = self._session, self.manifest.tile.colour
+        session, colour = self._session, self.manifest.tile.colour.method
         whole = isinstance(session, DeviceSession) and session.frames is not None
         if not isinstance(session, DeviceSession) or not whole or (colour != "none" and not session.matches_colours):
-            seen = f"{self.manifest.backend} {'with' if whole else 'without'} frame kernels, colours {colour!r}"
-            needed = "a GPU bundle with the kernels for this GPU, colours 'none', or 'mean_std' with its kernels"
-            remedy = "Pass it as a NumPy array: cupy.asnumpy(frame), tensor.cpu().numpy()."
+            seen = f"{self.manifest.backend} {'with' if whole else 'without'} frame kernels, colour step {colour!r}"
+            needed = "a GPU bundle with the kernels for this GPU, and no colour step but one that they have"
+            remedy = "Pass it as a NumPy array: cupy.asnumpy(frame), tensor.cpu().numpy(); or load with colour='none'."
             raise InputError("cannot upscale a frame on the GPU", seen=seen, needed=needed, remedy=remedy)
         result = session.run_resident(frame, out, stream)
         self.evaluations = ()
@@ -238,36 +263,27 @@ class Upscaler:
             on_tile(count, count)
         return result
 
-    def _upscale(self, frame: Picture, on_tile: Progress | None) -> NDArray[Any]:
-        session, facts = self._session, self.manifest.tile
-        out = pixels.empty_frame(frame, facts.scale)
+    def _upscale(self, frame: Picture, size: tuple[int, int] | None, on_tile: Progress | None) -> NDArray[Any]:
+        facts = self.manifest.tile
+        results = result_of_each_pass((frame.shape[0], frame.shape[1]), facts.scale, size)
+        sources = [(frame.shape[0], frame.shape[1]), *results[:-1]]
+        counts = [len(plan(*source, facts)) for source in sources]
         evaluations: list[int] | None = None if self.manifest.sampling is None else []
-        result = Moments(1 if out.ndim == 2 else 3, peak_of(out.dtype)) if facts.colour == "mean_std" else None
-        matched = False
 
-        def on_part(done: int, total: int) -> None:
-            if on_tile is not None:
-                on_tile(done, total)
-            if done < total:
-                self._check_open()  # on_tile or another thread may have closed it
+        for number, result in enumerate(results):
 
-        blocks: Generator[Block, None, None]
-        if isinstance(session, DeviceSession) and session.run_frame(frame, out, result):
-            count = len(plan(frame.shape[0], frame.shape[1], facts))
-            on_part(count, count)
-            blocks, matched = _none(), session.matches_colours
-        else:
-            blocks = _tile_by_tile(session, frame, facts, on_part, evaluations)
-        with contextlib.closing(blocks):
-            for rows, columns, block in blocks:
-                pixels.store(block, facts, out[rows, columns], result)
+            def on_part(done: int, _: int, before: int = sum(counts[:number])) -> None:
+                if on_tile is not None:
+                    on_tile(before + done, sum(counts))
+                if before + done < sum(counts):
+                    self._check_open()  # on_tile or another thread may have closed it
+
+            again = number < len(results) - 1
+            frame = upscale_once(
+                self._session, facts, frame, result, deep=again, on_part=on_part, evaluations=evaluations
+            )
         self.evaluations = tuple(evaluations or ())
-
-        if result is not None and not matched:
-            apply_affine(out, *matching_affine(moments_of_frame(frame), result))
-        elif facts.colour == "wavelet":
-            match_low_frequencies(out, frame)
-        return out
+        return cast("NDArray[Any]", frame)
 
     @property
     def stats(self) -> SessionStats:
@@ -306,29 +322,3 @@ class Upscaler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _tile_by_tile(
-    session: Session, frame: Picture, facts: TileFacts, on_part: Progress, evaluations: list[int] | None
-) -> Generator[Block, None, None]:
-    tiles = plan(frame.shape[0], frame.shape[1], facts)
-    blender = Blender(tiles)
-
-    def fill(chosen: range, inputs: NDArray[np.float32]) -> None:
-        for tile, index in zip(inputs, chosen, strict=True):
-            pixels.gather(frame, tiles, index, facts, tile[:3])
-            if facts.noise is not None:
-                noise.gather(facts.noise, tiles, index, tile[3:])
-
-    with contextlib.closing(session.run_tiles(len(tiles), fill, tiles.name)) as batches:
-        for chosen, outputs in batches:
-            if evaluations is not None:
-                evaluations += [session.evaluations] * len(chosen)
-            for index, tile in zip(chosen, outputs, strict=True):
-                yield blender.add(index, tile)
-            for index in chosen:  # after the batch, so that a callback may use the session again
-                on_part(index + 1, len(tiles))
-
-
-def _none() -> Generator[Block, None, None]:
-    yield from ()

@@ -10,6 +10,7 @@ nothing else in the view changes when it arrives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,14 +18,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import TileFacts
+from zoomrt.bundle import ColourFacts, TileFacts
 from zoomrt.runtime import noise
-from zoomrt.runtime.colour import apply_affine, matching_affine, moments_of_frame
+from zoomrt.runtime.colour import corrected
 from zoomrt.runtime.crop import Crop, centre_first, crop_of, lr_range, needed_spans, network_share
+from zoomrt.runtime.moments import Moments
 from zoomrt.runtime.resample import BICUBIC, LANCZOS, Axis, Band, add_resampled, axis_sum, cut, outputs, plan_axis
-from zoomrt.runtime.tile_cache import CODE_PEAK
+from zoomrt.runtime.tile_cache import Codes, code_white
 from zoomrt.runtime.tiles import AxisPlan, TilePlan, plan
-from zoomrt.runtime.wavelet import match_low_frequencies
 
 __all__ = ["View", "view_of"]
 
@@ -82,11 +83,11 @@ class View:
         Taken as a whole, each step of a 1080p view would send 25 MB through memory.
         """
         height = self.output[0]
-        step = _STRIP if self.facts.colour == "none" else height
+        step = _STRIP if self.facts.colour.method == "none" else height
         return [slice(top, min(top + step, height)) for top in range(0, height, step)]
 
     def compose(
-        self, window: NDArray[np.float32], tiles: Mapping[int, NDArray[np.uint16]], rows: slice | None = None
+        self, window: NDArray[np.float32], tiles: Mapping[int, Codes], rows: slice | None = None
     ) -> NDArray[np.float32]:
         """Rows of the view, (3, rows, width) float32 in [0, 1].
 
@@ -99,13 +100,13 @@ class View:
             return _clip(self._plain(window, rows))
         network = self._blend(tiles, rows)
         alone = self.share == 1 and len(tiles) == len(self.wanted)
-        if alone and self.facts.colour == "none":
+        if alone and self.facts.colour.method == "none":
             return _clip(network)
         plain, cover = self._plain(window, rows), self._cover(tiles, rows)
-        if self.facts.colour != "none":
+        if self.facts.colour.method != "none":
             network += (1 - cover) * plain
             cover.fill(1)
-            _match_colours(network, plain, self.facts)
+            self._match_colours(network, plain, window)
         if alone:
             return network
         plain *= 1 - np.float32(self.share) * cover
@@ -119,15 +120,15 @@ class View:
         add_resampled(window, outputs(down, rows), across, out)
         return out
 
-    def _blend(self, tiles: Mapping[int, NDArray[np.uint16]], rows: slice) -> NDArray[np.float32]:
+    def _blend(self, tiles: Mapping[int, Codes], rows: slice) -> NDArray[np.float32]:
         """The tiles' part of the view; raster order, so that the same tiles give the same bits."""
         out = np.zeros((3, rows.stop - rows.start, self.output[1]), np.float32)
         for index in sorted(tiles):
             (down, top), (across, left) = self._tile_bands(index)
-            add_resampled(tiles[index][:, top, left], outputs(down, rows), across, out, 1 / CODE_PEAK)
+            add_resampled(tiles[index][:, top, left], outputs(down, rows), across, out, 1 / code_white(self.facts))
         return out
 
-    def _cover(self, tiles: Mapping[int, NDArray[np.uint16]], rows: slice) -> NDArray[np.float32]:
+    def _cover(self, tiles: Mapping[int, Codes], rows: slice) -> NDArray[np.float32]:
         """What the blend weights of these tiles add up to, (rows, width)."""
         cover = np.zeros((rows.stop - rows.start, self.output[1]), np.float32)
         for index in sorted(tiles):
@@ -136,6 +137,21 @@ class View:
             if part:
                 cover += np.outer(axis_sum(part, len(cover)), axis_sum(across, self.output[1]))
         return cover
+
+    def _match_colours(
+        self, network: NDArray[np.float32], plain: NDArray[np.float32], window: NDArray[np.float32]
+    ) -> None:
+        """Bring the view to the colours of the frame, in place: the model's colour step, over what is visible."""
+        tops = (self.crop.top - self.window[0].start, self.crop.left - self.window[1].start)
+        rows, columns = (
+            slice(int(top), math.ceil(top + length))
+            for top, length in zip(tops, (self.crop.height, self.crop.width), strict=True)
+        )
+        reference = _ViewReference(plain, window[:, rows, columns], self.facts.colour)
+        whole = slice(0, network.shape[1]), slice(0, network.shape[2]), network
+        out = network.transpose(1, 2, 0)
+        for rows, columns, block in corrected([whole], reference, out, self.facts.colour):
+            np.clip(block, 0, 1, out=network[:, rows, columns])
 
     @cached_property
     def _plain_bands(self) -> tuple[list[Band], list[Band]]:
@@ -158,6 +174,25 @@ class View:
             bands = cut(self.axes[side], span.start, part.weights(chosen)[span.start : span.stop])
             self._bands[side, chosen] = bands, slice(span.offset, span.offset + span.stop - span.start)
         return self._bands[side, chosen]
+
+
+class _ViewReference:
+    """Whose colours a view takes, see `reference.Reference`: `plain` is the crop at the view's size, `crop` as it is.
+
+    One enlargement serves all models here: a view is no size that the authors of any have.
+    """
+
+    def __init__(self, plain: NDArray[np.float32], crop: NDArray[np.float32], colour: ColourFacts) -> None:
+        self._plain, self._crop, self._colour = np.clip(plain, 0, 1), crop, colour
+
+    def moments(self) -> Moments:
+        picture = self._crop if self._colour.reference == "input" else self._plain
+        moments = Moments(3)
+        moments.add(picture)
+        return moments
+
+    def rows(self, first: int, stop: int) -> NDArray[np.float32]:
+        return self._plain[:, first:stop].copy()
 
 
 def view_of(
@@ -204,17 +239,6 @@ def _indices(axis: AxisPlan, index: int, first: int) -> slice | NDArray[np.intp]
     """Where a tile's pixels are in a window that begins at `first`."""
     found = axis.indices(index)
     return slice(found.start - first, found.stop - first) if isinstance(found, slice) else found - first
-
-
-def _match_colours(network: NDArray[np.float32], plain: NDArray[np.float32], facts: TileFacts) -> None:
-    """Bring the view to the colours of the plain view, in place: the bundle's colour step, over what is visible."""
-    pixels = np.ascontiguousarray(_clip(network).transpose(1, 2, 0))
-    reference = np.ascontiguousarray(_clip(plain).transpose(1, 2, 0))
-    if facts.colour == "mean_std":
-        apply_affine(pixels, *matching_affine(moments_of_frame(reference), moments_of_frame(pixels)))
-    else:
-        match_low_frequencies(pixels, reference)
-    network[...] = pixels.transpose(2, 0, 1)
 
 
 def _clip(picture: NDArray[np.float32]) -> NDArray[np.float32]:

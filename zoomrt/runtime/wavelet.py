@@ -1,65 +1,58 @@
-"""The colour step `wavelet`: the finished picture keeps its detail and takes the coarse colours of its input.
+"""The colour step `wavelet`: the finished picture keeps its detail and takes the coarse colours of its reference.
 
-As HYPIR and OSEDiff do it (osediff.md section 4): five blurs in a row, kernel [1 2 1; 2 4 2; 1 2 1] / 16 with its taps
-1, 2, 4, 8 and 16 pixels apart and the edge repeated, are `low`; out = y - low(y) + low(reference), where the reference
-is the input, enlarged bicubically. `low` is linear, so this is y + low(reference - y): one chain of blurs in float32.
+As HYPIR and OSEDiff have it (their fact sheets, `osediff.md` section 4): five blurs in a row, kernel
+[1 2 1; 2 4 2; 1 2 1] / 16 with its taps 1, 2, 4, 8 and 16 pixels apart and the edge repeated, are `low`;
+out = y - low(y) + low(reference). `low` is linear, so this is y + low(reference - y): one chain of blurs in float32.
 Nothing is divided, so flat pictures need no epsilon.
 
-The chain reaches 31 pixels far. It runs once over the whole picture, in bands of rows with 31 more on either side.
+The chain reaches 31 pixels far. It follows the blocks as they come, in bands of rows with 31 more on either side.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.runtime.colour import peak_of
-from zoomrt.runtime.rgb_view import Picture
+from zoomrt.runtime.blocks import Block, RowBuffer
+from zoomrt.runtime.reference import Reference
 
-__all__ = ["CUBIC", "REACH", "match_low_frequencies"]
+__all__ = ["REACH", "match_low_frequencies"]
 
 _SPACINGS = (1, 2, 4, 8, 16)
 REACH = sum(_SPACINGS)
 """Pixels to either side that have a part in one blurred pixel."""
-CUBIC = -0.75
-"""Of the reference's cubic: torch's without antialias, as HYPIR has it. OSEDiff's is Pillow's (-0.5, 8 bit, clipped);
-once blurred it is within half an 8-bit step of this one on a photograph (tests/runtime/test_wavelet.py)."""
-_BAND_ROWS = 64  # not fewer than REACH: a band keeps the rows above the next one
+_BAND_ROWS = 64
 
 
-def match_low_frequencies(frame: NDArray[Any], source: Picture) -> None:
-    """Replace the low frequencies of `frame` by those of `source`, in place.
+def match_low_frequencies(
+    blocks: Iterable[Block], reference: Reference, channels: int, size: tuple[int, int]
+) -> Iterator[Block]:
+    """The picture of `blocks` with the low frequencies of the reference.
 
-    frame : (H, W, 3) or (H, W), uint8, uint16 or float32 in [0, 1]. What is corrected are the stored pixels, clipped
-        and, where they are integers, rounded; the reference systems correct 8-bit (OSEDiff) or float pixels (HYPIR).
-        Rounded and clipped again afterwards. Against float pixels rounded once this is less than 1.5 integer steps.
-    source : the same type and rank, or YUV for (H, W, 3); each side a whole part of the frame's.
-
-    Holds about 3 KB for each column of the frame, whatever its height.
+    size : (height, width) of both. Holds the rows of blocks of one height and 62 more, whatever the picture's height.
     """
-    planes = [frame] if frame.ndim == 2 else [frame[:, :, channel] for channel in range(frame.shape[2])]
-    for channel, plane in enumerate(planes):
-        _match_plane(plane, source, channel)
-
-
-def _match_plane(plane: NDArray[Any], source: Picture, channel: int) -> None:
-    rows, peak = plane.shape[0], peak_of(plane.dtype)
-    unit = np.float32(peak / peak_of(source.dtype))
-    above = plane[:0]  # rows as they were before the band above was corrected
-    for top in range(0, rows, _BAND_ROWS):
-        bottom = min(top + _BAND_ROWS, rows)
-        first, last = top - len(above), min(bottom + REACH, rows)
-        pixels = np.concatenate([above, plane[top:last]]).astype(np.float32)
-        above = plane[max(top, bottom - REACH) : bottom].copy()
-        difference = _enlarged(source, channel, range(first, last), plane.shape)
-        difference *= unit
-        difference -= pixels
-        band = slice(top - first, bottom - first)
-        corrected = pixels[band] + _low(difference)[band]
-        np.clip(corrected, 0, peak, out=corrected)
-        plane[top:bottom] = corrected if plane.dtype.kind == "f" else np.rint(corrected)
+    height, width = size
+    held, done = RowBuffer(channels, width), 0
+    for rows, columns, block in blocks:
+        held.grow(rows.stop)
+        held.rows(rows.start, rows.stop)[:, :, columns] = block
+        if columns.stop < width:
+            continue
+        ready = height if rows.stop == height else rows.stop - REACH
+        while done < ready:
+            stop = min(done + _BAND_ROWS, ready)
+            first, last = max(done - REACH, 0), min(stop + REACH, height)
+            wanted = reference.rows(first, last)
+            band = slice(done - first, stop - first)
+            for plane, pixels in zip(wanted, held.rows(first, last), strict=True):
+                plane -= pixels
+                plane[band] = _low(plane)[band]
+                plane[band] += pixels[band]
+            yield slice(done, stop), slice(0, width), wanted[:, band]
+            done = stop
+        held.drop(max(done - REACH, held.first))
 
 
 def _low(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -77,35 +70,3 @@ def _blurred_rows(pixels: NDArray[np.float32], spacing: int) -> NDArray[np.float
     blurred += pixels
     blurred *= np.float32(0.5)
     return blurred
-
-
-def _enlarged(source: Picture, channel: int, rows: range, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Some rows of one channel of the source enlarged to `shape`, in the source's own unit, not clipped."""
-    taps = _cubic_taps(rows, source.shape[0], shape[0])
-    first, last = int(taps[0][0][0]), int(taps[-1][0][-1])
-    coarse = source[first : last + 1, :]
-    coarse = coarse if coarse.ndim == 2 else coarse[:, :, channel]
-    tall = np.zeros((len(rows), source.shape[1]), np.float32)
-    for indices, weights in taps:
-        tall += coarse[indices - first] * weights[:, None]
-    wide = np.zeros((len(rows), shape[1]), np.float32)
-    for indices, weights in _cubic_taps(range(shape[1]), source.shape[1], shape[1]):
-        wide += tall[:, indices] * weights
-    return wide
-
-
-def _cubic_taps(positions: range, size: int, enlarged: int) -> list[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """The four taps (index, weight) of each output position; indices beyond the edge repeat it."""
-    centres = (np.arange(positions.start, positions.stop) + 0.5) * (size / enlarged) - 0.5
-    first = np.floor(centres).astype(np.intp) - 1
-    return [
-        (np.clip(first + tap, 0, size - 1), _cubic(np.abs(centres - first - tap)).astype(np.float32))
-        for tap in range(4)
-    ]
-
-
-def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cubic convolution (Keys 1981)."""
-    near = (CUBIC + 2) * distance**3 - (CUBIC + 3) * distance**2 + 1
-    far = CUBIC * (distance**3 - 5 * distance**2 + 8 * distance - 4)
-    return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.errors import InputError, RuntimeFault
+from zoomrt.errors import InputError, RuntimeFault, UsageError
 from zoomrt.runtime.buffers import host_array
 from zoomrt.runtime.crop import checked_zoom
 from zoomrt.runtime.deadline import Planner, mode_of
 from zoomrt.runtime.newest import NewestFirst, closed_fault, ms_since
 from zoomrt.runtime.pixel_formats import CameraFrame, PixelFormat, empty_like
 from zoomrt.runtime.temporal import Smoother
-from zoomrt.runtime.tile_cache import TileCache, unchanged
+from zoomrt.runtime.tile_cache import Codes, TileCache, unchanged
 from zoomrt.runtime.tile_engine import Job, TileEngine
 from zoomrt.runtime.tiles import check_size
 from zoomrt.runtime.upscaler import Upscaler, load
@@ -71,7 +71,7 @@ class ZoomSession:
         at the price that a change below it is not seen. The measure is in `tile_cache.largest_change`.
     noise : standard deviation of the sensor's noise, in [0, 1]: what does not move is averaged over time, so that a
         still scene does not flicker, see `temporal`. 0 is off, and then a view depends on its frame alone.
-    threads, verify : as for `load`.
+    threads, verify, colour : as for `load`, which a loaded `Upscaler` has behind it: leave them out with one.
 
     Any thread may call any method. Frames are answered one at a time. A frame is read until its result is there and not
     after, so its buffer may be used again then; it is never written to. End with `with` or `close()`, which wait for
@@ -91,12 +91,19 @@ class ZoomSession:
         cache_bytes: int = 512 << 20,
         still_tolerance: float = 0.0,
         noise: float = 0.0,
+        colour: str | None = None,
         threads: int | None = None,
         verify: bool = True,
     ) -> None:
         check_settings(output_size, budget_ms, output_format, cache_bytes, still_tolerance, noise)
         self._owns = not isinstance(bundle, Upscaler)
-        self._upscaler = bundle if isinstance(bundle, Upscaler) else load(bundle, threads=threads, verify=verify)
+        if isinstance(bundle, Upscaler):
+            if colour is not None:
+                seen, remedy = f"colour={colour!r} with a loaded Upscaler", "Pass it to zoomrt.load."
+                raise UsageError("cannot choose the colour step", seen=seen, needed="it when loading", remedy=remedy)
+            self._upscaler = bundle
+        else:
+            self._upscaler = load(bundle, threads=threads, verify=verify, colour=colour)
         self._output = (output_size[1], output_size[0])
         self._format = output_format
         self._reuse, self._tolerance = reuse, still_tolerance
@@ -254,7 +261,7 @@ class ZoomSession:
             self._missing = {}
         return self._view[1]
 
-    def _find(self, view: View, window: NDArray[np.float32]) -> tuple[dict[int, NDArray[np.uint16]], list[Job]]:
+    def _find(self, view: View, window: NDArray[np.float32]) -> tuple[dict[int, Codes], list[Job]]:
         """Tiles that are there, and jobs for those that are not, the centre first."""
         shown, jobs = {}, []
         self._cache.pin(map(view.place, view.wanted))
@@ -267,7 +274,7 @@ class ZoomSession:
                 shown[index] = codes
         return shown, jobs
 
-    def _compute(self, jobs: list[Job], shown: dict[int, NDArray[np.uint16]], arrival: float) -> int:
+    def _compute(self, jobs: list[Job], shown: dict[int, Codes], arrival: float) -> int:
         """Have the engine compute the tiles that fit, add them to `shown`; returns how many there were."""
         engine, planner = self._engine, self._planner
         running, since = engine.running()
@@ -331,9 +338,7 @@ class ZoomSession:
             raise closed_fault()
 
 
-def _write(
-    view: View, window: NDArray[np.float32], shown: Mapping[int, NDArray[np.uint16]], target: CameraFrame
-) -> None:
+def _write(view: View, window: NDArray[np.float32], shown: Mapping[int, Codes], target: CameraFrame) -> None:
     for rows in view.strips:
         write_rows(view.compose(window, shown, rows_to_write(rows, target)), target, rows)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomrt.bundle import ColourFacts
 from zoomrt.errors import CheckpointError
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint, load_weights
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
@@ -80,7 +81,7 @@ class Adcsr(Family):
         size=SizeRule(minimum=16, multiple_of=16),
         value_range=(-1.0, 1.0),
         steps=1,
-        colour="mean_std",
+        colour=ColourFacts(method="adain", clamp="last", reference="input", epsilon=1e-10),
         tiling=TilingAdvice(tile=128, overlap=32, context=8),
         weights_licence="AdcSR Apache-2.0; derived from Stable Diffusion 2.1-base, so RAIL++-M limits may still apply",
         takes=("decoder",),

@@ -170,7 +170,6 @@ class Edge(Family):
         size=SizeRule(minimum=32, multiple_of=4),
         value_range=(-1.0, 1.0),
         steps=1,
-        colour="none",  # the residual rides on the bicubic picture, whose colours are right already
         # tiles of 128 suit small frames, but fall below 50 dB to one untiled pass (benchmarks/tile_agreement.py)
         tiling=TilingAdvice(tile=192, overlap=16, context=4),
         weights_licence="research and evaluation only: trained on DRealSR crops (research licence); code Apache-2.0",

@@ -97,7 +97,6 @@ class Edsr(Family):
         size=SizeRule(minimum=16, multiple_of=1),
         value_range=(0.0, 1.0),
         steps=1,
-        colour="none",
         tiling=TilingAdvice(tile=128, overlap=32, context=10),  # the authors shave 10 output pixels
         weights_licence="EDSR-PyTorch MIT",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from zoomrt.bundle import ColourFacts
 from zoomrt.errors import CheckpointError
 from zoomrt.export.bicubic import TORCH, Enlarge
 from zoomrt.export.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ class Hypir(Family):
         size=SizeRule(minimum=16, multiple_of=16),
         value_range=(-1.0, 1.0),
         steps=1,
-        colour="wavelet",
+        colour=ColourFacts(method="wavelet", clamp="last", reference="torch_bicubic"),
         tiling=TilingAdvice(tile=128, overlap=32, context=8),
         weights_licence="HYPIR: non-commercial use only; Stable Diffusion 2.1-base: CreativeML Open RAIL++-M",
         takes=("base", "prompt", "prompt_embedding", "coeff_t"),

@@ -108,7 +108,6 @@ class JitSr(Family):
         size=SizeRule(minimum=64, multiple_of=64, fixed=True),
         value_range=(0.0, 1.0),
         steps=99,
-        colour="none",
         tiling=TilingAdvice(tile=64, overlap=16, context=4),
         weights_licence="JiT-SR MIT; no weights are published",
         takes=("steps", "sampler", "conditioning", "guidance"),

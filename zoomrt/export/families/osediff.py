@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoomrt.bundle import ColourFacts
 from zoomrt.errors import CheckpointError
 from zoomrt.export.bicubic import PIL, Enlarge
 from zoomrt.export.checkpoint import Checkpoint
@@ -48,7 +49,7 @@ class Osediff(Family):
         size=SizeRule(minimum=16, multiple_of=16),
         value_range=(-1.0, 1.0),
         steps=1,
-        colour="mean_std",
+        colour=ColourFacts(method="adain", clamp="first", reference="pillow_bicubic", epsilon=1e-5),
         tiling=TilingAdvice(tile=128, overlap=32, context=8),
         weights_licence="OSEDiff Apache-2.0 on Stable Diffusion 2.1-base, CreativeML Open RAIL++-M (limits of use)",
         takes=("base", "prompt", "prompt_embedding"),

@@ -69,7 +69,6 @@ class RealEsrganCompact(Family):
         size=SizeRule(minimum=16, multiple_of=1),
         value_range=(0.0, 1.0),
         steps=1,
-        colour="none",
         tiling=TilingAdvice(tile=192, overlap=32, context=10),  # the authors' tile_pad is 10
         weights_licence="Real-ESRGAN BSD-3-Clause",
         takes=("wdn_weights", "denoise_strength"),

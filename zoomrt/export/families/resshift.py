@@ -82,7 +82,6 @@ class Resshift(Family):
         size=SizeRule(minimum=64, multiple_of=64),
         value_range=(-1.0, 1.0),
         steps=15,
-        colour="none",
         tiling=TilingAdvice(tile=128, overlap=32, context=8),
         weights_licence="ResShift NTU S-Lab 1.0: non-commercial only",
         takes=("autoencoder", "steps"),

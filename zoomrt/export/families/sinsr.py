@@ -56,7 +56,6 @@ class Sinsr(Family):
         size=SizeRule(minimum=64, multiple_of=64),
         value_range=(-1.0, 1.0),
         steps=1,
-        colour="none",
         tiling=TilingAdvice(tile=128, overlap=32, context=8),
         weights_licence="SinSR CC BY-NC-SA 4.0, autoencoder of ResShift NTU S-Lab 1.0: non-commercial only",
         takes=("autoencoder",),

@@ -100,7 +100,6 @@ class Skipdiff(Family):
         size=SizeRule(minimum=16, multiple_of=4),
         value_range=(-1.0, 1.0),
         steps=STEPS,
-        colour="none",
         tiling=TilingAdvice(tile=64, overlap=16, context=4),
         weights_licence="no weights are published; those of your own training",
         takes=("steps",),

@@ -196,7 +196,6 @@ class SwinIR(Family):
         size=SizeRule(minimum=2 * WINDOW, multiple_of=WINDOW),
         value_range=(0.0, 1.0),
         steps=1,
-        colour="none",
         tiling=TilingAdvice(tile=128, overlap=32, context=8),  # the authors' overlap is 32
         weights_licence="SwinIR Apache-2.0",
     )

@@ -1,0 +1,109 @@
+"""One pass of a frame through the network: tiles, blend, size, colours, pixels, in blocks from the first to the last.
+
+    frame -> tiles -> network -> blend -> [resized] -> [colour step] -> frame of the result
+
+Execution only, for `Upscaler`: `tiles` says what to read and with what weight, a session turns tiles into pixels,
+`blend` adds them up, `blocks` resamples, `colour` corrects, `pixels` converts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoomrt.bundle import TileFacts
+from zoomrt.runtime import noise, pixels
+from zoomrt.runtime.blend import Blender
+from zoomrt.runtime.blocks import Block, resized
+from zoomrt.runtime.colour import corrected, takes_codes
+from zoomrt.runtime.device_session import DeviceSession
+from zoomrt.runtime.reference import InputReference, planes_of
+from zoomrt.runtime.rgb_view import Picture, peak_of
+from zoomrt.runtime.session import Session
+from zoomrt.runtime.tiles import plan
+
+__all__ = ["upscale_once"]
+
+_BAND_PIXELS = 1 << 16
+
+
+def upscale_once(
+    session: Session,
+    facts: TileFacts,
+    frame: Picture,
+    size: tuple[int, int],
+    *,
+    deep: bool,
+    on_part: Callable[[int, int], None],
+    evaluations: list[int] | None,
+) -> NDArray[Any]:
+    """A frame at (height, width) `size`.
+
+    deep : give uint16 for a frame of uint8. on_part : called with (tiles done, tiles in all). evaluations : where the
+        network's evaluations of each tile are added; None for a model with one step.
+    """
+    out = pixels.empty_frame(frame, size, deep=deep)
+    channels, natural = 1 if out.ndim == 2 else 3, (frame.shape[0] * facts.scale, frame.shape[1] * facts.scale)
+    colour, resizes = facts.colour, size != natural
+    tiles = len(plan(frame.shape[0], frame.shape[1], facts))
+    straight = not resizes and colour.method == "none"
+    white = peak_of(out.dtype) if straight else 1.0
+    with contextlib.ExitStack() as open_runs:
+        blocks: Iterable[Block]
+        device = session if isinstance(session, DeviceSession) and not resizes and not deep else None
+        if device is not None and takes_codes(colour) and device.run_frame(frame, out):
+            on_part(tiles, tiles)
+            if straight or device.matches_colours:
+                return out
+            blocks = _stored(out)
+        else:
+            blended = _tile_by_tile(session, frame, facts, on_part, evaluations)
+            open_runs.enter_context(contextlib.closing(blended))
+            blocks = (
+                (rows, columns, pixels.values_of(block, facts, channels, white)) for rows, columns, block in blended
+            )
+        if resizes:
+            blocks = resized(blocks, channels, natural, size)
+        if colour.method != "none":
+            blocks = corrected(blocks, InputReference(frame, size, colour), out, colour)
+        for rows, columns, block in blocks:
+            pixels.store(block, out[rows, columns], white)
+    return out
+
+
+def _tile_by_tile(
+    session: Session,
+    frame: Picture,
+    facts: TileFacts,
+    on_part: Callable[[int, int], None],
+    evaluations: list[int] | None,
+) -> Generator[Block, None, None]:
+    tiles = plan(frame.shape[0], frame.shape[1], facts)
+    blender = Blender(tiles)
+
+    def fill(chosen: range, inputs: NDArray[np.float32]) -> None:
+        for tile, index in zip(inputs, chosen, strict=True):
+            pixels.gather(frame, tiles, index, facts, tile[:3])
+            if facts.noise is not None:
+                noise.gather(facts.noise, tiles, index, tile[3:])
+
+    with contextlib.closing(session.run_tiles(len(tiles), fill, tiles.name)) as batches:
+        for chosen, outputs in batches:
+            if evaluations is not None:
+                evaluations += [session.evaluations] * len(chosen)
+            for index, tile in zip(chosen, outputs, strict=True):
+                yield blender.add(index, tile)
+            for index in chosen:  # after the batch, so that a callback may use the session again
+                on_part(index + 1, len(tiles))
+
+
+def _stored(out: NDArray[Any]) -> Iterator[Block]:
+    """A finished frame once more as blocks."""
+    step = max(1, _BAND_PIXELS // out.shape[1])
+    for top in range(0, out.shape[0], step):
+        rows = slice(top, min(top + step, out.shape[0]))
+        yield rows, slice(0, out.shape[1]), planes_of(out[rows])
