@@ -67,8 +67,8 @@ class Target:
     precisions : what the hardware and the compiler can do there.
     why : the reason for whatever differs from the other rows.
     kernels : modules of `zoomrt.kernels` that are compiled for these GPUs (for `cuda`: for every SM that kernels are
-        compiled for) and shipped, since the runtime launches them around the engine; `colour_match` for the colour
-        policy `mean_std` only. `attention` runs in the middle of a graph, as a plugin of full TensorRT
+        compiled for) and shipped, since the runtime launches them around the engine; `colour_match` for the
+        one colour step that they do only. `attention` runs in the middle of a graph, as a plugin of full TensorRT
         (see `attention_form`).
     """
 
