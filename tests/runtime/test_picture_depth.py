@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +176,36 @@ def test_what_is_written_is_read_by_others(
             assert np.array_equal(np.asarray(image), shown)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_resolution_that_nobody_gave_is_not_written(tmp_path: Path, rng: np.random.Generator, suffix: str) -> None:
+    """libvips has one for every image."""
+    write_picture(Picture(samples(rng, 3)), tmp_path / f"a{suffix}")
+    assert read_picture(tmp_path / f"a{suffix}").dpi is None
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert image.getexif().get(282) is None
+        assert image.info.get("dpi", (1, 1)) == (1, 1)
+
+
+def test_nothing_that_libvips_has_to_say_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], rng: np.random.Generator
+) -> None:
+    """A tag whose length reaches beyond the file: it logs a warning, which Python prints where nobody listens."""
+    values = samples(rng, 3)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", metadata=None, software="abcdefgh")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    place = data.index(struct.pack("<HHI", 305, 2, 9))
+    data[place + 4 : place + 8] = struct.pack("<I", 10**9)
+    (tmp_path / "a.tif").write_bytes(data)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's
+    said: list[str] = []
+    monkeypatch.setattr(logging.getLogger("pyvips"), "filters", [lambda record: said.append(record.msg) or True])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PictureWarning)
+        assert np.array_equal(read_picture(tmp_path / "a.tif").pixels, values)
+    assert said
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_gradient_keeps_its_levels(tmp_path: Path) -> None:
     """From file to file through the network's floats; read at 8 bits there would be 256."""
     ramp = np.linspace(0, 65535, 256 * 96).round().astype(np.uint16).reshape(96, 256)
@@ -183,6 +216,18 @@ def test_a_gradient_keeps_its_levels(tmp_path: Path) -> None:
     assert result.shape == (384, 1024, 3)
     assert len(np.unique(result[..., 0])) == 256 * 96
     assert np.abs(result[::4, ::4, 0].astype(int) - ramp).max() <= 1, "nearest neighbour, through float32 in [-1, 1]"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_truncated(tmp_path: Path, rng: np.random.Generator, share: float) -> None:
+    values = rng.integers(0, 65536, (200, 300, 3), np.uint16)
+    write_picture(Picture(values), tmp_path / "whole.png")
+    tifffile.imwrite(tmp_path / "whole.tif", values, photometric="rgb", compression="zlib", rowsperstrip=8)
+    for name in ("whole.png", "whole.tif"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / "a").write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(InputError, match="damaged data"):
+            read_picture(tmp_path / "a")
 
 
 def test_codes_are_rounded_to_the_nearest() -> None:
@@ -221,6 +266,8 @@ def test_without_libvips_colour_is_read_at_8_bits_and_the_warning_names_the_extr
     grey = samples(rng, 1)[..., 0]
     write_picture(Picture(grey), tmp_path / "grey.png")
     assert np.array_equal(read_picture(tmp_path / "grey.png").pixels, grey)
+    tifffile.imwrite(tmp_path / "negative.tif", grey, photometric="miniswhite", metadata=None)
+    assert np.array_equal(read_picture(tmp_path / "negative.tif").pixels, 65535 - grey)
 
 
 @pytest.mark.usefixtures("without_libvips")

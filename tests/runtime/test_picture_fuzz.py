@@ -19,10 +19,10 @@ import picture_files
 import pytest
 import tifffile
 from PIL import Image
-from runtime_helpers import photograph
+from runtime_helpers import facts, fake_upscaler, photograph
 
 from zoomrt.errors import InputError
-from zoomrt.runtime.images import PictureWarning, inspect_picture, read_picture
+from zoomrt.runtime.images import PictureWarning, inspect_picture, read_picture, upscale_picture, write_picture
 
 COUNT = int(os.environ.get("ZOOMRT_FUZZ", "25"))
 PHOTO = photograph(48, 64)
@@ -113,6 +113,7 @@ def test_damage_is_an_input_error_or_a_picture(
     data, path, outcomes = MAKERS[name](), tmp_path / "damaged", collections.Counter[str]()
     path.write_bytes(data)
     assert read_picture(path).pixels.size, "it was sound"
+    upscaler, _ = fake_upscaler(facts(scale=2))
     refusal: InputError | None = None
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's, without which Python prints what is logged
     for _ in range(COUNT):
@@ -131,6 +132,8 @@ def test_damage_is_an_input_error_or_a_picture(
                 assert (read.pixels.ndim == 3) == (told.channels == 3)
                 assert (read.alpha is not None) == told.alpha
                 outcomes["picture"] += 1
+                result = upscale_picture(upscaler, read)
+                write_picture(result, tmp_path / "out.tif")
             except InputError as caught:
                 refusal = caught
                 outcomes["refused"] += 1

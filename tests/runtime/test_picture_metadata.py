@@ -243,13 +243,17 @@ def test_a_profile_with_more_behind_it_is_cut_to_its_length(tmp_path: Path) -> N
     assert read_picture(tmp_path / "a.tif").icc == ICC
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("after", [False, True])
-def test_damaged_text_in_a_png_costs_only_the_metadata(tmp_path: Path, rng: np.random.Generator, after: bool) -> None:
-    """A wrong checksum, and text that unpacks to 20 MB: Pillow refuses the file for either."""
-    values = rng.integers(0, 256, (20, 30, 3), np.uint8)
+def test_damaged_text_in_a_png_costs_only_the_metadata(
+    tmp_path: Path, rng: np.random.Generator, after: bool, dtype: type
+) -> None:
+    """A wrong checksum, text that unpacks to 20 MB, and a profile that does not unpack: Pillow refuses the file."""
+    values = rng.integers(0, np.iinfo(dtype).max, (20, 30, 3), dtype)
     bad = picture_files.chunk(b"tEXt", b"Author\0Someone")[:-1] + b"?"
     bomb = picture_files.chunk(b"zTXt", b"Author\0\0" + zlib.compress(b"a" * 20_000_000))
-    for number, text in enumerate((bad, bomb)):
+    profile = picture_files.chunk(b"iCCP", b"x\0\0" + zlib.compress(ICC)[:-20])
+    for number, text in enumerate((bad, bomb, profile)):
         path = tmp_path / f"{number}.png"
         path.write_bytes(picture_files.png(values, **{"after" if after else "before": text}))
         with warnings.catch_warnings(record=True) as told:
@@ -273,3 +277,60 @@ def test_what_a_format_has_no_room_for_is_said_in_one_warning(tmp_path: Path, su
 def test_a_resolution_without_sense_is_dropped(dpi: tuple[float, float]) -> None:
     upscaler, _ = fake_upscaler(facts())
     assert upscale_picture(upscaler, Picture(np.zeros((2, 2), np.uint8), dpi=dpi)).dpi is None
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".avif"])
+def test_resolution_stands_in_exif_where_a_format_has_no_place(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[282], exif[283], exif[296] = 100.0, 50.0, 3  # over a centimetre
+    Image.fromarray(photograph(20, 30)).save(tmp_path / f"a{suffix}", exif=exif.tobytes())
+    assert read_picture(tmp_path / f"a{suffix}").dpi == pytest.approx((254, 127))
+
+
+def grey_profile() -> bytes:
+    """lcms' sRGB made a profile for grey by hand: its red curve as `kTRC` (ICC.1 8.3.4)."""
+    curve = struct.pack(">4s4xIH", b"curv", 1, 563) + b"\0\0"  # gamma 2.2 in 1/256
+    white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
+    name = struct.pack(">4s4xI", b"desc", 5) + b"grey\0" + b"\0" * 78
+    content, directory = b"", b""
+    for tag, data in ((b"desc", name), (b"kTRC", curve), (b"wtpt", white)):
+        directory += tag + struct.pack(">II", 128 + 4 + 36 + len(content), len(data))
+        content += data + b"\0" * (-len(data) % 4)
+    size = 128 + 4 + len(directory) + len(content)
+    header = struct.pack(">I4xI4s4s4s12x4s", size, 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
+    header += b"\0" * (68 - len(header)) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I", 3) + directory + content
+
+
+@pytest.mark.parametrize(
+    ("icc", "grey", "suffix", "kept"),
+    [
+        (grey_profile(), True, ".png", True),
+        (grey_profile(), True, ".jpg", True),
+        (grey_profile(), True, ".webp", False),
+        (grey_profile(), False, ".tif", False),
+        (ICC, True, ".png", False),
+        (ICC, True, ".jpg", True),
+    ],
+)
+def test_a_profile_is_kept_beside_pixels_that_it_is_for(
+    tmp_path: Path, icc: bytes, grey: bool, suffix: str, kept: bool
+) -> None:
+    photo = photograph(20, 30)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        write_picture(Picture(photo[..., 0] if grey else photo, icc=icc), tmp_path / f"a{suffix}")
+    assert ["ICC profile is not kept, it is for" in str(one.message) for one in told] == [True] * (not kept)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert image.info.get("icc_profile") == (icc if kept else None)
+    assert read_picture(tmp_path / f"a{suffix}").icc == (icc if kept else None)
+
+
+def test_xmp_that_goes_on_elsewhere_in_a_jpeg_says_so_no_more(tmp_path: Path) -> None:
+    """XMP specification part 3, 1.1.3.1."""
+    packet = XMP.replace(b' tiff:Orientation="6"', b' xmpNote:HasExtendedXMP="A0B1"')
+    Image.fromarray(photograph(20, 30)).save(tmp_path / "a.jpg", xmp=packet)
+    with pytest.warns(PictureWarning, match="XMP is kept without its extension"):
+        read = read_picture(tmp_path / "a.jpg")
+    assert b"Someone" in read.xmp
+    assert b"HasExtendedXMP" not in read.xmp

@@ -217,7 +217,7 @@ def write_picture(picture: Picture, path: str | os.PathLike[str]) -> None:
     if deep and not holds.deep:
         notes.append(f"its 16 bits a channel are written as 8, {name} holds no more")
         pixels, alpha = eight_bits(pixels), None if alpha is None else eight_bits(alpha)
-    metadata = fitting(_metadata(picture), name, holds, notes)
+    metadata = fitting(_metadata(picture), pixels.ndim == 2, name, holds, notes)
     try:
         with files.atomic_file(file) as stream:
             encode((pixels, alpha), metadata, name, stream)

@@ -7,6 +7,8 @@ out.
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
 import struct
 from collections.abc import Callable
@@ -56,7 +58,7 @@ _KEPT = {
 _PLACES = (0x9214, 0xA214)  # SubjectArea, SubjectLocation: in pixels of the old picture
 _IPTC_RESOURCE = 0x0404  # Photoshop's number for IPTC, as JPEG and TIFF carry it
 _IPTC_TAG = 33723
-_INCHES = 2  # EXIF's and TIFF's unit of resolution
+_INCHES, _CENTIMETRES = 2, 3  # EXIF's and TIFF's units of resolution
 
 
 @dataclass(frozen=True)
@@ -71,31 +73,45 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
 
+class _Unusable(ValueError):
+    """A block that is read and not kept; the text says why."""
+
+
 def metadata_of(raw: Raw, orientation: int, size: tuple[int, int], notes: list[str]) -> Metadata:
     """What can be kept for pixels that were turned by `orientation` to (height, width) `size`.
 
     notes : gets a line for each block that cannot be kept.
     """
     info = raw.info
+    packet = info.get("xmp") or info.get("XML:com.adobe.xmp")
+    records = info.get("photoshop") or raw.tags.get(_IPTC_TAG)
+    dpi = info.get("dpi")
+    try:
+        exif = raw.exif()
+        dpi = dpi or _exif_dpi(exif)
+    except Exception as cause:
+        exif = Image.Exif()
+        notes.append(f"EXIF is not kept, it is damaged ({cause})")
     found: dict[str, Callable[[], bytes | None]] = {
         "icc": lambda: usable_profile(info.get("icc_profile")),
-        "exif": lambda: _clean_exif(raw.exif()),
-        "xmp": lambda: _clean_xmp(info.get("xmp") or info.get("XML:com.adobe.xmp")),
-        "iptc": lambda: _clean_iptc(info.get("photoshop") or raw.tags.get(_IPTC_TAG), getattr(raw.tags, "prefix", b"")),
+        "exif": lambda: _exif_with_size(_clean_exif(exif), size, 1),
+        "xmp": lambda: _xmp_with_size(_clean_xmp(packet, notes), size),
+        "iptc": lambda: _clean_iptc(records, getattr(raw.tags, "prefix", b"")),
     }
     blocks: dict[str, bytes | None] = {}
     for name, read in found.items():
         try:
             blocks[name] = read()
+        except _Unusable as cause:
+            notes.append(f"{NAMES[name]} is not kept, {cause}")
         except Exception as cause:  # every camera and editor has its own reading of these standards
             notes.append(f"{NAMES[name]} is not kept, it is damaged ({cause})")
-    dpi = _dpi(info.get("dpi"), notes)
-    metadata = Metadata(**blocks, dpi=dpi[::-1] if dpi and orientation in TURNED else dpi)
-    return resized(metadata, size, 1, notes)
+    resolution = _dpi(dpi, notes)
+    return Metadata(**blocks, dpi=resolution[::-1] if resolution and orientation in TURNED else resolution)
 
 
 def usable_profile(raw: bytes | None) -> bytes | None:
-    """A profile for RGB or grey that can be used, without what follows it. Raises ValueError, OSError."""
+    """A profile for RGB or grey that can be used, without what follows it. Raises ValueError and OSError."""
     if not raw:
         return None
     length, space = int.from_bytes(raw[:4], "big"), raw[16:20]
@@ -103,7 +119,7 @@ def usable_profile(raw: bytes | None) -> bytes | None:
         raise ValueError(f"{len(raw)} bytes that state {length}")
     mode = {b"RGB ": "RGB", b"GRAY": "L"}.get(space)
     if mode is None:
-        raise ValueError(f"for {space.decode('ascii', 'replace').strip()} pixels")
+        raise _Unusable(f"it is for {space.decode('ascii', 'replace').strip()} pixels")
     try:
         ImageCms.buildTransform(ImageCms.ImageCmsProfile(BytesIO(raw)), ImageCms.createProfile("sRGB"), mode, "RGB")
     except ImageCms.PyCMSError as cause:
@@ -128,17 +144,20 @@ def _details(exif: Image.Exif) -> dict[int, Any]:
     return exif.get_ifd(ExifTags.IFD.Exif) if ExifTags.IFD.Exif in exif else {}
 
 
-def _clean_xmp(raw: Any) -> bytes | None:
+def _clean_xmp(raw: Any, notes: list[str]) -> bytes | None:
     if not raw:
         return None
     packet = raw.encode() if isinstance(raw, str) else bytes(raw)
     packet = packet.rstrip(b"\0")
     if b"rdf:RDF" not in packet and b"x:xmpmeta" not in packet:
-        raise ValueError("no XMP packet")
+        raise _Unusable("it is none")
     if re.search(rb"<!(DOCTYPE|ENTITY)", packet):
-        raise ValueError("it declares entities")
+        raise _Unusable("it declares entities")
     if re.search(rb"hdrgm:|Container:Directory|GCamera:M", packet):
-        raise ValueError("it is about a gain map or a video behind the picture, which are not kept either")
+        raise _Unusable("it is about a gain map or a video behind the picture, which are not kept either")
+    packet, further = re.subn(rb"\sxmpNote:HasExtendedXMP=(\"[^\"]*\"|'[^']*')", b"", packet)
+    if further:
+        notes.append("XMP is kept without its extension")
     packet = re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", packet, flags=re.DOTALL)
     return re.sub(rb"(tiff:Orientation(?:=[\"']|>)\s*)\d", rb"\g<1>1", packet)
 
@@ -151,7 +170,7 @@ def _clean_iptc(raw: Any, prefix: bytes) -> bytes | None:
     if not raw:
         return None
     if raw[:1] != b"\x1c":  # the mark that begins each record, IIM 4.2 section 1.5
-        raise ValueError("no IPTC record")
+        raise _Unusable("it is none")
     return bytes(raw)
 
 
@@ -168,56 +187,76 @@ def _dpi(value: Any, notes: list[str]) -> tuple[float, float] | None:
     return None
 
 
-def resized(metadata: Metadata, size: tuple[int, int], factor: float, notes: list[str] | None = None) -> Metadata:
-    """The metadata of the same picture at (height, width) `size`, `factor` times as large.
+def _exif_dpi(exif: Image.Exif) -> tuple[float, float] | None:
+    """Where a format has no place of its own for resolution."""
+    factor = {_INCHES: 1.0, _CENTIMETRES: 2.54}.get(exif.get(ExifTags.Base.ResolutionUnit, _INCHES), 0.0)
+    across, down = (float(exif.get(tag, 0)) for tag in (ExifTags.Base.XResolution, ExifTags.Base.YResolution))
+    return across * factor, down * factor
 
-    notes : gets a line where EXIF turns out to be damaged.
-    """
+
+def resized(metadata: Metadata, size: tuple[int, int], factor: float) -> Metadata:
+    """The metadata of the same picture at (height, width) `size`, `factor` times as large."""
     dpi = metadata.dpi and _dpi([number * factor for number in metadata.dpi], [])
-    exif, xmp = metadata.exif, metadata.xmp
-    if exif is not None:
-        try:
-            exif = _exif_with_size(exif, size, factor)
-        except Exception as cause:
-            exif = None
-            if notes is not None:
-                notes.append(f"EXIF is not kept, it is damaged ({cause})")
-    if xmp is not None:
-        for names, value in ((rb"tiff:ImageWidth|exif:PixelXDimension", size[1]),
-                             (rb"tiff:ImageLength|exif:PixelYDimension", size[0])):  # fmt: skip
-            xmp = re.sub(rb"((?:%b)(?:=[\"']|>)\s*)\d+" % names, rb"\g<1>%d" % value, xmp)
+    exif, xmp = _exif_with_size(metadata.exif, size, factor), _xmp_with_size(metadata.xmp, size)
     return replace(metadata, exif=exif, xmp=xmp, dpi=dpi)
 
 
-def _exif_with_size(data: bytes, size: tuple[int, int], factor: float) -> bytes:
-    exif = Image.Exif()
-    exif.load(data)
+def _exif_with_size(data: bytes | None, size: tuple[int, int], factor: float) -> bytes | None:
+    if data is None:
+        return None
+    exif = with_tags(data, {})
     details = _details(exif)
     for tag, value in ((ExifTags.Base.ExifImageWidth, size[1]), (ExifTags.Base.ExifImageHeight, size[0])):
         if tag in details:
             details[tag] = value
     for tag in (ExifTags.Base.FocalPlaneXResolution, ExifTags.Base.FocalPlaneYResolution):  # pixels over the sensor
-        if factor != 1 and tag in details:
-            details[tag] = details[tag] * factor
+        if isinstance(number := details.get(tag), numbers.Real) and math.isfinite(number):
+            details[tag] = number * factor
     return exif.tobytes()
+
+
+def _xmp_with_size(packet: bytes | None, size: tuple[int, int]) -> bytes | None:
+    for names, value in (
+        ("tiff:ImageWidth|exif:PixelXDimension", size[1]),
+        ("tiff:ImageLength|exif:PixelYDimension", size[0]),
+    ):
+        stated = re.compile(rf"((?:{names})(?:=[\"']|>)\s*)\d+".encode())
+        packet = packet and stated.sub(rb"\g<1>%d" % value, packet)
+    return packet
 
 
 # --- into a file ----------------------------------------------------------------------------------------------------
 
 
-def fitting(metadata: Metadata, name: str, holds: Holds, notes: list[str]) -> Metadata:
-    """What a format, by its name and limits, can hold of it. notes : gets a line for each block that it cannot."""
+def fitting(metadata: Metadata, grey: bool, name: str, holds: Holds, notes: list[str]) -> Metadata:
+    """What a format, by its name and limits, can hold of it beside pixels that are grey or not.
+
+    notes : gets a line for each block that cannot be kept.
+    """
     kept: dict[str, Any] = {}
     for block, label in NAMES.items():
         content, limit = getattr(metadata, block), holds.blocks.get(block, 0)
+        why = None
         if content is not None and len(content) > limit:
             why = f"{len(content)} bytes are too many for {name}" if limit else f"{name} has no place for it"
+        elif content is not None and block == "icc":
+            why = _misfit(content[16:20], grey, name, holds)
+        if why is not None:
             notes.append(f"{label} is not kept, {why}")
             content = None
         kept[block] = content
     if metadata.dpi and not holds.dpi:
         kept["exif"] = with_tags(kept["exif"], _resolution(metadata.dpi)).tobytes()
     return Metadata(**kept, dpi=metadata.dpi)
+
+
+def _misfit(space: bytes, grey: bool, name: str, holds: Holds) -> str | None:
+    """Why pixels cannot have a profile for this colour space (ICC.1 7.2.6)."""
+    if space == b"GRAY" and not (grey and holds.grey):
+        return f"it is for grey, and {'its pixels are' if not grey else f'{name} has'} colour"
+    if space == b"RGB " and grey and name == "PNG":  # PNG specification, 11.3.2.3
+        return "it is for colour, which PNG does not allow beside grey"
+    return None
 
 
 def with_tags(exif: bytes | None, tags: dict[int, Any]) -> Image.Exif:

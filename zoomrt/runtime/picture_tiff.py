@@ -76,8 +76,8 @@ def deep_source(stream: BinaryIO, what: str) -> Source | None:
     check_size(height, width, what)
     separate = tags.get(ExifTags.Base.PlanarConfiguration, 1) == _SEPARATE
     if not vips.available():
-        if channels == 3 and not separate:
-            return None  # Pillow reads 8 bits of it
+        if (channels == 3 and not separate) or (samples == 1 and tags.prefix == b"II"):
+            return None  # Pillow reads 8 bits of the one, and the other
         needed, remedy = "the extra deep", "Run: pip install 'zoomrt[deep]'"
         raise MissingDependency(what, seen="16 bits a channel, and no libvips", needed=needed, remedy=remedy)
     if separate and (channels == 1 or ExifTags.Base.TileWidth in tags):
@@ -103,10 +103,8 @@ def deep_source(stream: BinaryIO, what: str) -> Source | None:
 
 
 def _info(tags: ImageFileDirectory_v2) -> dict[str, Any]:
-    """The blocks beside EXIF, as Pillow names them."""
-    factor = {2: 1.0, 3: 2.54}.get(tags.get(ExifTags.Base.ResolutionUnit, 2), 0.0)  # inches, centimetres
-    dpi = tuple(tags.get(tag, 0) * factor for tag in (ExifTags.Base.XResolution, ExifTags.Base.YResolution))
-    return {"icc_profile": tags.get(ExifTags.Base.InterColorProfile), "xmp": tags.get(_XMP), "dpi": dpi}
+    """The blocks beside EXIF, which has the resolution, as Pillow names them."""
+    return {"icc_profile": tags.get(ExifTags.Base.InterColorProfile), "xmp": tags.get(_XMP)}
 
 
 def add_metadata(stream: BinaryIO, metadata: Metadata) -> None:

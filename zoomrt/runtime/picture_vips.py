@@ -60,7 +60,7 @@ def decode(stream: BinaryIO, form: str, size: tuple[int, int]) -> NDArray[np.uin
     """
     vips = _vips()
     with _opened(stream, vips) as source:
-        image = getattr(vips.Image, _LOADERS[form])(source, access="sequential", fail_on="warning")
+        image = getattr(vips.Image, _LOADERS[form])(source, access="sequential", fail_on="error")
         if (image.height, image.width) != size or image.format != "ushort":
             raise ValueError(f"{image.width}x{image.height} pixels of type {image.format}")
         result = np.empty((*size, image.bands), np.uint16)
@@ -109,7 +109,7 @@ def encode(planes: Planes, form: str, stream: Any) -> None:
             big = image.width * image.height * image.bands * 2 > CLASSIC_TIFF_BYTES
             image.tiffsave_target(target, compression="deflate", predictor="horizontal", bigtiff=big)
         else:
-            image.pngsave_target(target, filter="all", bitdepth=16, keep="none")
+            image.pngsave_target(target, filter="all", bitdepth=16)
 
 
 def _image(plane: NDArray[Any], vips: Any) -> Any:
