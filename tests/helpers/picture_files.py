@@ -46,20 +46,33 @@ def png_of_size(width: int, height: int, pixels: bytes = b"") -> bytes:
 def cmyk_profile(lab: NDArray[np.floating]) -> bytes:
     """An ICC profile for CMYK whose sixteen corners have these colours; between them they are interpolated.
 
-    lab : (2, 2, 2, 2, 3) L*, a*, b* by ink C, M, Y, K. ICC.1:2010, 7.2 (header) and 10.9 (lut8Type).
+    lab : (2, 2, 2, 2, 3) L*, a*, b* by ink C, M, Y, K. ICC.1:2010, 10.9 (lut8Type).
     """
-    codes = np.rint(lab * [255 / 100, 1, 1] + [0, 128, 128]).astype(np.uint8)  # 10.9, Lab in 8 bits
+    codes = np.rint(lab * [255 / 100, 1, 1] + [0, 128, 128]).astype(np.uint8)
     identity = bytes(range(256))
     table = struct.pack(">4s4xBBBx", b"mft1", 4, 3, 2) + struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
     table += identity * 4 + codes.tobytes() + identity * 3
-    text = struct.pack(">4s4x", b"text") + b"none\0"
-    name = struct.pack(">4s4xI", b"desc", 5) + b"inks\0" + b"\0" * 78
-    white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)  # D50 in 1/65536
-    content, directory = b"", b""
-    for tag, data in ((b"A2B0", table), (b"cprt", text), (b"desc", name), (b"wtpt", white)):
-        directory += tag + struct.pack(">II", 128 + 4 + 4 * 12 + len(content), len(data))
+    return _profile(b"prtr", b"CMYK", b"Lab ", {b"A2B0": table})
+
+
+def grey_profile() -> bytes:
+    """An ICC profile for grey with a gamma of 2.2. ICC.1:2010, 8.4.2 and 10.6 (curveType)."""
+    curve = struct.pack(">4s4xIH", b"curv", 1, round(2.2 * 256)) + b"\0\0"
+    return _profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": curve})
+
+
+def _profile(device: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """ICC.1:2010, 7.2 (header) and 7.3 (tag table)."""
+    d50 = struct.pack(">3i", 63190, 65536, 54061)  # in 1/65536
+    tags = tags | {
+        b"cprt": struct.pack(">4s4x", b"text") + b"none\0",
+        b"desc": struct.pack(">4s4xI", b"desc", 5) + b"test\0" + b"\0" * 78,
+        b"wtpt": struct.pack(">4s4x", b"XYZ ") + d50,
+    }
+    content, directory, start = b"", b"", 128 + 4 + 12 * len(tags)
+    for tag, data in sorted(tags.items()):
+        directory += tag + struct.pack(">II", start + len(content), len(data))
         content += data + b"\0" * (-len(data) % 4)
-    size = 128 + 4 + len(directory) + len(content)
-    header = struct.pack(">I4xI4s4s4s12x4s", size, 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp")
-    header += b"\0" * (68 - len(header)) + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + struct.pack(">I", 4) + directory + content
+    header = struct.pack(">I4xI4s4s4s12x4s", start + len(content), 0x02400000, device, space, connection, b"acsp")
+    header = header.ljust(68, b"\0") + d50
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + directory + content

@@ -287,28 +287,13 @@ def test_resolution_stands_in_exif_where_a_format_has_no_place(tmp_path: Path, s
     assert read_picture(tmp_path / f"a{suffix}").dpi == pytest.approx((254, 127))
 
 
-def grey_profile() -> bytes:
-    """lcms' sRGB made a profile for grey by hand: its red curve as `kTRC` (ICC.1 8.3.4)."""
-    curve = struct.pack(">4s4xIH", b"curv", 1, 563) + b"\0\0"  # gamma 2.2 in 1/256
-    white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
-    name = struct.pack(">4s4xI", b"desc", 5) + b"grey\0" + b"\0" * 78
-    content, directory = b"", b""
-    for tag, data in ((b"desc", name), (b"kTRC", curve), (b"wtpt", white)):
-        directory += tag + struct.pack(">II", 128 + 4 + 36 + len(content), len(data))
-        content += data + b"\0" * (-len(data) % 4)
-    size = 128 + 4 + len(directory) + len(content)
-    header = struct.pack(">I4xI4s4s4s12x4s", size, 0x02400000, b"mntr", b"GRAY", b"XYZ ", b"acsp")
-    header += b"\0" * (68 - len(header)) + struct.pack(">3i", 63190, 65536, 54061)
-    return header.ljust(128, b"\0") + struct.pack(">I", 3) + directory + content
-
-
 @pytest.mark.parametrize(
     ("icc", "grey", "suffix", "kept"),
     [
-        (grey_profile(), True, ".png", True),
-        (grey_profile(), True, ".jpg", True),
-        (grey_profile(), True, ".webp", False),
-        (grey_profile(), False, ".tif", False),
+        (picture_files.grey_profile(), True, ".png", True),
+        (picture_files.grey_profile(), True, ".jpg", True),
+        (picture_files.grey_profile(), True, ".webp", False),
+        (picture_files.grey_profile(), False, ".tif", False),
         (ICC, True, ".png", False),
         (ICC, True, ".jpg", True),
     ],
