@@ -101,6 +101,17 @@ def test_side_by_side_pictures(nearest_bundle: Path, video: Path, tmp_path: Path
     assert len(decoded(tmp_path / "seq.mkv")) == 3
 
 
+def test_another_colour_step(nearest_bundle: Path, video: Path, tmp_path: Path, command: Any) -> None:
+    words = [nearest_bundle, video, "-o", tmp_path / "%d.png", "--zoom", "3", "--seconds", "0.1"]
+    assert command("zoom", *words, "--colour", "adain").returncode == 0
+    with ZoomSession(nearest_bundle, (WIDTH, HEIGHT), output_format="rgb", colour="adain") as session:
+        expected = session.process(camera_frame(decoded(video)[0]), 3.0).pixels
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "1.png")), expected)
+    assert "unknown colour step: got 'adian'" in failure_line(
+        command("zoom", *words, "--colour", "adian", "--overwrite"), 2
+    )
+
+
 def test_a_device_needs_an_end_for_a_path(nearest_bundle: Path, tmp_path: Path, command: Any) -> None:
     words = [nearest_bundle, "testsrc=size=64x48:rate=10", "--device-kind", "lavfi", "-o", tmp_path / "cam.mkv"]
     failure = failure_line(command("zoom", *words), 2)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
 
 from zoomrt.errors import BundleError, EngineMismatch, InputError, OutOfMemory, RuntimeFault
-from zoomrt.runtime import tiles
+from zoomrt.runtime import sizes
 from zoomrt.runtime.backends import add_kernels
 from zoomrt.runtime.cuda_kernel import CudaKernel, evaluate
 from zoomrt.runtime.frame_engine import axis_table
@@ -122,6 +122,19 @@ def test_colours_of_values_that_bytes_do_not_hold_are_not_matched_on_bytes(
             upscaler(OnDevice(frame))
 
 
+@pytest.mark.parametrize("size", [(90, 60), (400, 267)])
+def test_another_size_goes_tile_by_tile(tmp_path: Path, rng: np.random.Generator, size: tuple[int, int]) -> None:
+    """What a frame on the GPU stores is rounded and cut; a result of another size is made from what is not."""
+    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b")
+    plain, _ = fake_upscaler(upscaler.manifest.tile)
+    frame = rng.integers(0, 256, (40, 60, 3), np.uint8)
+    with upscaler:
+        assert np.array_equal(upscaler.upscale(frame, size=size), plain.upscale(frame, size=size))
+        assert ".launch" not in cuda.names()
+        with pytest.raises(InputError, match="cannot resample a frame on the GPU"):
+            upscaler.upscale(OnDevice(frame), size=size)
+
+
 def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path, rng: np.random.Generator) -> None:
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", batches=(1, 2))
     with upscaler:
@@ -135,7 +148,7 @@ def test_engines_are_prepared_once_for_frames_of_every_size(tmp_path: Path, rng:
 
 
 def test_frames_that_the_kernels_do_not_read_go_tile_by_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "MAX_DEVICE_PIXELS", 5000)
+    monkeypatch.setattr(sizes, "MAX_DEVICE_PIXELS", 5000)
     upscaler, cuda, _ = gpu_upscaler(tmp_path / "b")
     with upscaler:
         for frame in (np.zeros((40, 40), np.uint8), np.zeros((40, 40, 3), np.uint16), np.zeros((80, 80, 3), np.uint8)):

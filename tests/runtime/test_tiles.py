@@ -11,7 +11,8 @@ from runtime_helpers import facts, slow_axis_weights
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import BundleError, InputError
-from zoomrt.runtime.tiles import AxisPlan, check_facts, check_size, plan, reflect_indices
+from zoomrt.runtime.sizes import check_size
+from zoomrt.runtime.tiles import AxisPlan, check_facts, plan, reflect_indices
 
 
 @settings(max_examples=150)

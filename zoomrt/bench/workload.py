@@ -94,7 +94,7 @@ def tile_stages(upscaler: Upscaler, work: Workload, rounds: int) -> dict[str, fl
     spans = plan(work.corner.shape[0], work.corner.shape[1], tile)
     batch = work.batch.copy()
     size = work.corner.shape[0] * tile.scale, work.corner.shape[1] * tile.scale
-    out = pixels.empty_frame(work.corner, size)
+    out = np.empty((*size, 3), np.uint8)
     taken: dict[str, list[float]] = {name: [] for name in ("convert in", "engine", "blend", "convert out")}
     with upscaler.engine() as session:
         for _ in range(rounds):

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from zoomrt.cli._common import report
 from zoomrt.cli._pictures import Job
 from zoomrt.errors import ZoomrtError
+from zoomrt.files import shown
+
+if TYPE_CHECKING:
+    from zoomrt.runtime.images import PictureFacts
 
 __all__ = ["check_jobs"]
 
 
 def check_jobs(
-    jobs: Sequence[Job], size_of: Callable[[int, int], tuple[int, int]], failures: list[ZoomrtError]
+    jobs: Sequence[Job],
+    result_of: Callable[[PictureFacts, str], tuple[tuple[int, int], int]],
+    failures: list[ZoomrtError],
 ) -> list[Job]:
     """The jobs that nothing is known to stand against, in their order.
 
-    size_of : (height, width) of the result for a picture of (height, width).
-    failures : gets the errors of all others, which are reported: a picture that cannot be read, a result that its
-    format cannot hold or that memory has no room for.
+    result_of : for a picture and its name, (height, width) of its result and the bytes that upscaling takes beside
+        both. Raises any error.
+    failures : gets the errors of all others, which are reported: a picture that cannot be read, a result that cannot be
+    made, that its format cannot hold or that memory has no room for.
     """
     from zoomrt.runtime.images import check_fits, inspect_picture
     from zoomrt.runtime.picture_room import check_room
@@ -28,9 +36,9 @@ def check_jobs(
     for job in jobs:
         try:
             facts = inspect_picture(job.source)
-            size = size_of(facts.height, facts.width)
+            size, working = result_of(facts, f"picture {shown(job.source)}")
             check_fits(replace(facts, height=size[0], width=size[1]), job.output)
-            check_room(facts, size, job.output, f"cannot upscale {str(job.source)!r}")
+            check_room(facts, size, job.output, f"cannot upscale {shown(job.source)}", working)
         except ZoomrtError as problem:
             failures.append(problem)
             report(problem)

@@ -10,6 +10,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,14 @@ from zoomrt.cli._common import Advance, progress_bar, report, say, shared_option
 from zoomrt.cli._numbers import THREADS
 from zoomrt.cli._pictures import Job, plan_jobs
 from zoomrt.cli._preflight import check_jobs
+from zoomrt.cli._sizes import longest_option, result_size, scale_option, size_option
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, ZoomrtError
 from zoomrt.runtime.picture_formats import NEW_ENDINGS
 from zoomrt.runtime.resources import is_refusal, out_of_memory
+from zoomrt.runtime.sizes import ResultSize, result_of_each_pass
 
 if TYPE_CHECKING:
+    from zoomrt.runtime.images import PictureFacts
     from zoomrt.runtime.upscaler import Upscaler
 
 
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
 @click.option("--recursive", is_flag=True, help="Also take pictures in folders below those named.")
 @click.option("--format", "format_name", help=f"{', '.join(NEW_ENDINGS)}; if left out, that of each picture.")
 @click.option("--suffix", default="", help="Added to each result's name, such as _x4.")
+@scale_option
+@size_option
+@longest_option
 @click.option("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
 @click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @click.option("--backend", help="onnxruntime or openvino: run an fp32 bundle in the other one than it was built for.")
@@ -52,6 +59,9 @@ def cli(
     recursive: bool,
     format_name: str | None,
     suffix: str,
+    scale: Fraction | None,
+    size: tuple[int, int] | None,
+    longest: int | None,
     colour: str | None,
     threads: int | None,
     backend: str | None,
@@ -59,6 +69,7 @@ def cli(
     quiet: bool,
 ) -> None:
     """Upscale PICTURES (files, folders or patterns) with BUNDLE."""
+    wanted = result_size(scale, size, longest)
     jobs = plan_jobs(pictures, output, format_name=format_name, suffix=suffix, recursive=recursive)
     todo = [job for job in jobs if overwrite or not job.output.exists()]
     skipped = len(jobs) - len(todo)
@@ -66,7 +77,14 @@ def cli(
     if todo:
         with output_folders(todo):
             failures = upscale_all(
-                bundle, todo, threads=threads, backend=backend, smaller=smaller, colour=colour, quiet=quiet
+                bundle,
+                todo,
+                size=wanted,
+                threads=threads,
+                backend=backend,
+                smaller=smaller,
+                colour=colour,
+                quiet=quiet,
             )
     if not quiet and (len(jobs) > 1 or skipped):
         done = len(todo) - len(failures)
@@ -83,12 +101,14 @@ def upscale_all(
     *,
     threads: int | None,
     quiet: bool,
+    size: ResultSize | None = None,
     backend: str | None = None,
     smaller: Path | None = None,
     colour: str | None = None,
 ) -> list[ZoomrtError]:
     """Upscale every job; report the pictures that fail, go on, and return their errors: those known before the work
     first."""
+    from zoomrt.runtime.one_pass import working_bytes
     from zoomrt.runtime.upscaler import load
 
     failures: list[ZoomrtError] = []
@@ -97,11 +117,17 @@ def upscale_all(
         load(bundle, threads=threads, backend=backend, smaller=smaller, colour=colour) as upscaler,
         progress_bar(quiet=quiet) as advance,
     ):
-        scale = upscaler.scale
-        ready = check_jobs(jobs, lambda height, width: (height * scale, width * scale), failures)
+        facts = upscaler.manifest.tile
+
+        def result_of(picture: PictureFacts, name: str) -> tuple[tuple[int, int], int]:
+            wanted = None if size is None else size.of(picture.width, picture.height, name)
+            results = result_of_each_pass((picture.height, picture.width), facts.scale, wanted, name)
+            return results[-1], working_bytes(facts, results, picture.channels, deep=picture.deep)
+
+        ready = check_jobs(jobs, result_of, failures)
         for number, job in enumerate(ready, 1):
             try:
-                line = _upscale_one(upscaler, job, f"{number}/{len(ready)} {job.source.name}", advance)
+                line = _upscale_one(upscaler, job, f"{number}/{len(ready)} {job.source.name}", advance, size)
             except (InputError, OutOfMemory, RuntimeFault, StorageError) as problem:
                 if is_of_the_place(problem):
                     raise
@@ -127,7 +153,7 @@ def is_of_the_place(problem: ZoomrtError) -> bool:
     return isinstance(problem, StorageError) and isinstance(problem.__cause__, OSError)
 
 
-def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance) -> str:
+def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance, size: ResultSize | None) -> str:
     """Read, upscale and write one picture; returns the line that says so."""
     from zoomrt.runtime.images import read_picture, upscale_picture, write_picture
 
@@ -135,10 +161,12 @@ def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance) -> 
     advance(label, 0.0)
     with _picture_warnings():
         picture = read_picture(job.source)
-    result = upscale_picture(upscaler, picture, on_tile=lambda done, total: advance(label, done / total))
+    height, width = picture.pixels.shape[:2]
+    wanted = None if size is None else size.of(width, height)
+    result = upscale_picture(upscaler, picture, lambda done, total: advance(label, done / total), size=wanted)
     with _picture_warnings():
         write_picture(result, job.output)
-    (height, width), (new_height, new_width) = picture.pixels.shape[:2], result.pixels.shape[:2]
+    new_height, new_width = result.pixels.shape[:2]
     seconds = time.monotonic() - started
     line = f"{job.output}: {width} x {height} -> {new_width} x {new_height} px in {seconds:.1f} s"
     return line if upscaler.manifest.sampling is None else f"{line}, {_evaluations(upscaler.evaluations)}"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from zoomrt.cli._common import install_line, progress_bar, report, require, say, shared_options, start, tell_notes
-from zoomrt.cli._numbers import THREADS, Number, Parsed, bad_value, fraction, whole
+from zoomrt.cli._numbers import THREADS, Number, Parsed, bad_value, fraction
+from zoomrt.cli._sizes import sides
 from zoomrt.cli._zoom_path import parse_keyframes, parse_path
 from zoomrt.errors import UsageError
 
@@ -34,7 +35,7 @@ MAX_SIDE = 16_384  # of a view; no encoder takes more
 @click.option("--keyframes", help="'0=1@0.5,0.5 3=8@0.6,0.4': second=zoom@x,y; in place of --zoom and --center.")
 @click.option(
     "--size",
-    type=Parsed(lambda text: _sides(text), f"two sides from 1 to {MAX_SIDE}, such as 1280x720"),
+    type=Parsed(lambda text: sides(text, MAX_SIDE), f"two sides from 1 to {MAX_SIDE}, such as 1280x720"),
     help=f"Of the view, sides up to {MAX_SIDE}, such as 1280x720; that of the input, in square pixels, if left out.",
 )
 @click.option("--seconds", type=Number(0, 1_000_000_000, above=True), help="Stop after so many seconds of input.")
@@ -52,6 +53,7 @@ MAX_SIDE = 16_384  # of a view; no encoder takes more
 )
 @click.option("--noise", type=Number(0, 255), default=0.0, help="Sensor noise in codes of 255, smoothed over time.")
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@click.option("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
 @click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @shared_options
 def cli(
@@ -69,6 +71,7 @@ def cli(
     budget_ms: float | None,
     noise: float,
     overwrite: bool,
+    colour: str | None,
     threads: int | None,
     quiet: bool,
 ) -> None:
@@ -97,7 +100,7 @@ def cli(
         if (losses := [*source.losses, *losses]) and not quiet:
             report(f"{video}: {'; '.join(losses)}", kind="warning")
         with (
-            load(bundle, threads=threads) as upscaler,
+            load(bundle, threads=threads, colour=colour) as upscaler,
             ZoomSession(upscaler, view_size, budget_ms=budget_ms, noise=noise / 255) as session,
             progress_bar(quiet=quiet) as advance,
             made_folder(output.parent),
@@ -151,12 +154,6 @@ def _own_size(source: Source, *, even: bool) -> tuple[int, int]:
     if max(width, height) > MAX_SIDE:
         seen, needed = f"{width}x{height}", f"at most {MAX_SIDE} a side"
         raise UsageError("cannot make views so large", seen=seen, needed=needed, remedy="Give a smaller --size.")
-    return width, height
-
-
-def _sides(text: str) -> tuple[int, int]:
-    """`1280x720` -> (1280, 720). Raises ValueError."""
-    width, height = (whole(word, 1, MAX_SIDE) for word in text.lower().split("x"))
     return width, height
 
 

@@ -19,7 +19,8 @@ from zoomrt.runtime.frame_engine import ColourKernels, FrameKernels
 from zoomrt.runtime.onnxruntime_session import core_count
 from zoomrt.runtime.resources import check_process
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.tiles import MAX_DEVICE_PIXELS, check_facts
+from zoomrt.runtime.sizes import MAX_DEVICE_PIXELS
+from zoomrt.runtime.tiles import check_facts
 
 if TYPE_CHECKING:
     from zoomrt.runtime.cuda_device import CudaDevice

@@ -22,7 +22,7 @@ from zoomrt.runtime.moments import Moments, matching_affine
 from zoomrt.runtime.reference import Reference
 from zoomrt.runtime.wavelet import match_low_frequencies
 
-__all__ = ["METHODS", "check_method", "corrected", "kernels_match", "takes_codes", "with_method"]
+__all__ = ["METHODS", "check_method", "corrected", "kernels_match", "takes_codes", "waiting_bytes", "with_method"]
 
 METHODS: tuple[str, ...] = get_args(ColourMethod)
 _BAND_PIXELS = 1 << 16  # pixels worked on at a time
@@ -50,6 +50,11 @@ def takes_codes(colour: ColourFacts) -> bool:
 def kernels_match(colour: ColourFacts) -> bool:
     """Whether the kernels of `zoomrt/kernels/colour_match.py` do just this: they know the input as it is."""
     return colour == ColourFacts(method="adain", clamp="first", reference="input")
+
+
+def waiting_bytes(colour: ColourFacts, *, deep: bool) -> int:
+    """Bytes that `corrected` holds for each value of a uint8, or `deep` uint16, picture until it knows all of it."""
+    return (4 if deep else 2) if colour.method == "adain" else 0
 
 
 def corrected(blocks: Iterable[Block], reference: Reference, out: NDArray[Any], colour: ColourFacts) -> Iterator[Block]:

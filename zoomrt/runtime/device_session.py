@@ -19,7 +19,7 @@ from zoomrt.runtime.interop import DeviceArray, DeviceView, device_view, stream_
 from zoomrt.runtime.rgb_view import Picture
 from zoomrt.runtime.scheduler import Pipeline
 from zoomrt.runtime.session import Session, batches_of, named
-from zoomrt.runtime.tiles import MAX_DEVICE_PIXELS, MAX_DEVICE_SIDE, check_size, fits_device
+from zoomrt.runtime.sizes import MAX_DEVICE_PIXELS, MAX_DEVICE_SIDE, check_size, fits_device
 
 if TYPE_CHECKING:
     from zoomrt.runtime.cuda_device import CudaStream

@@ -23,7 +23,8 @@ from zoomrt.runtime.frame_engine import EngineRuns, FrameEngine, FrameKernels, a
 from zoomrt.runtime.interop import DeviceView
 from zoomrt.runtime.rgb_view import Picture
 from zoomrt.runtime.scheduler import Pipeline
-from zoomrt.runtime.tiles import fits_device, plan
+from zoomrt.runtime.sizes import fits_device
+from zoomrt.runtime.tiles import plan
 
 __all__ = ["FramePath"]
 

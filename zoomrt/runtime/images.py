@@ -180,19 +180,26 @@ def _reading(file: Path) -> Iterator[tuple[BinaryIO, str, list[str]]]:
         notes += [f"it is damaged in part ({remark.message})" for remark in remarks]
 
 
-def upscale_picture(upscaler: Upscaler, picture: Picture, on_tile: Callable[[int, int], None] | None = None) -> Picture:
+def upscale_picture(
+    upscaler: Upscaler,
+    picture: Picture,
+    on_tile: Callable[[int, int], None] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+) -> Picture:
     """Upscale pixels with the model and alpha by bicubic interpolation; resolution and sizes in metadata follow.
 
+    size : (width, height) of the result, as for `Upscaler.upscale`; None is the model's scale times the picture's.
     Colour under alpha 0 is replaced by that of its visible surroundings first, so that it does not bleed out.
     Raises what `Upscaler.upscale` raises.
     """
     pixels, alpha = picture.pixels, picture.alpha
     if alpha is not None:
         pixels = fill_hidden(pixels, alpha)
-    large = upscaler.upscale(pixels, on_tile=on_tile)
-    size: tuple[int, int] = large.shape[:2]
-    metadata = resized(_metadata(picture), size, size[1] / pixels.shape[1])
-    return Picture(large, None if alpha is None else resize_alpha(alpha, size), **vars(metadata))
+    large = upscaler.upscale(pixels, size=size, on_tile=on_tile)
+    height, width = large.shape[:2]
+    metadata = resized(_metadata(picture), (height, width), width / pixels.shape[1])
+    return Picture(large, None if alpha is None else resize_alpha(alpha, (height, width)), **vars(metadata))
 
 
 def _metadata(picture: Picture) -> Metadata:

@@ -9,7 +9,7 @@ Execution only, for `Upscaler`: `tiles` says what to read and with what weight, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from zoomrt.bundle import TileFacts
 from zoomrt.runtime import noise, pixels
 from zoomrt.runtime.blend import Blender
 from zoomrt.runtime.blocks import Block, resized
-from zoomrt.runtime.colour import corrected, takes_codes
+from zoomrt.runtime.colour import corrected, takes_codes, waiting_bytes
 from zoomrt.runtime.device_session import DeviceSession
 from zoomrt.runtime.reference import InputReference, planes_of
 from zoomrt.runtime.rgb_view import Picture, peak_of
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.tiles import plan
 
-__all__ = ["upscale_once"]
+__all__ = ["upscale_once", "working_bytes"]
 
 _BAND_PIXELS = 1 << 16
 
@@ -35,30 +35,30 @@ def upscale_once(
     session: Session,
     facts: TileFacts,
     frame: Picture,
-    size: tuple[int, int],
+    out: NDArray[Any],
     *,
-    deep: bool,
     on_part: Callable[[int, int], None],
     evaluations: list[int] | None,
-) -> NDArray[Any]:
-    """A frame at (height, width) `size`.
+) -> None:
+    """Upscale a frame into `out`, of its rank, and of any type and size.
 
-    deep : give uint16 for a frame of uint8. on_part : called with (tiles done, tiles in all). evaluations : where the
-        network's evaluations of each tile are added; None for a model with one step.
+    on_part : called with (tiles done, tiles in all). evaluations : where the network's evaluations of each tile are
+        added; None for a model with one step.
     """
-    out = pixels.empty_frame(frame, size, deep=deep)
-    channels, natural = 1 if out.ndim == 2 else 3, (frame.shape[0] * facts.scale, frame.shape[1] * facts.scale)
+    size, natural = (out.shape[0], out.shape[1]), (frame.shape[0] * facts.scale, frame.shape[1] * facts.scale)
+    channels = 1 if out.ndim == 2 else 3
     colour, resizes = facts.colour, size != natural
     tiles = len(plan(frame.shape[0], frame.shape[1], facts))
     straight = not resizes and colour.method == "none"
     white = peak_of(out.dtype) if straight else 1.0
     with contextlib.ExitStack() as open_runs:
         blocks: Iterable[Block]
-        device = session if isinstance(session, DeviceSession) and not resizes and not deep else None
-        if device is not None and takes_codes(colour) and device.run_frame(frame, out):
+        by_bytes = not resizes and out.dtype == np.uint8 and takes_codes(colour)
+        device = session if isinstance(session, DeviceSession) and by_bytes else None
+        if device is not None and device.run_frame(frame, out):
             on_part(tiles, tiles)
             if straight or device.matches_colours:
-                return out
+                return
             blocks = _stored(out)
         else:
             blended = _tile_by_tile(session, frame, facts, on_part, evaluations)
@@ -72,7 +72,22 @@ def upscale_once(
             blocks = corrected(blocks, InputReference(frame, size, colour), out, colour)
         for rows, columns, block in blocks:
             pixels.store(block, out[rows, columns], white)
-    return out
+
+
+def working_bytes(facts: TileFacts, results: Sequence[tuple[int, int]], channels: int, *, deep: bool) -> int:
+    """Most bytes that passes through the network hold beside the frame and its result, tiles and strips left out:
+    frames between them, and what the colour step waits with.
+
+    results : (height, width) of each pass. channels, deep : of the frame, 1 or 3 of uint8 or uint16.
+    """
+    most = before = 0
+    for number, (height, width) in enumerate(results):
+        last = number == len(results) - 1
+        values = height * width * channels
+        own = 0 if last else 2 * values
+        most = max(most, before + own + values * waiting_bytes(facts.colour, deep=deep or not last))
+        before = own
+    return most
 
 
 def _tile_by_tile(

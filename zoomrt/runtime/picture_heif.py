@@ -10,7 +10,7 @@ from PIL import Image
 
 from zoomrt.errors import InputError, MissingDependency
 from zoomrt.runtime.picture_source import Planes, Raw, Source, stretched
-from zoomrt.runtime.tiles import check_size
+from zoomrt.runtime.sizes import check_size
 
 __all__ = ["is_heif", "open_with_libheif"]
 

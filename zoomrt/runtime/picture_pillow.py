@@ -39,7 +39,7 @@ from zoomrt.runtime import picture_png as png
 from zoomrt.runtime import picture_vips as vips
 from zoomrt.runtime.picture_formats import FORMATS
 from zoomrt.runtime.picture_source import AT_8_BITS, TURNED, Planes, Raw, Source, stretched, upright
-from zoomrt.runtime.tiles import MAX_PIXELS, check_size
+from zoomrt.runtime.sizes import MAX_PIXELS, check_size
 
 __all__ = ["open_with_pillow"]
 

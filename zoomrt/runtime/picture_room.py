@@ -19,10 +19,10 @@ _WEBP_BYTES = 10
 """A pixel of WebP while it is encoded: Pillow's copy, and libwebp's planes and what it keeps while it searches."""
 
 
-def needed_bytes(facts: PictureFacts, size: tuple[int, int], output: Path) -> int:
+def needed_bytes(facts: PictureFacts, size: tuple[int, int], output: Path, working: int = 0) -> int:
     """Peak of reading, upscaling to (height, width) `size` and writing, in bytes.
 
-    output : its ending decides the encoder.
+    output : its ending decides the encoder. working : what upscaling holds beside both pictures.
     """
     source, result = facts.height * facts.width, size[0] * size[1]
     planes = (facts.channels + facts.alpha) * (2 if facts.deep else 1)  # bytes a pixel
@@ -35,14 +35,14 @@ def needed_bytes(facts: PictureFacts, size: tuple[int, int], output: Path) -> in
     shown = planes if facts.alpha else 0  # the input with its hidden colours filled
     return max(
         source * (planes + pillow),
-        source * (planes + shown) + result * planes,
+        source * (planes + shown) + result * planes + working,
         (source + result) * planes + result * encoder,
     )
 
 
-def check_room(facts: PictureFacts, size: tuple[int, int], output: Path, what: str) -> None:
+def check_room(facts: PictureFacts, size: tuple[int, int], output: Path, what: str, working: int = 0) -> None:
     """Raise OutOfMemory where `needed_bytes` are not there. Where the system does not say, nothing is checked."""
-    needed, free = needed_bytes(facts, size, output), available_bytes()
+    needed, free = needed_bytes(facts, size, output, working), available_bytes()
     if free is not None and needed > free:
         raise OutOfMemory(
             what,

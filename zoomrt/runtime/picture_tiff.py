@@ -15,7 +15,7 @@ from zoomrt.errors import InputError, MissingDependency
 from zoomrt.runtime import picture_vips as vips
 from zoomrt.runtime.picture_metadata import Metadata, tiff_tags, with_tags
 from zoomrt.runtime.picture_source import TURNED, Planes, Raw, Source, upright
-from zoomrt.runtime.tiles import check_size
+from zoomrt.runtime.sizes import check_size
 
 __all__ = ["SIGNATURES", "add_metadata", "check_one_page", "deep_source"]
 

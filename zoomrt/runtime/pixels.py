@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, OutOfMemory
 from zoomrt.runtime.rgb_view import Picture, RgbView, peak_of
-from zoomrt.runtime.tiles import TilePlan, check_size
+from zoomrt.runtime.sizes import check_size
+from zoomrt.runtime.tiles import TilePlan
 
-__all__ = ["LUMA", "check_frame", "empty_frame", "gather", "store", "values_of"]
+__all__ = ["LUMA", "check_frame", "empty_frame", "gather", "result_dtype", "store", "values_of"]
 
 _Part = slice | NDArray[np.intp]
 
@@ -45,14 +46,13 @@ def check_frame(frame: object) -> None:
             raise InputError(what, seen=seen, needed="float32 in [0, 1]", remedy=remedy)
 
 
-def empty_frame(like: Picture, size: tuple[int, int], *, deep: bool = False) -> NDArray[Any]:
-    """An output frame of (height, width) `size` for `like`, not filled: of its type and rank, uint8 RGB for YUV.
+def result_dtype(frame: Picture) -> np.dtype[Any]:
+    """Type of what a frame is upscaled to: its own, uint8 of YUV."""
+    return np.dtype(np.uint8) if isinstance(frame, RgbView) else frame.dtype
 
-    deep : uint16 in place of uint8, for a frame that goes through the network once more. Raises OutOfMemory.
-    """
-    shape = (*size, *like.shape[2:])
-    dtype = np.dtype(np.uint8) if isinstance(like, RgbView) else like.dtype
-    dtype = np.dtype(np.uint16) if deep and dtype == np.uint8 else dtype
+
+def empty_frame(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An output frame, not filled. Raises OutOfMemory."""
     try:
         return np.empty(shape, dtype)
     except MemoryError as cause:

@@ -17,30 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import NoiseFacts, TileFacts
-from zoomrt.errors import BundleError, InputError
+from zoomrt.errors import BundleError
 
 __all__ = [
-    "MAX_DEVICE_PIXELS",
-    "MAX_DEVICE_SIDE",
-    "MAX_PIXELS",
-    "MAX_SIDE",
     "AxisPlan",
     "Span",
     "TilePlan",
     "check_facts",
-    "check_size",
-    "fits_device",
     "plan",
     "reflect_indices",
 ]
-
-MAX_SIDE = 65535
-"""Longest side of a frame, LR pixels: that of a JPEG."""
-MAX_PIXELS = 2**28
-"""Most pixels of a frame: 268 million, where phones make 200; at x4 the RGB output is 12.9 GB."""
-MAX_DEVICE_SIDE = 16384
-MAX_DEVICE_PIXELS = 8192 * 8192
-"""The same of a frame that goes onto a GPU whole, twice DCI 8K: larger ones are cut into tiles before."""
 
 
 @dataclass(frozen=True)
@@ -159,21 +145,6 @@ def reflect_indices(origin: int, count: int, size: int) -> NDArray[np.intp]:
     period = 2 * (size - 1)
     phase = np.arange(origin, origin + count, dtype=np.intp) % period
     return np.minimum(phase, period - phase)
-
-
-def check_size(height: int, width: int, what: str) -> None:
-    """InputError unless a frame of that many pixels can be upscaled; `what` opens the message."""
-    seen = f"{width}x{height} pixels"
-    if height < 1 or width < 1:
-        raise InputError(what, seen=seen, needed="at least 1x1", remedy="Check how this picture was made.")
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        needed = f"at most {MAX_SIDE} pixels a side and {MAX_PIXELS // 10**6} million in all"
-        raise InputError(what, seen=seen, needed=needed, remedy="Cut the picture into parts first.")
-
-
-def fits_device(height: int, width: int) -> bool:
-    """Whether a frame of that many pixels may go onto a GPU whole."""
-    return max(height, width) <= MAX_DEVICE_SIDE and height * width <= MAX_DEVICE_PIXELS
 
 
 def check_facts(tile: TileFacts) -> None:

@@ -11,8 +11,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
+import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
@@ -147,8 +148,8 @@ class Upscaler:
     ) -> Any:
         """Upscale a frame.
 
-        frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `tiles.MAX_SIDE` and
-            `tiles.MAX_PIXELS`. Strides do not matter, and it is not written to. Grey goes through as three equal
+        frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `sizes.MAX_SIDE` and
+            `sizes.MAX_PIXELS`. Strides do not matter, and it is not written to. Grey goes through as three equal
             channels and comes back as luma.
             Or a `CameraFrame` in any of its formats: YUV becomes RGB in float where a tile is read, so the network
             sees all 10 bits. A session on a GPU with the kernels takes 8-bit 4:2:0 as NV12, 1.5 bytes a pixel.
@@ -269,6 +270,8 @@ class Upscaler:
         sources = [(frame.shape[0], frame.shape[1]), *results[:-1]]
         counts = [len(plan(*source, facts)) for source in sources]
         evaluations: list[int] | None = None if self.manifest.sampling is None else []
+        dtype = pixels.result_dtype(frame)
+        between = np.dtype(np.uint16) if dtype == np.uint8 else dtype
 
         for number, result in enumerate(results):
 
@@ -278,12 +281,12 @@ class Upscaler:
                 if before + done < sum(counts):
                     self._check_open()  # on_tile or another thread may have closed it
 
-            again = number < len(results) - 1
-            frame = upscale_once(
-                self._session, facts, frame, result, deep=again, on_part=on_part, evaluations=evaluations
-            )
+            last = number == len(results) - 1
+            out = pixels.empty_frame((*result, *frame.shape[2:]), dtype if last else between)
+            upscale_once(self._session, facts, frame, out, on_part=on_part, evaluations=evaluations)
+            frame = out
         self.evaluations = tuple(evaluations or ())
-        return cast("NDArray[Any]", frame)
+        return out
 
     @property
     def stats(self) -> SessionStats:

@@ -28,10 +28,10 @@ from zoomrt.runtime.crop import checked_zoom
 from zoomrt.runtime.deadline import Planner, mode_of
 from zoomrt.runtime.newest import NewestFirst, closed_fault, ms_since
 from zoomrt.runtime.pixel_formats import CameraFrame, PixelFormat, empty_like
+from zoomrt.runtime.sizes import check_size
 from zoomrt.runtime.temporal import Smoother
 from zoomrt.runtime.tile_cache import Codes, TileCache, unchanged
 from zoomrt.runtime.tile_engine import Job, TileEngine
-from zoomrt.runtime.tiles import check_size
 from zoomrt.runtime.upscaler import Upscaler, load
 from zoomrt.runtime.view import View, view_of
 from zoomrt.runtime.yuv import read_window, rows_to_write, write_rows
