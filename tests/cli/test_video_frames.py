@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 av = pytest.importorskip("av")
 
@@ -83,7 +84,7 @@ SIZES = [(64, 48), (33, 21)]
 
 
 PLANAR = [
-    *("yuv420p", "yuv422p", "yuv444p", "yuv410p", "yuv411p", "yuv440p", "yuvj420p", "yuvj444p"),
+    *("yuv420p", "yuv422p", "yuv444p", "yuv410p", "yuv411p", "yuv440p", "yuvj420p", "yuvj444p", "yuvj440p"),
     *(f"yuv4{chroma}p{bits}le" for chroma in ("20", "22", "44") for bits in (9, 10, 12, 16)),
     "yuv440p10le",
 ]
@@ -158,6 +159,20 @@ def test_tags_that_no_encoder_knows_are_left_unsaid() -> None:
         assert (colours.primaries, colours.transfer) == expected
     frame.color_trc = 18
     assert colours_of(frame).curve == "HLG"
+
+
+def test_a_picture_turned_by_its_exif_is_upright(tmp_path: Path) -> None:
+    """Beside EXIF PyAV hands out no side data at all."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :8] = 200  # on the left, so on top once it is turned clockwise
+    Image.fromarray(pixels).save(tmp_path / "in.jpg", exif=exif, quality=95)
+    source = Source(str(tmp_path / "in.jpg"), None)
+    assert source.size == (16, 32)
+    assert rgb(source.first)[4].mean() > 0.7
+    assert rgb(source.first)[12:].mean() < 0.1
+    source.close()
 
 
 def test_what_is_in_no_output_is_said() -> None:

@@ -371,7 +371,17 @@ def test_bad_options(options: dict[str, Any]) -> None:
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.parametrize("budget_ms", [5e-324, 3.6e6, np.float32(33), Fraction(100, 3)])
+@pytest.mark.parametrize("noise", [5e-324, 1e-50, np.float32(1e-3), 1])
+def test_any_noise_gives_pixels(frame: NDArray[np.uint8], noise: Any) -> None:
+    session, _ = fake_zoom(noise=noise)
+    plain, _ = fake_zoom()
+    with session, plain:
+        expected = plain.process(frame, 8.0).pixels
+        for _ in range(2):  # the same picture again: nothing to smooth
+            np.testing.assert_array_equal(session.process(frame, 8.0).pixels, expected)
+
+
+@pytest.mark.parametrize("budget_ms", [5e-324, 1_000_000, np.float32(33), Fraction(100, 3)])
 def test_any_budget_that_a_clock_can_hold(frame: NDArray[np.uint8], budget_ms: Any) -> None:
     session, _ = fake_zoom(budget_ms=budget_ms)
     with session:

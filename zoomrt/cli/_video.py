@@ -19,7 +19,7 @@ from zoomrt.errors import InputError
 from zoomrt.files import exists, shown
 from zoomrt.runtime.pixel_formats import CameraFrame
 
-__all__ = ["Source"]
+__all__ = ["Source", "reason"]
 
 _MIN_RATE, _MAX_RATE = Fraction(1, 1000), Fraction(10_000)
 """Pictures a second, beyond which a file's rate is taken for a slip."""
@@ -41,13 +41,13 @@ class Source:
 
     def __init__(self, name: str, device: str | None, rate: Fraction | None = None) -> None:
         options = {"framerate": str(rate)} if rate and (device or "%" in Path(name).name) else {}
-        self.name, self.damaged = name, 0
+        self.name, self.damaged, self._damage = name, 0, ""
         try:
             local = device is None and exists(name)  # or a colon in its name would be that of a protocol
             url = f"file:{name}" if local else name
             self.container = av.open(url, format=device, options=options, metadata_errors="replace")
         except (OSError, ValueError, av.FFmpegError) as cause:
-            raise self._unreadable(_reason(cause)) from cause
+            raise self._unreadable(reason(cause)) from cause
         try:
             self._open(device, rate)
         except BaseException:
@@ -75,17 +75,17 @@ class Source:
             if frame is not None:
                 break
         else:
-            raise self._unreadable("no pictures in it")
+            raise self._unreadable(f"no pictures in it{self._damage}")
         self._start = Fraction(0) if frame.pts is None else frame.pts * frame.time_base
         aspect = video.sample_aspect_ratio or Fraction(1)
-        sound = 1 / 64 <= aspect <= 64
-        self._pixel_aspect = float(aspect) if sound else 1.0
+        plausible = 1 / 64 <= aspect <= 64
+        self._pixel_aspect = float(aspect) if plausible else 1.0
         self._siting = siting_of(frame)
         self.first = self.camera_frame(frame)
         """It says how colours and sizes are meant."""
         self.bits, self.chroma_step = bits_of(frame.format), chroma_step(frame.format)
         self.colours, self.losses = colours_of(frame), losses_of(frame)
-        if not sound:
+        if not plausible:
             self.losses.append(f"its pixels of {aspect.numerator}:{aspect.denominator} are taken for square ones")
 
     @property
@@ -166,13 +166,14 @@ class Source:
                     continue
                 try:
                     frames = packet.decode()
-                except av.FFmpegError:
+                except av.FFmpegError as cause:
                     self.damaged += 1
+                    self._damage = f", {reason(cause)}"
                     continue
                 for frame in frames:
                     yield frame, None
         except (OSError, ValueError, av.FFmpegError) as cause:
-            raise self._unreadable(_reason(cause)) from cause
+            raise self._unreadable(reason(cause)) from cause
 
     def _unreadable(self, why: str) -> InputError:
         needed = "pictures that FFmpeg reads"
@@ -180,6 +181,6 @@ class Source:
         return InputError(f"cannot read video {shown(self.name)}", seen=why, needed=needed, remedy=remedy)
 
 
-def _reason(cause: BaseException) -> str:
+def reason(cause: BaseException) -> str:
     """What FFmpeg says, without its numbers and calls."""
     return str(getattr(cause, "strerror", None) or cause)

@@ -75,9 +75,8 @@ def copies_of(source: Source, container: str, until: float | None) -> Copies:
     kept: list[_Copy] = []
     lost: list[str] = []
     counts: Counter[str] = Counter()
-    video, timecode = source.video, False
-    for tags in (video.metadata, source.container.metadata):
-        timecode = timecode or "timecode" in tags
+    video = source.video
+    timecode = container in _HOLD_ALL and any("timecode" in of.metadata for of in (video, source.container))
     for stream in source.others:
         kind = "cover" if _is_cover(stream) else _KINDS.get(stream.type, "track of unknown kind")
         counts[kind] += 1

@@ -176,17 +176,17 @@ def _matrix(frame: Any) -> Matrix:
     return {**_MATRICES, **_NEAR}.get(int(frame.colorspace), "bt709" if frame.height >= _HD_LINES else "bt601")
 
 
-def _side_data(frame: Any) -> dict[str, bytes]:
-    """A picture's side data by PyAV's name; nothing where there is some that PyAV has no name for."""
+def _side_data(frame: Any) -> dict[str, bytes] | None:
+    """A picture's side data by PyAV's name; None where some has no name there, as PyAV hands out none of it then."""
     try:
         return {one.type.name: bytes(one) for one in frame.side_data}
     except ValueError:
-        return {}
+        return None
 
 
 def _turn(frame: Any) -> _Turn:
     """From the display matrix (libavutil/display.h): x' = a x + c y, y' = b x + d y; to the nearest quarter."""
-    data = _side_data(frame).get("DISPLAYMATRIX")
+    data = (_side_data(frame) or {}).get("DISPLAYMATRIX")
     if data is None:  # PyAV's own reading, which knows of no mirrors
         quarters = round(frame.rotation / 90) % 4  # counterclockwise
         a, b, c, d = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[quarters]
@@ -233,7 +233,7 @@ def siting_of(frame: Any) -> Siting:
 
 def colours_of(frame: Any) -> Colours:
     """What a picture says of its colours; numbers that no encoder knows are left unsaid."""
-    primaries, transfer, data = int(frame.color_primaries), int(frame.color_trc), _side_data(frame)
+    primaries, transfer, data = int(frame.color_primaries), int(frame.color_trc), _side_data(frame) or {}
     light = data.get("CONTENT_LIGHT_LEVEL", b"")
     return Colours(
         primaries if primaries in _PRIMARIES else 2,
@@ -258,11 +258,12 @@ def _mastering(data: bytes) -> tuple[Fraction, ...]:
 def losses_of(frame: Any) -> list[str]:
     """What of a picture's values does not come through, whatever it is written to."""
     space, data = int(frame.colorspace), _side_data(frame)
-    dynamic = sorted({name for kind, name in _DYNAMIC.items() if kind in data})
+    dynamic = sorted({name for kind, name in _DYNAMIC.items() if kind in (data or {})})
     said = (
         (any(part.is_alpha for part in frame.format.components), "transparency is left out"),
         (frame.interlaced_frame, "its interlaced fields are taken as whole pictures (deinterlace it first)"),
         (space not in _MATRICES and space not in _UNSAID, f"its colour matrix {space} is read as {_matrix(frame)}"),
         (bool(dynamic), f"the data of {' and '.join(dynamic)} for each picture are left out"),
+        (data is None and colours_of(frame).curve, "how its HDR was mastered cannot be read by this PyAV"),
     )
     return [text for applies, text in said if applies]

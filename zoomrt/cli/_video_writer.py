@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import av
 
-from zoomrt.cli._video import Source
+from zoomrt.cli._video import Source, reason
 from zoomrt.cli._video_copies import Copies, copies_of
 from zoomrt.cli._video_encoders import ENCODERS, Encoder, options_of
 from zoomrt.cli._video_frames import LAYOUT_NAMES, Colours, planes_of
@@ -73,7 +73,7 @@ class Recording:
         if hevc and self.container in _APPLE:
             context.codec_tag = "hvc1"
         if hevc or not container.format.flags & _HAS_TIMES:
-            # without times pictures must lie in their order; and x265's are garbage where a video has one or two
+            # without times pictures lie in their order; and x265 makes up times where pictures are fewer than B frames
             context.max_b_frames = 0
         context.time_base = video.time_base = self.clock(container)
         others = self.copies.add_to(container, video)
@@ -113,7 +113,7 @@ def plan_recording(
             if guess.format.no_file:
                 raise ValueError("a format of single pictures")
     except (OSError, ValueError, av.FFmpegError) as cause:
-        raise _unwritable(path, _reason(cause)) from cause
+        raise _unwritable(path, reason(cause)) from cause
     bits, colours, copies, lead = 8, Colours(), Copies(), Fraction(0)
     if source:
         bits, colours, lead = source.bits, source.colours, source.lead
@@ -126,7 +126,7 @@ def plan_recording(
         try:
             recording.begin(io.BytesIO())[0].close()
         except av.FFmpegError as cause:
-            problems.append(f"{encoder.name}: {_reason(cause)}")
+            problems.append(f"{encoder.name} at {size[0]}x{size[1]}: {reason(cause)}")
         except (OSError, ValueError):  # PyAV's for a codec that the container does not take
             continue
         else:
@@ -221,15 +221,10 @@ def _storage(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, av.FFmpegError) as cause:
-        raise _unwritable(path, _reason(cause)) from cause
+        raise _unwritable(path, reason(cause)) from cause
 
 
 def _unwritable(path: Path, seen: str) -> StorageError:
     remedy = "Choose another name with -o, ending in .mp4, .mkv, .mov or .webm, another --size, or make room."
     needed = "a place, a container and an encoder that take this video"
     return StorageError(f"cannot write video {shown(path)}", seen=seen, needed=needed, remedy=remedy)
-
-
-def _reason(cause: Exception) -> str:
-    """What FFmpeg says, without its numbers and calls."""
-    return str(getattr(cause, "strerror", None) or cause)

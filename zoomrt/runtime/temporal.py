@@ -45,7 +45,7 @@ class Smoother:
             self._memory, self._seen = np.zeros((3, *size), np.float32), np.zeros(size, bool)
         before = self._memory[:, place[0], place[1]]
         change = before - window
-        level = _local_mean(np.abs(change).mean(axis=0)) / np.float32(self._noise)
+        level = _local_mean(np.abs(change).mean(axis=0)) / max(self._noise, 1e-30)
         keep = np.clip((GATE[1] - level) / (GATE[1] - GATE[0]), 0, 1).astype(np.float32)
         keep *= np.float32(KEEP)
         keep[~self._seen[place]] = 0

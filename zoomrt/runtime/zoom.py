@@ -60,7 +60,7 @@ class ZoomSession:
     bundle : the folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions;
         one with a smaller tile to fall back on is loaded with `load(..., smaller=)`.
     output_size : (width, height) of every view, in pixels.
-    budget_ms : from a frame's arrival to its view, up to an hour; None computes every tile, however long it takes.
+    budget_ms : from a frame's arrival to its view, up to 1,000,000; None computes every tile, however long it takes.
     output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting. Frames
         of 10 and 16 bits go through with all of them.
     reuse : False computes every tile anew, for measurements.

@@ -10,40 +10,30 @@ from zoomrt.errors import UsageError, unknown_name
 from zoomrt.runtime.checks import brief, within
 from zoomrt.runtime.pixel_formats import FORMATS
 
-__all__ = ["MAX_BUDGET_MS", "MAX_VIEW_SIDE", "check_budget", "check_settings", "check_wait"]
+__all__ = ["check_settings", "check_wait"]
 
-MAX_VIEW_SIDE = 16384
-MAX_BUDGET_MS = 3.6e6
-"""An hour: far above any frame's time, far below what overflows a system's clock."""
+_MAX_SIDE = 16384
+_MAX_BUDGET_MS = 1_000_000
+"""17 minutes: far above any frame's time, far below what overflows a system's clock."""
 _MAX_WAIT_S = 4e6
 """46 days: on Windows no wait may be longer (threading.TIMEOUT_MAX)."""
 
 
 def check_settings(
-    output_size: object,
-    budget_ms: object = None,
-    output_format: object = None,
-    cache_bytes: object = 0,
-    tolerance: object = 0,
-    noise: object = 0,
+    output_size: object, budget_ms: object, output_format: object, cache_bytes: object, tolerance: object, noise: object
 ) -> None:
     """UsageError unless `ZoomSession` can work like this; arguments as there."""
     if output_format is not None and output_format not in FORMATS:
         raise unknown_name("pixel format", str(output_format), FORMATS)
     sides = tuple(output_size) if isinstance(output_size, (tuple, list, np.ndarray)) else ()
-    fits = len(sides) == 2 and all(isinstance(side, Integral) and within(side, 1, MAX_VIEW_SIDE) for side in sides)
-    needed = f"two whole sides of 1 to {MAX_VIEW_SIDE} pixels, (width, height)"
+    fits = len(sides) == 2 and all(isinstance(side, Integral) and within(side, 1, _MAX_SIDE) for side in sides)
+    needed = f"two whole sides of 1 to {_MAX_SIDE} pixels, (width, height)"
     _require(fits, "output_size", output_size, needed)
-    check_budget(budget_ms)
+    fits = budget_ms is None or (within(budget_ms, 0, _MAX_BUDGET_MS) and budget_ms != 0)
+    _require(fits, "budget_ms", budget_ms, f"more than 0, at most {_MAX_BUDGET_MS}, or None for no limit")
     _require(within(cache_bytes, 0), "cache_bytes", cache_bytes, "0 or more")
     _require(within(tolerance, 0, 1), "still_tolerance", tolerance, "0 to 1")
     _require(within(noise, 0, 1), "noise", noise, "0 to 1")
-
-
-def check_budget(budget_ms: object) -> None:
-    """UsageError unless it is a time that a frame may take, or None."""
-    fits = budget_ms is None or (within(budget_ms, 0, MAX_BUDGET_MS) and budget_ms != 0)
-    _require(fits, "budget_ms", budget_ms, f"more than 0, at most {MAX_BUDGET_MS:.0f}, or None for no limit")
 
 
 def check_wait(timeout_s: object) -> None:
