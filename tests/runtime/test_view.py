@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from colour_steps import wavelet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -255,3 +256,20 @@ def test_colours_follow_the_frame(colour: str) -> None:
     assert error <= 0.01 < np.abs(raw.mean(axis=(1, 2)) - plain_view.mean(axis=(1, 2))).max()
     part = {index: tinted[index] for index in view.wanted[:1]}
     assert np.isfinite(view.compose(window, part)).all()
+
+
+def test_a_step_that_cuts_last_sees_what_lies_beyond_white(rng: np.random.Generator) -> None:
+    """HYPIR's: 16-bit tiles keep values outside [0, 1], and the view is cut after the wavelet."""
+    frame, output, tile = rng.random((3, 60, 60)).astype(np.float32), (96, 96), facts(colour="hypir")
+    view = view_of((60, 60), output, tile, 4.0, (0.5, 0.5))
+    window = frame[:, view.window[0], view.window[1]]
+    inputs = {index: view.tile_input(window, index).repeat(4, 1).repeat(4, 2) for index in view.wanted}
+    tiles = {index: codes_of((pixels * 2 - 1) * np.float32(1.4), tile) for index, pixels in inputs.items()}
+    large = (frame.repeat(4, 1).repeat(4, 2) - 0.5) * np.float32(1.4) + 0.5
+    answer = plain(large, output, 4.0, (0.5, 0.5), Image.Resampling.LANCZOS, 4)
+    reference = np.clip(plain(frame, output, 4.0, (0.5, 0.5)), 0, 1)
+    assert network_share(output[0] / view.crop.height) == 1
+    assert ((answer < 0) | (answer > 1)).mean() > 0.02
+    expected = wavelet(*(each.transpose(1, 2, 0).astype(np.float64) for each in (answer, reference)))
+    found = view.compose(window, tiles).transpose(1, 2, 0)
+    np.testing.assert_allclose(found, np.clip(expected, 0, 1), atol=5e-4)
