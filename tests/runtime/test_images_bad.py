@@ -55,6 +55,30 @@ def test_text_renamed(tmp_path: Path) -> None:
     assert "no known format" in refusal(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize(
+    ("head", "seen"),
+    [
+        (b"\0\0\0\x18ftypmp42", "a video"),
+        (b"\0\0\0\x14ftypqt  ", "a video"),
+        (b"\0\0\0\x18ftypisom", "a video"),
+        (b"\x1a\x45\xdf\xa3\x01", "a video"),
+        (b"RIFF\xff\xff\0\0AVI LIST", "a video"),
+        (b"\x47" + b"\xff" * 187 + b"\x47", "a video"),
+        (b"\0\0\0\x18ftypcrx ", "no known format"),
+        (b"\0\0\0\x18ftypavif", "no known format"),
+        (b"%PDF-1.7", "no known format"),
+        (b"SIMPLE  =                    T", "no known format"),
+        (b"8BPS\0\1", "no known format"),
+        (b"\0\0\1\0\1\0", "no known format"),
+    ],
+)
+def test_what_is_no_picture_for_us(tmp_path: Path, head: bytes, seen: str) -> None:
+    (tmp_path / "a.png").write_bytes(head + b"\0" * 1000)
+    text = refusal(tmp_path / "a.png")
+    assert seen in text
+    assert ("trt-zoom" in text) == (seen == "a video")
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
 def test_truncated(tmp_path: Path, kind: str, share: float) -> None:

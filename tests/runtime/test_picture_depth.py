@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import picture_files
 import pytest
+import pyvips
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 from runtime_helpers import facts, fake_upscaler
 
 from zoomrt.errors import InputError, MissingDependency
@@ -142,14 +143,37 @@ def test_ppm_of_any_white(tmp_path: Path, rng: np.random.Generator, magic: bytes
     assert np.abs(read - values * (np.iinfo(read.dtype).max / white)).max() <= 0.5 + 1e-9
 
 
-def test_10_bit_avif(tmp_path: Path, rng: np.random.Generator) -> None:
-    import pyvips
-
-    ten = rng.integers(0, 1024, (64, 64, 3), np.uint16)
-    image = pyvips.Image.new_from_memory(ten << np.uint16(6), 64, 64, 3, "ushort").copy(interpretation="rgb16")
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_10_bit_avif(tmp_path: Path, rng: np.random.Generator, orientation: int) -> None:
+    ten = rng.integers(0, 1024, (48, 64, 3), np.uint16)
+    image = pyvips.Image.new_from_memory(ten << np.uint16(6), 64, 48, 3, "ushort").copy(interpretation="rgb16")
+    image.set_type(pyvips.GValue.gint_type, "orientation", orientation)
     image.heifsave(str(tmp_path / "a.avif"), compression="av1", bitdepth=10, lossless=True)
-    read = read_picture(tmp_path / "a.avif").pixels
-    assert np.abs(read - ten * (65535 / 1023)).max() <= 0.5
+    shown = np.rot90(ten, {1: 0, 3: 2, 6: -1, 8: 1}[orientation])
+    read, told = read_picture(tmp_path / "a.avif").pixels, inspect_picture(tmp_path / "a.avif")
+    assert (told.height, told.width, told.deep) == (*shown.shape[:2], True)
+    assert np.abs(read - shown * (65535 / 1023)).max() <= 0.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_orientation(tmp_path: Path, rng: np.random.Generator, suffix: str, orientation: int) -> None:
+    """As Pillow turns the same picture of 8 bits."""
+    values = samples(rng, 3)
+    exif = Image.Exif()
+    exif[274] = orientation
+    if suffix == ".png":
+        chunk = picture_files.chunk(b"eXIf", exif.tobytes()[6:])
+        (tmp_path / "a.png").write_bytes(picture_files.png(values, before=chunk))
+    else:
+        tag = (274, 3, 1, orientation, True)
+        tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb", metadata=None, extratags=[tag])
+    turned = [np.empty(0)] * 2
+    for number, part in enumerate((values >> 8, values & 255)):
+        image = Image.fromarray(part.astype(np.uint8))
+        image.getexif()[274] = orientation
+        turned[number] = np.asarray(ImageOps.exif_transpose(image)).astype(np.uint16)
+    check_read(tmp_path / f"a{suffix}", turned[0] << 8 | turned[1])
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

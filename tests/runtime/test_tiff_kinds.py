@@ -113,6 +113,8 @@ def test_packings_and_colour_codings(tmp_path: Path, make: Callable[[Path], obje
         (by_tifffile(PHOTO[..., 0].astype(np.int16) - 200), "grey from -"),
         (by_tifffile(PHOTO, photometric="rgb", bigtiff=True, byteorder=">"), "a big-endian BigTIFF"),
         (by_tifffile(np.stack([PHOTO, PHOTO]), photometric="rgb"), "several pages"),
+        (by_tifffile(PHOTO, photometric="rgb", subfiletype=1), "preview of a camera's RAW"),
+        (by_tifffile(PHOTO, photometric="rgb", extratags=[(50706, 1, 4, (1, 4, 0, 0), True)]), "camera's RAW"),
         (by_tifffile(PHOTO.astype(np.complex64)[..., 0]), "of a rare kind"),
     ],
 )

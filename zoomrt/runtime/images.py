@@ -140,9 +140,10 @@ def _opened(stream: BinaryIO, what: str, notes: list[str]) -> Source:
 
 def _is_video(head: bytes) -> bool:
     """MP4 and QuickTime, Matroska and WebM, AVI, MPEG program and transport streams."""
+    brand = head[8:12].startswith((b"3g", b"M4V", b"MSNV", b"XAVC", b"avc", b"dash", b"f4v", b"iso", b"mp4", b"qt"))
     riff, transport = head[:4] == b"RIFF" and head[8:12] == b"AVI ", head[:1] == head[188:189] == b"\x47"
-    starts = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba")
-    return head[4:8] in (b"ftyp", b"moov", b"mdat") or riff or transport or head.startswith(starts)
+    atoms = (head[4:8] == b"ftyp" and brand) or head[4:8] in (b"moov", b"mdat")
+    return atoms or riff or transport or head.startswith((b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba"))
 
 
 def _warn(path: str | os.PathLike[str], notes: list[str]) -> None:

@@ -75,26 +75,25 @@ def open_with_pillow(stream: BinaryIO, what: str, notes: list[str]) -> Source:
     deep = by_vips or image.mode in _DEEP_MODES or maximum > 255
     if depth > 8 and not deep:
         notes.append(AT_8_BITS if form in ("AVIF", "PNG", "TIFF") else "its 16 bits a channel are read as 8")
-    grey = image.mode in _GREY_MODES | _DEEP_MODES or (
-        by_vips and "LA;16B" in str(image.tile[0].args)
-    )  # Pillow's is RGBA
+    grey = image.mode in _GREY_MODES | _DEEP_MODES
+    if by_vips and "LA;16B" in str(image.tile[0].args):  # which Pillow reads as RGBA
+        grey = True
     channels, alpha = 1 if grey else 3, image.has_transparency_data
-    orientation = 1 if by_vips and form == "AVIF" else _orientation(image)  # libheif turns, Pillow does not
-    size = (image.height, image.width)
-    if orientation in TURNED and form != "TIFF":  # of which Pillow tells the upright size
-        size = size[::-1]
+    orientation, stored = _orientation(image), (image.height, image.width)
+    # of a TIFF Pillow tells the upright size, and turns it
+    size = stored[::-1] if orientation in TURNED and form != "TIFF" else stored
     holder: list[Image.Image] = [image]  # of the metadata
 
     def decode(notes: list[str]) -> Planes:
+        if by_vips and form == "AVIF":  # libheif turns
+            return vips.split(vips.decode(stream, form, size), channels, alpha)
         if by_vips:
-            planes = vips.split(vips.decode(stream, form, (image.height, image.width)), channels, alpha)
-            if form == "PNG":
-                holder[0] = _opened_metadata(stream, notes)
-            return upright(planes, orientation)
+            holder[0] = _opened_metadata(stream, notes)
+            return upright(vips.split(vips.decode(stream, form, stored), channels, alpha), orientation)
         if maximum:
             return upright(_ppm_planes(image, stream, maximum), orientation)
         loaded = holder[0] = _loaded(image, stream, notes)
-        return upright(_planes(loaded, what, notes), _orientation(loaded))  # Pillow has turned a TIFF
+        return upright(_planes(loaded, what, notes), _orientation(loaded))
 
     def raw() -> Raw:
         kept = {"icc_profile": None} if image.mode in ("CMYK", "LAB") else {}  # it was of the old colours
@@ -102,6 +101,12 @@ def open_with_pillow(stream: BinaryIO, what: str, notes: list[str]) -> Source:
         return Raw({**found.info, **kept}, lambda: _exif(found), getattr(image, "tag_v2", {}))
 
     return Source(form, *size, channels, deep, alpha, orientation, decode, raw)
+
+
+_lock = threading.Lock()
+_readers = 0
+_theirs: int | None = None
+"""The limit on pixels that Pillow had before the first of those who read now."""
 
 
 @contextlib.contextmanager
@@ -121,11 +126,6 @@ def _limit() -> Iterator[None]:
             _readers -= 1
             if _readers == 0:
                 Image.MAX_IMAGE_PIXELS = _theirs
-
-
-_lock = threading.Lock()
-_readers = 0
-_theirs: int | None = None
 
 
 def _opened(stream: BinaryIO, notes: list[str]) -> ImageFile.ImageFile:
@@ -235,8 +235,11 @@ def _ppm_maximum(image: ImageFile.ImageFile) -> int:
 def _ppm_planes(image: ImageFile.ImageFile, stream: BinaryIO, maximum: int) -> Planes:
     shape = (image.height, image.width, 3) if image.mode == "RGB" else (image.height, image.width)
     kind = np.dtype(">u2" if maximum > 255 else "u1")
-    stream.seek(image.tile[0].offset)
-    stored = np.frombuffer(stream.read(math.prod(shape) * kind.itemsize), kind).reshape(shape)
+    length, start = math.prod(shape) * kind.itemsize, image.tile[0].offset
+    if stream.seek(0, 2) - start < length:
+        raise ValueError("it is truncated")
+    stream.seek(start)
+    stored = np.frombuffer(stream.read(length), kind).reshape(shape)
     return stretched(stored.astype(kind.newbyteorder("=")), maximum), None
 
 

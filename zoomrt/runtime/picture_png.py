@@ -38,16 +38,17 @@ def metadata_only(stream: BinaryIO) -> BytesIO:
 
 def _chunks(stream: BinaryIO, names: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Name and bytes of each whole chunk of these names."""
-    stream.seek(len(SIGNATURE))
-    while len(head := stream.read(8)) == 8:
+    end = stream.seek(0, 2)
+    place = len(SIGNATURE)
+    while place + 12 <= end:
+        stream.seek(place)
+        head = stream.read(8)
         length, name = struct.unpack(">I4s", head)
+        place += length + 12
+        if place > end:
+            return
         if name in names:
-            body = stream.read(length + 4)
-            if len(body) < length + 4:
-                return
-            yield name, head + body
-        else:
-            stream.seek(length + 4, 1)
+            yield name, head + stream.read(length + 4)
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -29,7 +29,7 @@ _BLACK_IS_ZERO = 1
 _COLOURS = {0: 1, _BLACK_IS_ZERO: 1, 2: 3}
 """PhotometricInterpretation -> channels, of those that are read at 16 bits: white is zero, black is zero, RGB."""
 _SEPARATE = 2  # PlanarConfiguration
-_XMP = 700
+_XMP, _DNG_VERSION = 700, 50706
 _RESOLUTION = {ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit}
 _BIG = 43  # in the place of 42: a BigTIFF
 
@@ -48,13 +48,19 @@ def _directories(stream: BinaryIO) -> Iterator[tuple[int, ImageFileDirectory_v2]
 
 
 def check_one_page(stream: BinaryIO, what: str) -> None:
-    """InputError for several pages. They are not counted; smaller versions of the first page do not make it several."""
+    """InputError for several pages, and for a page that is only a preview.
+
+    Pages are not counted; smaller versions of the first do not make it several.
+    """
     stream.seek(0)
     if stream.read(4) == b"MM\0%c" % _BIG:
         needed, remedy = "little-endian, or below 4 GB a classic TIFF", "Convert it first."
         raise InputError(what, seen="a big-endian BigTIFF", needed=needed, remedy=remedy)
     for index, (_, directory) in enumerate(_directories(stream)):
         smaller = directory.get(ExifTags.Base.NewSubfileType, 0) & _REDUCED
+        if index == 0 and (smaller or _DNG_VERSION in directory):
+            needed, remedy = "a developed picture", "Develop it in a RAW converter first."
+            raise InputError(what, seen="the preview of a camera's RAW file", needed=needed, remedy=remedy)
         if index > _THUMBNAILS or (index and not smaller):
             remedy = "Save the pages as pictures first."
             raise InputError(what, seen="several pages", needed="one page", remedy=remedy)
