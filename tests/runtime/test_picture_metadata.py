@@ -19,6 +19,7 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 from runtime_helpers import facts, fake_upscaler, photograph
 
+from zoomrt.runtime import picture_vips, picture_writer
 from zoomrt.runtime.images import Picture, PictureWarning, read_picture, upscale_picture, write_picture
 
 HOLDERS = [".jpg", ".png", ".tif", ".webp"]
@@ -121,19 +122,30 @@ def test_sizes_follow_the_turn_too(tmp_path: Path, suffix: str) -> None:
     assert picture.dpi is None if suffix == ".webp" else picture.dpi == pytest.approx((150, 300), rel=1e-3)
 
 
+@pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_tiff_has_its_metadata_where_others_look(tmp_path: Path, rng: np.random.Generator, deep: bool) -> None:
+def test_a_tiff_has_its_metadata_where_others_look(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, deep: bool, big: bool
+) -> None:
+    if big:
+        for module in (picture_vips, picture_writer):
+            monkeypatch.setattr(module, "CLASSIC_TIFF_BYTES", 0)
     pixels = rng.integers(0, 65536, (20, 30, 3), np.uint16) if deep else photograph(20, 30)
     picture = Picture(pixels, icc=ICC, exif=exif_block(), xmp=XMP, iptc=IPTC, dpi=(300.0, 150.0))
     write_picture(picture, tmp_path / "a.tif")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         page, tags = file.pages.first, file.pages.first.tags
+        assert file.is_bigtiff == big
         assert np.array_equal(page.asarray(), pixels)
-        assert page.compression == tifffile.COMPRESSION.ADOBE_DEFLATE
+        packed = deep or not big  # Pillow writes large ones as they are
+        assert page.compression == tifffile.COMPRESSION[("NONE", "ADOBE_DEFLATE")[packed]]
         assert (tags[34675].value, tags[700].value, tags[33723].value) == (ICC, XMP, IPTC)
         assert (tags[282].value, tags[296].value) == ((300, 1), 2)
         assert (tags[271].value, tags[34665].value["PixelXDimension"]) == ("Maker", 30)
         assert tags[34853].value["GPSLatitude"] == (48, 1, 8, 1, 30, 1)
+    read = read_picture(tmp_path / "a.tif")
+    assert (read.icc, read.xmp, read.iptc, read.dpi) == (ICC, XMP.replace(b'"6"', b'"1"'), IPTC, (300, 150))
+    assert b"Maker" in read.exif
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -38,9 +38,9 @@ def encode(planes: Planes, metadata: Metadata, form: str, stream: BinaryIO) -> N
     elif form == "PNG":
         _lossless(planes, "PNG", AfterHeader(stream, metadata))
     else:
-        big = planes[0].nbytes > CLASSIC_TIFF_BYTES
-        tags = {ExifTags.Base.Predictor: _HORIZONTAL}
-        _lossless(planes, "TIFF", stream, compression="tiff_adobe_deflate", tiffinfo=tags, big_tiff=big)
+        big = sum(plane.nbytes for plane in planes if plane is not None) > CLASSIC_TIFF_BYTES
+        packed = {"compression": "tiff_adobe_deflate", "tiffinfo": {ExifTags.Base.Predictor: _HORIZONTAL}}
+        _lossless(planes, "TIFF", stream, **({"big_tiff": True} if big else packed))  # of 8 bits: one or the other
         add_metadata(stream, metadata)
 
 
