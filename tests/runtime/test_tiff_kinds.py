@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def test_packings_and_colour_codings(tmp_path: Path, make: Callable[[Path], obje
     assert np.abs(read_picture(tmp_path / "a.tif").pixels.astype(int) - PHOTO).max() <= largest
 
 
+def lacking_channels(path: Path) -> None:
+    """16-bit grey whose header says that it is RGB."""
+    tifffile.imwrite(path, PHOTO[..., 0].astype(np.uint16), photometric="minisblack", metadata=None)
+    grey, rgb = (struct.pack("<HHII", 262, 3, 1, photometric) for photometric in (1, 2))
+    path.write_bytes(path.read_bytes().replace(grey, rgb))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -115,6 +123,7 @@ def test_packings_and_colour_codings(tmp_path: Path, make: Callable[[Path], obje
         (by_tifffile(np.stack([PHOTO, PHOTO]), photometric="rgb"), "several pages"),
         (by_tifffile(PHOTO, photometric="rgb", subfiletype=1), "preview of a camera's RAW"),
         (by_tifffile(PHOTO, photometric="rgb", extratags=[(50706, 1, 4, (1, 4, 0, 0), True)]), "camera's RAW"),
+        (lacking_channels, "1 channels of 3"),
         (by_tifffile(PHOTO.astype(np.complex64)[..., 0]), "of a rare kind"),
     ],
 )

@@ -73,7 +73,9 @@ def decode(stream: BinaryIO, form: str, size: tuple[int, int]) -> NDArray[np.uin
 
 
 def split(values: NDArray[np.uint16], channels: int, alpha: bool) -> Planes:
-    """RGB or grey, and alpha where the channel behind them is alpha."""
+    """RGB or grey, and alpha where the channel behind them is alpha. Raises ValueError where there are too few."""
+    if values.shape[2] < channels + alpha:
+        raise ValueError(f"{values.shape[2]} channels of {channels + alpha}")
     return values[..., 0] if channels == 1 else values[..., :3], values[..., channels] if alpha else None
 
 
