@@ -331,7 +331,7 @@ def part_rtx_unset(_run: Run) -> list[Row]:
     import tensorrt_rtx as trt
     import torch
 
-    from zoomrt.bundle import Bundle, FileEntry, open_bundle, sha256_of
+    from zoomrt.bundle import open_bundle, unfinished
     from zoomrt.runtime.cuda_device import CudaDevice
     from zoomrt.runtime.tensorrt_session import tensorrt_session
 
@@ -342,20 +342,18 @@ def part_rtx_unset(_run: Run) -> list[Row]:
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(bundle.file(manifest.graphs["1"]))):
+    if not parser.parse_from_file(str(bundle.graph("1"))):
         raise RuntimeError(parser.get_error(0).desc())
     plan = builder.build_serialized_network(network, builder.create_builder_config())
     if plan is None:
         raise RuntimeError("TensorRT-RTX built nothing")
-    path = bundle.file("unset.engine")
-    path.write_bytes(plan)
-    entry = FileEntry(bytes=path.stat().st_size, sha256=sha256_of(path))
-    fields = {"backend": "tensorrt_rtx", "target": "rtx", "engines": {"1": path.name}}
-    told = msgspec.structs.replace(manifest, **fields, files={**manifest.files, path.name: entry})
+    (bundle.path / "unset.engine").write_bytes(plan)
+    fields = {"backend": "tensorrt_rtx", "target": "rtx", "engines": {"1": "unset.engine"}}
+    told = unfinished(bundle.path, msgspec.structs.replace(manifest, **fields))
     device = CudaDevice()
     source = (torch.rand(1, 3, _SIDE, _SIDE, device="cuda") * 2 - 1).half()
     target = torch.empty(1, 3, 4 * _SIDE, 4 * _SIDE, dtype=source.dtype, device="cuda")
-    with tensorrt_session(Bundle(bundle.path, told), device, trt) as session:
+    with tensorrt_session(told, device, trt) as session:
         clock = _clock(*_by_session(session, source, target))
         latency = latency_of([clock() for _ in range(ROUNDS)])
         with torch.no_grad():

@@ -72,7 +72,7 @@ def figures(request: BuildRequest, folder: Path, threads: int, frames: int) -> d
     bundle = open_bundle(build(request, folder, use_cache=False).path)
     manifest = bundle.manifest
     assert manifest.sampling is not None
-    graphs = {part: TimedGraph(bundle.file(name), threads) for part, name in manifest.graphs.items()}
+    graphs = {part: TimedGraph(bundle.graph(part), threads) for part in manifest.graphs}
     tile = manifest.tile
     frame = np.random.default_rng(0).integers(0, 256, (tile.height, tile.width, 3), np.uint8)
     took: list[float] = []

@@ -172,6 +172,52 @@ def test_print_is_seen() -> None:
     assert prints("def f():\n    print('x')")
 
 
+# What looks at the file system, reads it or makes scratch without `zoomrt/files.py`, and why it may.
+TOUCHES = {"exists", "is_dir", "is_file", "iterdir", "glob", "rglob", "read_bytes", "read_text", "stat", "rmtree"}
+MAY_TOUCH = {
+    "_scratch.py": "a part of files.py",
+    "files.py": "the module itself",
+    "bench/machine.py": "/proc and /sys",
+    "runtime/onnxruntime_session.py": "/sys",
+    "runtime/picture_room.py": "/proc and /sys",
+    "export/engine_child.py": "/proc; scratch of its parent",
+    "bench/layers.py": "scratch of its own",
+    "kernels/compile_child.py": "scratch of its own",
+    "kernels/compile.py": "the package's own sources",
+    "export/cache.py": "the package's own sources; cached bundles to be deleted",
+    "cli/_pictures.py": "patterns, by glob.glob",
+    "cli/_streams.py": "the standard streams",
+}
+
+
+def touches(source: str) -> set[str]:
+    """Ways around `files.py` in a source: methods of paths, tempfile, and files opened by name."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TOUCHES:
+            receiver = ast.unparse(node.func.value)
+            found.add(node.func.attr if receiver not in ("files", "self", "bundle") else "")
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+            found.add("open")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("tempfile.mkdtemp", "tempfile.mkstemp"):
+            found.add(node.attr)
+    return found - {""}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_the_file_system_is_touched_in_one_module(path: Path) -> None:
+    if path.relative_to(PACKAGE).as_posix() not in MAY_TOUCH:
+        assert touches(path.read_text(encoding="utf-8")) == set()
+
+
+def test_a_touch_is_seen() -> None:
+    assert touches("import tempfile\nopen('x')\nPath('x').exists()\ntempfile.mkdtemp()") == {
+        "open",
+        "exists",
+        "mkdtemp",
+    }
+
+
 LAZY = (
     "PIL",
     "av",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 from small_bundles import manifest
 
 from zoomrt.bundle import KernelFile, open_bundle, writing_bundle
 from zoomrt.errors import BundleError, EngineMismatch
-from zoomrt.kernel_file import coverage, find_kernel, kernel_key
+from zoomrt.kernel_file import SCALARS, coverage, find_kernel, kernel_key
+from zoomrt.runtime import cuda_kernel
 
 
 def cubin(sm: int, *, newer: bool, machine: int = 190) -> bytes:
@@ -39,6 +41,7 @@ def kernel(file: str) -> KernelFile:
 
 def write(path: Path, binaries: dict[str, bytes], kernels: dict[str, KernelFile]) -> None:
     with writing_bundle(path) as (scratch, manifests):
+        (scratch / "graph.onnx").write_bytes(b"")
         (scratch / "kernels").mkdir()
         for name, content in binaries.items():
             (scratch / name).write_bytes(content)
@@ -51,7 +54,7 @@ def test_kernels_come_back_as_they_were(tmp_path: Path) -> None:
     write(tmp_path / "b", files, kernels)
     read = open_bundle(tmp_path / "b").manifest
     assert read.kernels == kernels
-    assert read.files.keys() == files.keys()
+    assert read.files.keys() == files.keys() | {"graph.onnx"}
     assert coverage(read.kernels) == {"gather": [75, 89, 90, 120, 121]}
     assert find_kernel(read.kernels, "gather", 90, fallback="").file == "kernels/gather.sm90.cubin"
 
@@ -86,9 +89,28 @@ def test_a_changed_binary_is_noticed(tmp_path: Path) -> None:
 def test_a_kernel_must_be_a_file_of_the_bundle(tmp_path: Path) -> None:
     outside = tmp_path / "k.cubin"
     outside.write_bytes(cubin(89, newer=False))
-    write(tmp_path / "b", {}, {"gather:sm89": kernel("../k.cubin")})
-    with pytest.raises(BundleError, match="one of its files"):
-        open_bundle(tmp_path / "b")
+    with pytest.raises(BundleError, match=r"kernels\.gather:sm89.*one of files"):
+        write(tmp_path / "b", {}, {"gather:sm89": kernel("../k.cubin")})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arguments": (("frame", "u7"),)}, "argument frame of type u7"),
+        ({"aligned": ("nothing",)}, "alignment of nothing"),
+        ({"warps": 33}, r"warps"),
+        ({"shared_bytes": 1 << 40}, r"shared_bytes"),
+        ({"grid": ("1" * 201, "1", "1")}, r"grid"),
+    ],
+)
+def test_records_that_could_not_be_launched(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    wrong = msgspec.structs.replace(kernel("kernels/k.cubin"), **changes)
+    with pytest.raises(BundleError, match=said):
+        write(tmp_path / "b", {"kernels/k.cubin": cubin(89, newer=False)}, {"gather:sm89": wrong})
+
+
+def test_every_number_that_is_let_through_can_be_passed() -> None:
+    assert cuda_kernel._SCALARS.keys() == SCALARS
 
 
 def test_a_missing_kernel_names_the_fallback() -> None:

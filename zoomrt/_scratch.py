@@ -25,6 +25,9 @@ if sys.platform != "win32":
 
 __all__ = ["claim", "flush_folder", "scratch_name", "swap_in"]
 
+_ATTEMPTS = 100
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+"""What tells that the system or the disk cannot swap two names."""
 _NAME = re.compile(r"\.zoomrt-[0-9a-f]{16}\.part(\..{1,15})?")
 
 
@@ -109,7 +112,7 @@ def flush_folder(folder: Path) -> None:
 
 def swap_in(scratch: Path, target: Path) -> None:
     """Rename a folder into place; what stood there is under the scratch name afterwards."""
-    while True:  # until no other process puts something there, or takes it away, in between
+    for attempt in range(_ATTEMPTS):
         try:
             if os.path.lexists(target):
                 _exchange(scratch, target)
@@ -117,21 +120,20 @@ def swap_in(scratch: Path, target: Path) -> None:
                 os.rename(scratch, target)
             return
         except OSError as cause:
-            if cause.errno in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            if cause.errno in _NO_EXCHANGE:
                 break
-            if cause.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+            # another process put something there, or took it away, in between
+            if cause.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY) or attempt == _ATTEMPTS - 1:
                 raise
     with scratch_name(target.parent) as retired:
         # locked, so that nobody sweeps it while it may be needed
         handle = _lock(os.open(target, os.O_RDONLY)) if sys.platform != "win32" else -1
         try:
             os.rename(target, retired)
-            try:
-                os.rename(scratch, target)
-            except BaseException:
-                os.rename(retired, target)
-                raise
+            os.rename(scratch, target)
         finally:
+            if os.path.lexists(retired) and not os.path.lexists(target):
+                os.rename(retired, target)
             if handle >= 0:
                 os.close(handle)
 

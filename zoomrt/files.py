@@ -20,7 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import platformdirs
 
@@ -29,6 +29,7 @@ from zoomrt.errors import InputError, StorageError, ZoomrtError
 
 __all__ = [
     "CacheWarning",
+    "Identity",
     "atomic_file",
     "atomic_folder",
     "cache_path",
@@ -36,12 +37,15 @@ __all__ = [
     "entries",
     "exists",
     "free_bytes",
+    "identity",
+    "inode",
     "is_file",
     "is_folder",
     "made_folder",
     "open_file",
     "read_bytes",
     "read_cached",
+    "resolved",
     "scratch_folder",
     "sha256_of",
     "shown",
@@ -69,6 +73,15 @@ _REMEDIES = {
 
 _told: list[str] = []
 """Why the cache cannot be used, once it was said."""
+
+
+class Identity(NamedTuple):
+    """Equal for a file that has not been changed or replaced."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
 
 
 class CacheWarning(UserWarning):
@@ -102,9 +115,32 @@ def is_folder(path: AnyPath, error: type[ZoomrtError] = InputError) -> bool:
     return there is not None and stat.S_ISDIR(there.st_mode)
 
 
+def resolved(path: AnyPath, error: type[ZoomrtError] = InputError) -> str:
+    """The place with all links followed, absolute; equal for two names of one file. Raises `error`."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError) as cause:  # such as a current folder that is gone
+        raise _refusal(path, cause, error, what=f"cannot look up {shown(path)}", needed="a path") from cause
+
+
 def size_of(path: AnyPath, error: type[ZoomrtError] = InputError, *, needed: str = "a file") -> int:
     """Bytes of a regular file. Raises `error` where there is none."""
     return _regular(path, error, needed).st_size
+
+
+def inode(path: AnyPath) -> tuple[int, int] | None:
+    """What tells whether a name still leads to the same thing; None where nothing can be found."""
+    try:
+        there = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return there.st_dev, there.st_ino
+
+
+def identity(path: AnyPath, error: type[ZoomrtError] = InputError, *, needed: str = "a file") -> Identity:
+    """What tells whether a regular file is still the same and unchanged. Raises `error` where there is none."""
+    there = _regular(path, error, needed)
+    return Identity(there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
 
 
 def entries(folder: AnyPath, error: type[ZoomrtError] = InputError) -> list[Path]:
@@ -120,9 +156,11 @@ def walk(folder: AnyPath, error: type[ZoomrtError] = InputError) -> Iterator[Pat
 
     Raises `error` where one of the folders cannot be listed.
     """
-    for entry in entries(folder, error):
+    waiting = entries(folder, error)[::-1]
+    while waiting:
+        entry = waiting.pop()
         if not entry.is_symlink() and is_folder(entry, error):
-            yield from walk(entry, error)
+            waiting += entries(entry, error)[::-1]
         elif is_file(entry, error):
             yield entry
 
@@ -153,13 +191,17 @@ def open_file(path: AnyPath, error: type[ZoomrtError] = InputError, *, needed: s
     """
     _regular(path, error, needed)  # before it is opened: opening a device may do something
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(handle, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+        with open(path, "rb", opener=_without_waiting) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "something that is not a file")
             yield stream
-    except (OSError, ValueError) as cause:
+    except OSError as cause:
         raise _refusal(path, cause, error, needed=needed) from cause
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """For `open`: a pipe that was put there since would be waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_bytes(path: AnyPath, error: type[ZoomrtError] = InputError, *, limit: int, needed: str = "a file") -> bytes:
@@ -192,7 +234,8 @@ def _stat(path: AnyPath, error: type[ZoomrtError]) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as cause:
-        raise _refusal(path, cause, error, needed="a path that can be looked up") from cause
+        what = f"cannot look up {shown(path)}"
+        raise _refusal(path, cause, error, what=what, needed="a path that can be looked up") from cause
 
 
 def _regular(path: AnyPath, error: type[ZoomrtError], needed: str) -> os.stat_result:
@@ -249,13 +292,14 @@ def _cannot_be_replaced(target: Path, there: os.stat_result | None, folder: bool
         return "a device"  # replacing /dev/stdout, a link to what may be a file, would break the machine
     if there is None:
         return None
-    if not folder:
-        return None if stat.S_ISREG(there.st_mode) else _kind(there)
-    if not stat.S_ISDIR(there.st_mode):
+    wanted = stat.S_ISDIR if folder else stat.S_ISREG
+    if not wanted(there.st_mode):
         return "a file" if stat.S_ISREG(there.st_mode) else _kind(there)
     place = os.path.realpath(target)
     if os.path.ismount(target) or place in _mount_points():
         return "a mount point, which cannot be replaced"
+    if not folder:
+        return None
     if target.name in ("", "..") or os.path.commonpath([place, os.path.realpath(os.curdir)]) == place:
         return "the folder that this command runs in, or one above it"
     return None
@@ -363,12 +407,11 @@ def made_folder(folder: AnyPath) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _storage(target: Path) -> Iterator[None]:
-    """An OSError, and the ValueError of a name with a NUL, become StorageError."""
+    """An OSError becomes StorageError."""
     try:
         yield
-    except (OSError, ValueError) as cause:
-        seen = cause.strerror if isinstance(cause, OSError) and cause.strerror else cause
-        needed = "a writable place with room"
+    except OSError as cause:
+        seen, needed = cause.strerror or cause, "a writable place with room"
         raise StorageError(f"cannot write {shown(target)}", seen=seen, needed=needed, remedy=_WRITE) from cause
 
 

@@ -6,15 +6,19 @@ Part of the contract between export, which writes it, and runtime, which launche
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from zoomrt.errors import BundleError, EngineMismatch
 
-__all__ = ["KernelFile", "check_kernels", "coverage", "find_kernel", "kernel_key"]
+__all__ = ["SCALARS", "KernelFile", "check_binary", "coverage", "find_kernel", "kernel_key", "record_problems"]
+
+SCALARS = frozenset({"i1", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "fp32", "fp64"})
+"""Triton's names of numbers that a launch can pass; pointers are `*` and the type that they point to."""
+Grid = Annotated[str, Meta(max_length=200)]
 
 _EM_CUDA = 190
 _OSABI_AT, _MACHINE_AT, _FLAGS_AT, _HEADER_BYTES = 7, 18, 48, 64
@@ -37,16 +41,16 @@ class KernelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Arguments that must be multiples of 16 (pointers: in bytes)."""
     constants: dict[str, Any]
     """What was fixed when it was compiled."""
-    grid: tuple[str, str, str]
+    grid: tuple[Grid, Grid, Grid]
     """Thread blocks along each axis: arguments, constants and `extents` joined by + - * // and cdiv(a, b)."""
     extents: tuple[str, ...] = ()
     """Names in `grid` that the launcher knows from its buffers."""
-    warps: int
+    warps: Annotated[int, Meta(ge=1, le=32)]
     """Of 32 threads, along the first axis of a block."""
-    shared_bytes: int
+    shared_bytes: Annotated[int, Meta(ge=0, le=1 << 20)]
     """Dynamic shared memory of a launch; above 48 KB the kernel's attribute has to be raised first."""
-    registers: int
-    spilled_bytes: int
+    registers: Annotated[int, Meta(ge=0, le=1024)]
+    spilled_bytes: Annotated[int, Meta(ge=0, le=1 << 30)]
     """Per thread."""
 
 
@@ -82,18 +86,27 @@ def find_kernel(kernels: Mapping[str, KernelFile], name: str, sm: int, *, fallba
     )
 
 
-def check_kernels(kernels: Mapping[str, KernelFile], root: Path, *, where: str, remedy: str) -> None:
+def record_problems(kernel: KernelFile) -> Iterator[str]:
+    """What of a record a launch could not be made of."""
+    names = {name for name, _ in kernel.arguments}
+    for name, kind in kernel.arguments:
+        if not kind.startswith("*") and kind not in SCALARS:
+            yield f"argument {name} of type {kind}"
+    for name in kernel.aligned:
+        if name not in names:
+            yield f"alignment of {name}, which is no argument"
+
+
+def check_binary(key: str, kernel: KernelFile, content: bytes, *, where: str, remedy: str) -> None:
     """Raises BundleError if a binary is for another GPU than its key says."""
-    for key, kernel in kernels.items():
-        with (root / kernel.file).open("rb") as stream:
-            found = _sm_of(stream.read(_HEADER_BYTES))
-        if not key.endswith(f":sm{found}"):
-            raise BundleError(
-                f"{where}: kernel {key!r} is not what its name says",
-                seen=f"{kernel.file!r} with code for " + (f"SM{found}" if found else "no GPU"),
-                needed=f"SM{key.rpartition(':sm')[2]}",
-                remedy=remedy,
-            )
+    found = _sm_of(content[:_HEADER_BYTES])
+    if not key.endswith(f":sm{found}"):
+        raise BundleError(
+            f"{where}: kernel {key!r} is not what its name says",
+            seen=f"{kernel.file!r} with code for " + (f"SM{found}" if found else "no GPU"),
+            needed=f"SM{key.rpartition(':sm')[2]}",
+            remedy=remedy,
+        )
 
 
 def _sm_of(header: bytes) -> int | None:

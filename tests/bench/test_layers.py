@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from zoomrt.bench import layers, quality, roofline
 from zoomrt.bench.engine_facts import check_engines
 from zoomrt.bench.record import Ceilings, Cost
-from zoomrt.bundle import Bundle, Manifest, TileFacts
+from zoomrt.bundle import Bundle, Manifest, TileFacts, unfinished
 from zoomrt.errors import EngineMismatch, InputError
 from zoomrt.export.families.edge import EdgeConfig, EdgeNetwork
 from zoomrt.export.graph import export_graph
@@ -44,7 +44,7 @@ def bundle_with(graph: Path, **fields: object) -> Bundle:
         dtype="float32",
     )
     facts: dict[str, object] = {"backend": "onnxruntime", "precision": "fp32", "graphs": {"1": graph.name}, **fields}
-    return Bundle(graph.parent, Manifest(family="edge", target="cpu", tile=tile, **facts))  # type: ignore[arg-type]
+    return unfinished(graph.parent, Manifest(family="edge", target="cpu", tile=tile, **facts))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

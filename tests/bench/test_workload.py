@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zoomrt.bench.peers import PEERS, Job
 from zoomrt.bench.timing import WARM_UP_RUNS, warm_up
 from zoomrt.bench.workload import RunSession, Workload, frame_stages
-from zoomrt.bundle import Bundle, Manifest, TileFacts
+from zoomrt.bundle import Bundle, Manifest, TileFacts, unfinished
 from zoomrt.runtime.upscaler import Upscaler
 
 torch = pytest.importorskip("torch")
@@ -58,7 +58,7 @@ def _conv(rng: np.random.Generator, path: Path) -> Bundle:
     graph = helper.make_graph([helper.make_node("Conv", ["lr", "w"], ["sr"])], "one", ends[:1], ends[1:], [weights])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, str(path / "graph.onnx"))
-    return Bundle(path, msgspec.structs.replace(MANIFEST, graphs={"1": "graph.onnx"}))
+    return unfinished(path, msgspec.structs.replace(MANIFEST, graphs={"1": "graph.onnx"}))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int8-fast"])

@@ -21,6 +21,8 @@ from zoomrt.calibration.fake_quant import FORMATS, FP8, INT8, Format, fake_quant
 from zoomrt.errors import PrecisionError
 from zoomrt.export.graph import export_graph
 
+ENDS = {"int8": (-128.0, 127.0), "fp8": (-448.0, 448.0)}
+"""Lowest and largest code: of eight bits in two's complement, and of E4M3 (arXiv 2209.05433, table 1)."""
 BOTH = pytest.mark.parametrize("form", [INT8, FP8], ids=lambda form: form.name)
 
 
@@ -34,7 +36,7 @@ def runner(path: Path) -> onnxruntime.InferenceSession:
 
 def reference_codes(values: np.ndarray, scale: np.ndarray, form: Format, lowest: float) -> np.ndarray:
     """The format's values nearest to values / scale: numpy rounds half to even, ml_dtypes knows E4M3."""
-    codes = np.clip(values.astype(np.float32) / scale.astype(np.float32), lowest, form.largest)
+    codes = np.clip(values.astype(np.float32) / scale.astype(np.float32), lowest, ENDS[form.name][1])
     if form is INT8:
         return np.round(codes).astype(np.float64)
     return codes.astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
@@ -52,16 +54,28 @@ def test_int8_codes_one_by_one(values: list[float]) -> None:
 
 def test_infinite_values_saturate() -> None:
     for form in FORMATS.values():
-        codes = form.codes_of(torch.tensor([math.inf, -math.inf]), torch.tensor(0.5), form.lowest)
-        assert codes.float().tolist() == [form.largest, form.lowest]
+        codes = form.codes_of(torch.tensor([-math.inf, math.inf]), torch.tensor(0.5), form.lowest)
+        assert tuple(codes.float().tolist()) == ENDS[form.name]
 
 
 @given(st.floats(0, 6e4))
 def test_scales_fit_fp16(amax: float) -> None:
     for form in FORMATS.values():
-        scale = form.scale_of(torch.tensor(amax))
+        scale, wanted = form.scale_of(torch.tensor(amax)), amax / ENDS[form.name][1]
         assert float(scale.half()) == float(scale) >= 2.0**-20
-        assert abs(float(scale) - amax / form.largest) <= max(2.0**-20, amax / form.largest * 2**-5)
+        assert abs(float(scale) - wanted) <= max(2.0**-20, wanted * 2**-5)
+
+
+@BOTH
+def test_codes_of_weights_are_symmetric(form: Format) -> None:
+    """Also where FP16 has so few bits left that the scale is rounded down by 3 %, and the largest weights saturate."""
+    largest = ENDS[form.name][1]
+    weight = torch.tensor([[-1.0, 1.0, 0.25, 0.0]]) * 1.03 * 2.0**-20 * largest
+    linear = nn.Linear(4, 1, bias=False)
+    linear.weight.data = weight
+    layer = fake_quantised(linear, 1.0, form, per_channel=False)
+    assert float(layer.weight_scale) == 2.0**-20
+    assert layer.codes.float().tolist()[0][:2] == [-largest, largest]
 
 
 LAYERS = {
@@ -83,15 +97,16 @@ def test_layer_is_the_plain_layer_on_rounded_numbers(
     x = torch.randn((2, 6, 11, 9) if isinstance(layer, nn.Conv2d) else (2, 7, 6)) * float(rng.uniform(0.1, 10))
     amax = float(x.abs().max()) * 0.7  # some values are clipped
     quantised = fake_quantised(layer, amax, form, per_channel=per_channel)
+    lowest, largest = ENDS[form.name]
     weight = layer.weight.detach().numpy()
     axes = tuple(range(1, weight.ndim)) if per_channel else None
-    scale = (np.abs(weight).max(axes, keepdims=True) / form.largest).astype(np.float16)
-    x_scale = np.float16(amax / form.largest)
+    scale = (np.abs(weight).max(axes, keepdims=True) / largest).astype(np.float16)
+    x_scale = np.float16(amax / largest)
     with torch.no_grad():
         layer.double().weight.copy_(
-            torch.from_numpy(reference_codes(weight, scale, form, -form.largest) * scale.astype(np.float64))
+            torch.from_numpy(reference_codes(weight, scale, form, -largest) * scale.astype(np.float64))
         )
-        wanted = layer(torch.from_numpy(reference_codes(x.numpy(), x_scale, form, form.lowest) * np.float64(x_scale)))
+        wanted = layer(torch.from_numpy(reference_codes(x.numpy(), x_scale, form, lowest) * np.float64(x_scale)))
         got = quantised(x)
     assert got.dtype is torch.float32
     torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))

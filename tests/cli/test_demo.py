@@ -67,7 +67,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     from zoomrt.errors import StorageError
 
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StorageError, match="cannot write to"):
+    with pytest.raises(StorageError, match="cannot write"):
         demo._write_sheets([("a", np.zeros((8, 8, 3), np.uint8))], (0, 0, 4, 4), tmp_path / "file" / "out")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_helpers import tree
@@ -110,3 +114,71 @@ def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals) -> None
 def test_a_program_that_imports_a_command_keeps_its_ctrl_c() -> None:
     code = "import zoomrt.cli.upscale, signal; assert signal.getsignal(2) is signal.default_int_handler"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+COMPILING = """
+import sys, click
+from pathlib import Path
+from zoomrt.cli._common import start
+from zoomrt.export.engine import build_engine
+
+folder = Path(sys.argv.pop(1))
+
+@click.command("trt-test")
+def cli():
+    build_engine(folder / "g.onnx", folder / "out" / "e.engine", backend="tensorrt_rtx",
+                 compute_capabilities=("SM89",), precision="fp16")
+
+start(cli)
+"""
+ENDLESS_COMPILER = """
+import os, time
+with open(os.environ["CHILD"], "w") as stream:
+    stream.write(str(os.getpid()))
+while True:
+    time.sleep(1)  # as deaf as native code
+"""
+
+
+@pytest.mark.parametrize("number", [*WORDS, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_compiler_under_way_is_ended_and_its_scratch_gone(number: signal.Signals, tmp_path: Path) -> None:
+    """SIGKILL too, which nobody can catch: the compiler notices that its parent is gone."""
+    pytest.importorskip("onnx")
+    from engine_graphs import stand_in, tiny_graph
+
+    tiny_graph(tmp_path / "g.onnx")
+    (tmp_path / "out").mkdir()
+    path = os.pathsep.join(
+        [stand_in(tmp_path / "fake", "tensorrt_rtx", ENDLESS_COMPILER), os.environ.get("PYTHONPATH", "")]
+    )
+    env = os.environ | {"PYTHONPATH": path, "CHILD": str(tmp_path / "child")}
+    line = [sys.executable, "-c", COMPILING, tmp_path]
+    with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
+        child = int(wait_for(lambda: (tmp_path / "child").read_text()))
+        parent.send_signal(number)
+        out, err = parent.communicate(timeout=60)
+    if number == signal.SIGKILL:
+        assert parent.returncode == -number
+    else:
+        assert (parent.returncode, out, err) == (128 + number, b"", WORDS[number])
+    wait_for(lambda: not is_running(child))
+    wait_for(lambda: not list((tmp_path / "out").iterdir()))
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    """What `look` returns once it is something."""
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            if found := look():
+                return found
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{process}/stat")  # one that has ended may wait for whoever adopted it
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -134,9 +134,9 @@ def test_without_the_decoder(files: Files) -> None:
 
 
 def test_swapped_files(files: Files) -> None:
-    with pytest.raises(CheckpointError, match=r"not an adcsr checkpoint.*net_params_200\.pkl"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of adcsr.*net_params_200\.pkl"):
         FAMILY.network(load_checkpoint(files.decoder), files.sources)
-    with pytest.raises(CheckpointError, match=r"not AdcSR's decoder.*halfDecoder\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of AdcSR's decoder.*halfDecoder\.ckpt"):
         FAMILY.network(load_checkpoint(files.weights), Sources(decoder=files.weights))
 
 

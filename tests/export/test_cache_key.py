@@ -8,12 +8,15 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import zoomrt
 from zoomrt.export import cache, pipeline
 from zoomrt.export.cache import digest_of
 from zoomrt.export.calibration_options import Calibration
+from zoomrt.export.families import edge
 from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.sources import Sources
 
@@ -44,7 +47,7 @@ def key_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 CHANGES: dict[str, object] = {
     "model": "osediff",
-    "weights": Path("w.pth"),
+    "weights": Path(edge.__file__).with_suffix(".safetensors"),
     "precision": "fp16",
     "target": "sm89",
     "tile": 64,
@@ -80,12 +83,12 @@ def test_limits_and_diagnostics_change_nothing(key_of, name: str) -> None:
 
 
 def test_files_count_by_content(key_of, tmp_path: Path) -> None:
-    weights = tmp_path / "w.pth"
-    weights.write_bytes(b"one")
+    weights = tmp_path / "w.safetensors"
+    save_file({"w": np.float32([1])}, weights)
     before = key_of(BuildRequest(weights=weights))
-    weights.write_bytes(b"two")
+    save_file({"w": np.float32([2])}, weights)
     assert key_of(BuildRequest(weights=weights)) != before
-    weights.write_bytes(b"one")
+    save_file({"w": np.float32([1])}, weights)
     assert key_of(BuildRequest(weights=weights)) == before
 
 

@@ -173,7 +173,6 @@ def test_fewer_bits_that_are_slower_are_warned_of_or_refused(
         ({"precision": "bf16", "backend": "onnxruntime"}, "onnxruntime does not run bf16 on a CPU"),
         ({"precision": "bf16", "target": "sm89"}, "does not build bf16 for target sm89"),
         ({"target": "sm89", "precision": "fp16", "backend": "openvino"}, "cannot be built with that backend"),
-        ({"form": "split", "backend": "openvino"}, "cannot be built with that backend"),
         ({"require_faster": True}, "--require-faster says nothing about fp32"),
         ({"precision": "fp16", "require_faster": True}, "--require-faster says nothing about fp16"),
         ({"precision": "int8", "target": "sm89", "require_faster": True}, "cannot be answered for this target"),

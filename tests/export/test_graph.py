@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoomrt.errors import ExportError
+from zoomrt.errors import ExportError, OutOfMemory
 from zoomrt.export import graph as graph_module
 from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families.edge import FAMILY
@@ -107,4 +107,17 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExportError) as caught:
         export_graph(Unexportable(), tmp_path / "g.onnx", shape=SHAPE, half=False, opset=23)
     assert "--debug" in caught.value.remedy
+    assert "\x1b" not in caught.value.seen
     assert caught.value.__cause__ is not None
+
+
+class WithoutRoom(nn.Module):
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried 9"
+        )
+
+
+def test_no_memory_is_no_fault_of_the_network(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory):
+        export_graph(WithoutRoom(), tmp_path / "g.onnx", shape=SHAPE, half=False, opset=23)

@@ -27,13 +27,14 @@ def slow_group_norm(x: np.ndarray, norm: nn.GroupNorm) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(1, 32, 5, 7), (3, 6, 1, 9), (2, 12, 11), (1, 8, 16, 16)])
 @pytest.mark.parametrize("groups", ["one", "third", "each"])
 def test_against_the_definition(form: str, shape: tuple[int, ...], groups: str) -> None:
-    """Also where the mean is a hundred times the deviation: FP32 then holds 1e-5 of it."""
+    """Also where eps counts as much as the variance, where there is none, and where the mean is a hundred times the
+    deviation: FP32 then holds 1e-5 of it."""
     norm = nn.GroupNorm({"one": 1, "third": shape[1] // 4 or 1, "each": shape[1]}[groups], shape[1], eps=1e-6)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     network = nn.Sequential(norm)
-    for mean, tolerance in ((0.0, 2e-5), (100.0, 1e-3)):
-        x = torch.randn(shape) + mean
+    for mean, deviation, tolerance in ((0.0, 1.0, 2e-5), (0.0, 1e-3, 2e-5), (3.0, 0.0, 2e-5), (100.0, 1.0, 1e-3)):
+        x = torch.randn(shape) * deviation + mean
         with group_norms_as(form, network), torch.no_grad():  # type: ignore[arg-type]
             assert network[0] is not norm
             got = network(x)

@@ -109,5 +109,15 @@ def test_single_file_base_has_no_text_encoder(files: Files) -> None:
 
 def test_other_files_are_refused(tmp_path: Path, files: Files) -> None:
     torch.save({**files.adapters, "discriminator.weight": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"not a hypir checkpoint.*discriminator"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of hypir.*discriminator\.weight"):
+        FAMILY.network(load_checkpoint(tmp_path / "x.pth"), files.sources)
+
+
+@pytest.mark.parametrize("module", ["mid_block.resnets.0.conv2", "up_blocks.1.attentions.0.proj_out", "conv_out"])
+def test_adapters_that_are_missing(tmp_path: Path, files: Files, module: str) -> None:
+    """The authors' loader demands exactly the keys of their own model: without one the picture is another."""
+    kept = {key: tensor for key, tensor in files.adapters.items() if not key.startswith(f"{module}.lora_")}
+    assert len(kept) == len(files.adapters) - 2
+    torch.save(kept, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=rf"adapters for.*differing: {module}"):
         FAMILY.network(load_checkpoint(tmp_path / "x.pth"), files.sources)

@@ -3,7 +3,6 @@ sizes."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import slow_jit as slow
 import slow_sampling
 import torch
 from family_checks import assert_close, assert_multi_step_at_true_size, bundle_of
-from published_files import Shapes, State, parameters_of, random_state
+from published_files import State, parameters_of
+from published_jit import SMALL, layout, write
 from slow_reference import Weights
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,58 +31,11 @@ from zoomrt.runtime.noise import noise_at
 from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.sampling import split_draws, time_features, trajectory
 
-SMALL = JitConfig(width=32, depth=6, heads=4, grid=4, bottleneck=8, hidden=20)
 TRUE = {
     "B/16": (JitConfig(), 131_124_480, 188, 40.1, 23.2),
     "B/16 v2": (JitConfig(width=1024, depth=16, heads=16, hidden=2730), 307_681_344, 244, 97.6, 54.1),
     "L/16": (JitConfig(width=1024, depth=24, heads=16, hidden=2730), 458_811_104, 356, 153.4, 81.0),
 }
-
-
-def layout(c: JitConfig) -> Shapes:
-    """jit_sr.md sections 1 and 3, written by hand."""
-    d, tokens, head = c.width, c.grid**2, c.width // c.heads
-    s: Shapes = {"pos_embed": (1, tokens, d), "lr_posemb": (1, tokens, d)}
-
-    def linear(name: str, out: int, wide: int) -> None:
-        s.update({f"{name}.weight": (out, wide), f"{name}.bias": (out,)})
-
-    for name, channels, side in (
-        ("x_embedder", 3, c.patch),
-        ("x_embedder_concat", 6, c.patch),
-        ("lr_embedder", 3, c.lr_patch),
-    ):
-        s[f"{name}.proj1.weight"] = (c.bottleneck, channels, side, side)
-        s |= {f"{name}.proj2.weight": (d, c.bottleneck, 1, 1), f"{name}.proj2.bias": (d,)}
-    linear("t_embedder.mlp.0", d, 256)
-    linear("t_embedder.mlp.2", d, d)
-    for i in range(c.depth):
-        block = f"blocks.{i}"
-        s |= {f"{block}.norm1.weight": (d,), f"{block}.norm2.weight": (d,)}
-        s |= {f"{block}.attn.q_norm.weight": (head,), f"{block}.attn.k_norm.weight": (head,)}
-        linear(f"{block}.attn.qkv", 3 * d, d)
-        linear(f"{block}.attn.proj", d, d)
-        linear(f"{block}.mlp.w12", 2 * c.hidden, d)
-        linear(f"{block}.mlp.w3", d, c.hidden)
-        linear(f"{block}.adaLN_modulation.1", 6 * d, d)
-    s["final_layer.norm_final.weight"] = (d,)
-    linear("final_layer.adaLN_modulation.1", 2 * d, d)
-    linear("final_layer.linear", c.patch**2 * 3, d)
-    return s
-
-
-def write(path: Path, config: JitConfig) -> State:
-    """checkpoint-last.pth of a training run; what must not be read is poison."""
-    state = random_state(layout(config))
-    state |= {key: torch.randn_like(state[key]) * 0.5 for key in ("pos_embed", "lr_posemb")}
-    poison = {key: torch.full_like(tensor, float("nan")) for key, tensor in state.items()}
-
-    def prefixed(tensors: State) -> State:
-        return {f"net.{key}": tensor for key, tensor in tensors.items()}
-
-    content = {"model": prefixed(poison), "model_ema1": prefixed(state), "model_ema2": prefixed(poison)}
-    torch.save({**content, "optimizer": {}, "epoch": 3, "args": argparse.Namespace(lr=1e-4)}, path)
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -107,22 +60,30 @@ def test_figures_at_true_size(name: str) -> None:
         assert counter.get_total_flops() / 2e9 == pytest.approx(wanted, rel=0.02)
 
 
+def guided(w: Weights, x: np.ndarray, t: float, lr: np.ndarray, mode: str, guidance: float) -> np.ndarray:
+    """The authors' mixture with a pass that is shown black; they leave it where 0 < t < 1 does not hold."""
+    shown = slow.denoise(w, x, t, lr, mode)
+    if guidance == 1 or not 0 < t < 1:
+        return shown
+    black = slow.denoise(w, x, t, 0 * lr, mode)
+    return black + guidance * (shown - black)
+
+
 @pytest.mark.parametrize("mode", ["token", "concat"])
 @pytest.mark.parametrize("guidance", [None, 2.5])
 def test_one_call_against_the_slow_reference(small: tuple[Path, State], mode: str, guidance: float | None) -> None:
-    """Guided too: one batched call is the mixture of two single ones, of which the second is shown black."""
+    """Guided too: one batched call is the mixture of two single ones, item by item as its own time has it."""
     path, state = small
     network = FAMILY.network(load_checkpoint(path), Sources(conditioning=mode, guidance=guidance, steps=2))
-    lr, z, t = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 64, 64), 0.37
-    told = torch.from_numpy(time_features(t, 256)).repeat(2, 1)
+    times = (0.0, 1 / 199)
+    lr, z = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 64, 64)
+    told = torch.from_numpy(np.concatenate([time_features(t, 256) for t in times]))
     with torch.no_grad():
         values = {"lr": lr, "state": z, "told": told, **network.encode.named({"lr": lr})}
         got = network.step.named(values)["answer"].double().numpy()
-    for one, picture, x in zip(got, lr.double().numpy(), z.double().numpy(), strict=True):
-        wanted = slow.denoise(Weights(state), x, t, picture, mode)
-        if guidance is not None:
-            black = slow.denoise(Weights(state), x, t, 0 * picture, mode)
-            wanted = black + guidance * (wanted - black)
+    weights = Weights(state)
+    for one, picture, x, t in zip(got, lr.double().numpy(), z.double().numpy(), times, strict=True):
+        wanted = guided(weights, x, t, picture, mode, guidance or 1.0)
         assert_close(one, wanted, 5e-5)
 
 
@@ -151,15 +112,22 @@ def test_sampler_against_the_equations(steps: int, sampler: str, rng: np.random.
 
 
 @pytest.mark.parametrize(
-    ("mode", "steps", "sampler"), [("token", 4, "heun"), ("concat", 3, "euler"), ("token", 1, "heun")]
+    ("mode", "steps", "sampler", "guidance"),
+    [("token", 4, "heun", None), ("concat", 3, "euler", None), ("token", 1, "heun", None), ("token", 2, "heun", 3.0)],
 )
 def test_bundle(
-    tmp_path: Path, small: tuple[Path, State], mode: str, steps: int, sampler: str, rng: np.random.Generator
+    tmp_path: Path,
+    small: tuple[Path, State],
+    mode: str,
+    steps: int,
+    sampler: str,
+    guidance: float | None,
+    rng: np.random.Generator,
 ) -> None:
     """The whole chain against the slow one, and through the upscaler with the noise of the frame's corner."""
     path, state = small
     assert family_of(load_checkpoint(path)) is FAMILY
-    sources = Sources(conditioning=mode, steps=steps, sampler=sampler)
+    sources = Sources(conditioning=mode, steps=steps, sampler=sampler, guidance=guidance)
     manifest = bundle_of(tmp_path / "b", path, sources)
     evaluations = 2 * steps - 1 if sampler == "heun" else steps
     assert (manifest.steps, manifest.tile.height, manifest.tile.channels) == (evaluations, 16, 3 + 3 * 16)
@@ -173,7 +141,7 @@ def test_bundle(
     chain = slow_sampling.flow(
         noise[0].astype(np.float64),
         steps,
-        lambda x, t: slow.denoise(Weights(state), x, t, lr, mode),
+        lambda x, t: guided(Weights(state), x, t, lr, mode, guidance or 1.0),
         sampler == "heun",
     )
     *_, wanted = chain
@@ -224,12 +192,14 @@ def test_wrong_requests(tmp_path: Path, small: tuple[Path, State]) -> None:
     for guidance in (float("nan"), float("-inf")):
         with pytest.raises(UsageError, match=r"--guidance (nan|-inf)"):
             FAMILY.network(checkpoint, Sources(guidance=guidance))
+    with pytest.raises(UsageError, match=r"guidance changes nothing in one step.*--guidance 2 --steps 1"):
+        FAMILY.network(checkpoint, Sources(steps=1, guidance=2.0))
     with pytest.raises(UsageError, match="1 or more"):
         FAMILY.network(checkpoint, Sources(steps=0))
     with pytest.raises(UsageError, match=r"32 LR pixels.*16, as it was trained.*Leave --tile out"):
         build(BuildRequest(weights=path, tile=32), tmp_path / "b", use_cache=False)
-    torch.save({"lr_posemb": torch.zeros(1, 3, 8)}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of jit-sr.*net\.lr_posemb"):
+    torch.save({"inner": {"lr_posemb": torch.zeros(1, 3, 8)}}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of jit-sr.*keys like lr_posemb under inner"):
         FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
 
 

@@ -114,6 +114,21 @@ def test_budget(rows: list[tuple[int, int, int]], limit: int) -> None:
     assert ("smaller --tile" in caught.value.remedy) != weight_bound
 
 
+def test_what_the_system_allows_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tighter one of both is named."""
+    made = MemoryPlan((Stage("reference", 600, 300, 100),), {})
+    monkeypatch.setattr(memory, "address_space", lambda: 999.0)
+    for allowed in (None, 1000, 10**9):
+        with pytest.raises(OutOfMemory, match=r"address space of this process \(ulimit -v\).*allow"):
+            check_budget(made, allowed)
+        with pytest.raises(OutOfMemory, match="ulimit -v"):
+            check_files(0, allowed)
+    with pytest.raises(OutOfMemory, match="--max-memory"):
+        check_budget(made, 998)
+    monkeypatch.setattr(memory, "address_space", lambda: 1000.0)
+    check_budget(made, None)
+
+
 def test_no_budget_is_no_limit() -> None:
     check_budget(plan(), None)
     check_files(10**15, None)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("diffusers")
 
@@ -26,7 +30,7 @@ from published_files import (
 
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families import family_of
+from zoomrt.export.families import family_of, osediff
 from zoomrt.export.families.osediff import FAMILY
 from zoomrt.export.sources import NO_SOURCES, Sources
 
@@ -48,8 +52,9 @@ class Files:
         tuned = dict(self.unet)
         for kind in ("weight", "bias"):
             tuned[f"conv_in.{kind}"] = self.content["state_dict_unet"][f"conv_in.base_layer.{kind}"]
-        noise = slow.Weights(tuned, slow.adapters_from(self.content["state_dict_unet"]), 8 / 4)
-        vae = slow.Weights(self.vae, slow.adapters_from(self.content["state_dict_vae"]), 8 / 4)
+        scale = 8 / SMALL.osediff_rank  # PEFT's alpha over the rank
+        noise = slow.Weights(tuned, slow.adapters_from(self.content["state_dict_unet"]), scale)
+        vae = slow.Weights(self.vae, slow.adapters_from(self.content["state_dict_vae"]), scale)
         picture = np.clip(slow.bicubic_x4(lr.double().numpy(), -0.5), -1, 1)
         prompt = self.prompt[0].double().numpy()
         return slow.one_step(vae, noise, picture, prompt, SMALL.heads.__getitem__, seen=999, used=999)
@@ -89,6 +94,43 @@ def test_whole_inference_against_the_slow_reference(files: Files) -> None:
     assert got.shape == wanted.shape == (3, 64, 64)
     # FP32 against float64, eps multiplied by 14.6 on its way; 5e-6 was seen
     assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def built_and_kept(make, name: str, kept: dict[str, nn.Module], part) -> nn.Module:
+    """The network is taken apart when its time is folded: a copy stays."""
+    kept[name] = make(part)
+    return copy.deepcopy(kept[name])
+
+
+@pytest.mark.parametrize(("rank_unet", "rank_vae"), [(4, 4), (8, 4), (4, 16), (16, 8)])
+def test_adapters_count_alpha_over_rank_times(tmp_path: Path, files: Files, rank_unet: int, rank_vae: int) -> None:
+    """PEFT multiplies with lora_alpha / r, and the authors leave lora_alpha at its default, 8 (peft.LoraConfig).
+
+    Every adapted weight of both networks against its dense sum in float64.
+    """
+    alpha = 8
+    unet, vae = (osediff_layout(replace(SMALL, osediff_rank=rank)).content() for rank in (rank_unet, rank_vae))
+    content = {**unet, "rank_vae": rank_vae, "state_dict_vae": vae["state_dict_vae"]}
+    torch.save(content, tmp_path / "osediff.pkl")
+    built: dict[str, nn.Module] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("unet_from", "vae_from"):
+            patch.setattr(osediff, name, functools.partial(built_and_kept, getattr(osediff, name), name, built))
+        FAMILY.network(load_checkpoint(tmp_path / "osediff.pkl"), files.sources)
+    counted = 0
+    for name, rank, base in (("unet", rank_unet, files.unet), ("vae", rank_vae, files.vae)):
+        adapters = content[f"state_dict_{name}"]
+        got = built[f"{name}_from"].state_dict()
+        for key in adapters:
+            if ".lora_A." not in key:
+                continue
+            module = key.partition(".lora_A.")[0]
+            down, up = (adapters[key.replace(".lora_A.", side)].double() for side in (".lora_A.", ".lora_B."))
+            start = adapters.get(f"{module}.base_layer.weight", base[f"{module}.weight"]).double()
+            wanted = start.flatten(1) + alpha / rank * (up.flatten(1) @ down.flatten(1))
+            torch.testing.assert_close(got[f"{module}.weight"].double().flatten(1), wanted, rtol=1e-5, atol=1e-6)
+            counted += 1
+    assert counted == sum(".lora_A." in key for part in ("unet", "vae") for key in content[f"state_dict_{part}"]) > 40
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
@@ -141,8 +183,8 @@ def test_without_base_or_prompt(files: Files) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda c: c.update(rank_unet=8), r"rank \[2\].*rank_unet = 8"),
-        (lambda c: c["unet_lora_others_modules"].pop(), r"adapters in state_dict_unet.*differing: mid_block"),
+        (lambda c: c.update(rank_unet=8), r"adapters of rank \[2\] with rank_unet = 8"),
+        (lambda c: c["unet_lora_others_modules"].pop(), r"adapters for.*differing: mid_block"),
         (
             lambda c: c["state_dict_vae"].pop("quant_conv.lora_A.default_encoder.weight"),
             r"half an adapter on quant_conv",
@@ -153,7 +195,10 @@ def test_without_base_or_prompt(files: Files) -> None:
         ),
         (lambda c: c["state_dict_unet"].update({"conv_x.base_layer.bias": torch.zeros(1)}), r"conv_x"),
         (lambda c: c.update(state_dict_vae=3), r"an? int under state_dict_vae"),
-        (lambda c: c.pop("rank_vae"), r"keys like"),
+        (lambda c: c.update(rank_unet=[2]), r"rank_unet = \[2\]"),
+        (lambda c: c.update(rank_unet="2"), r"rank_unet = '2'"),
+        (lambda c: c.update(vae_lora_encoder_modules=None), r"adapters for 0 modules"),
+        (lambda c: c.pop("rank_vae"), r"keys like.*need keys like rank_unet, rank_vae"),
     ],
 )
 def test_broken_files(tmp_path: Path, files: Files, change, said: str) -> None:
@@ -165,8 +210,6 @@ def test_broken_files(tmp_path: Path, files: Files, change, said: str) -> None:
 
 
 def test_base_of_another_size(tmp_path: Path, files: Files) -> None:
-    from dataclasses import replace
-
     other = replace(SMALL, unet_widths=(64, 64))
     base = write_base(tmp_path / "b", other, unet=random_state(unet_shapes(other)), vae=files.vae)
     sources = Sources(base=base, prompt_embedding=files.sources.prompt_embedding)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoomrt.errors import ExportError
 from zoomrt.export.graph import export_graph
-from zoomrt.export.parity import Parity, check_parity, compare, reference
+from zoomrt.export.parity import MINIMUM_PSNR_DB, Parity, Runner, check_parity, compare, reference
 
 SHAPE = (2, 3, 16, 24)
 
@@ -61,6 +61,24 @@ def test_a_wrong_graph_is_caught(tmp_path: Path) -> None:
         other.conv.bias += 0.01
     with pytest.raises(ExportError, match="does not match torch FP32"):
         parity_of(network, other, tmp_path, "fp32")
+
+
+@pytest.mark.parametrize(("precision", "half", "needed"), [("fp32", False, 80.0), ("fp16", True, 45.0)])
+def test_the_bar_is_where_it_is_said_to_be(precision: str, half: bool, needed: float) -> None:
+    """A runner that is off by as much as that, and by 0.1 dB more; and by what the family says that it loses."""
+    wanted = reference(Net(), SHAPE, (-1.0, 1.0), 7, half=half)
+    assert MINIMUM_PSNR_DB[precision] == needed
+
+    def off_by(psnr_db: float) -> Runner:
+        sign = torch.sign(torch.randn(wanted.sr.shape)).numpy()
+        return Runner("one that is off", lambda _lr: wanted.sr + 2 * np.float32(10 ** (-psnr_db / 20)) * sign)
+
+    for loss_db in (0.0, 10.0):
+        found = check_parity(Path("no graph"), wanted, loss_db, off_by(needed - loss_db + 0.1))
+        assert (found.runner, found.needed_psnr_db) == ("one that is off", needed - loss_db)
+        assert found.psnr_db == pytest.approx(needed - loss_db + 0.1, abs=0.05)
+        with pytest.raises(ExportError, match=r"one that is off.*need"):
+            check_parity(Path("no graph"), wanted, loss_db, off_by(needed - loss_db - 0.1))
 
 
 def test_compare_against_the_definition(rng: np.random.Generator) -> None:

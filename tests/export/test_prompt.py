@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from published_files import write_text_encoder
 from safetensors.torch import save_file
 
 from zoomrt.errors import CheckpointError, UsageError
-from zoomrt.export.prompt import prompt_embedding
+from zoomrt.export.prompt import check_prompt, prompt_embedding
 from zoomrt.export.sources import NO_SOURCES, Sources
 
 WIDTH = 48
@@ -43,8 +44,11 @@ def test_from_a_file(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
         (torch.zeros(1, 77, WIDTH + 1), r"shape \(1, 77, 49\)"),
         (torch.zeros(2, 77, WIDTH), r"shape \(2, 77, 48\)"),
         (torch.full((77, WIDTH), float("nan")), r"non-finite"),
-        ({"a": torch.zeros(1), "b": torch.zeros(1)}, r"a dict"),
-        ([1], r"a list"),
+        ({"a": torch.zeros(1), "b": torch.zeros(1)}, r"2 tensors"),
+        ({"a": 3}, r"0 tensors"),
+        ([1], r"0 tensors"),
+        (torch.zeros(77, WIDTH, dtype=torch.int8), r"int8"),
+        (torch.zeros(77, WIDTH).to_sparse(), r"sparse"),
     ],
 )
 def test_files_that_do_not_fit(tmp_path: Path, value: object, said: str) -> None:
@@ -55,7 +59,24 @@ def test_files_that_do_not_fit(tmp_path: Path, value: object, said: str) -> None
 
 def test_npy_that_is_a_pickle(tmp_path: Path) -> None:
     np.save(tmp_path / "e.npy", np.array([Path("x")], dtype=object), allow_pickle=True)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        prompt_embedding(Sources(prompt_embedding=tmp_path / "e.npy"), WIDTH, "m")
+
+
+@pytest.mark.parametrize("array", [np.zeros((77, WIDTH), np.int8), np.zeros((77, WIDTH), complex), np.zeros((77, 1))])
+def test_npy_of_other_numbers(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "e.npy", array)
+    with pytest.raises(CheckpointError, match=r"cannot be used|shape \(77, 1\)"):
+        prompt_embedding(Sources(prompt_embedding=tmp_path / "e.npy"), WIDTH, "m")
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776, 77)}", "{'a" * 9]
+)
+def test_npy_that_lies(tmp_path: Path, header: str) -> None:
+    text = header.ljust(118) + "\n"
+    (tmp_path / "e.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64))
+    with pytest.raises(CheckpointError, match="cannot be used"):
         prompt_embedding(Sources(prompt_embedding=tmp_path / "e.npy"), WIDTH, "m")
 
 
@@ -91,8 +112,37 @@ def test_long_prompts_are_cut(base: Path) -> None:
 
 def test_nothing_to_make_it_from(tmp_path: Path) -> None:
     for sources in (NO_SOURCES, Sources(base=tmp_path), Sources(base=tmp_path / "one.ckpt", prompt="a")):
-        with pytest.raises(UsageError, match=r"--prompt-embedding FILE with a \(1, 77, 48\) tensor"):
+        with pytest.raises(UsageError, match=r"--prompt-embedding FILE with a \(1, 77, C\) tensor"):
             prompt_embedding(sources, WIDTH, "osediff")
+
+
+@pytest.mark.parametrize("gone", ["text_encoder", "tokenizer"])
+def test_subfolder_that_is_missing(tmp_path: Path, gone: str) -> None:
+    base = write_text_encoder(tmp_path, WIDTH)
+    shutil.rmtree(base / gone)
+    with pytest.raises(UsageError, match=rf"no --prompt-embedding, and no {gone}/ in --base"):
+        check_prompt(Sources(base=base), "osediff")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("text_encoder/config.json", '{"hidden_size": "wide"}'),
+        ("text_encoder/config.json", '{"num_hidden_layers": 1000000000}'),
+        ("text_encoder/config.json", '{"vocab_size": 1000000000000}'),
+        ("tokenizer/vocab.json", "[" * 100_000),
+        ("tokenizer/vocab.json", '{"a": "b"}'),
+        ("tokenizer/merges.txt", "\0"),
+    ],
+)
+def test_damaged_subfolders(tmp_path: Path, file: str, content: str) -> None:
+    base = write_text_encoder(tmp_path, WIDTH)
+    if content == "\0":
+        (base / file).write_bytes(b"\xff\xfe" * 100)
+    else:
+        (base / file).write_text(content)
+    with pytest.raises(CheckpointError):
+        prompt_embedding(Sources(base=base), WIDTH, "m")
 
 
 def test_encoder_without_weights(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from family_checks import (
     parameters_and_gmacs,
     run,
 )
+from published_baselines import compact
 from published_files import Shapes, State, random_state
 from slow_reference import Weights
 
@@ -23,17 +24,6 @@ from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.real_esrgan_compact import FAMILY, CompactConfig, CompactNetwork
 from zoomrt.export.sources import Sources
-
-
-def layout(width: int, middle: int, scale: int = 4) -> Shapes:
-    """Keys and shapes as published (baselines.md section 3), written by hand."""
-    shapes: Shapes = {}
-    for k in range(middle + 1):
-        shapes[f"body.{2 * k}.weight"] = (width, width if k else 3, 3, 3)
-        shapes[f"body.{2 * k}.bias"] = (width,)
-        shapes[f"body.{2 * k + 1}.weight"] = (width,)
-    last = 2 * (middle + 1)
-    return {**shapes, f"body.{last}.weight": (3 * scale**2, width, 3, 3), f"body.{last}.bias": (3 * scale**2,)}
 
 
 def write(path: Path, shapes: Shapes) -> State:
@@ -46,7 +36,7 @@ def write(path: Path, shapes: Shapes) -> State:
 def test_true_size_is_the_sheets(middle: int, parameters: int, gmacs: float) -> None:
     with torch.device("meta"):
         network = CompactNetwork(CompactConfig(middle=middle))
-    assert {k: tuple(t.shape) for k, t in network.state_dict().items()} == layout(64, middle)
+    assert {k: tuple(t.shape) for k, t in network.state_dict().items()} == compact(64, middle)
     counted, work = parameters_and_gmacs(network, 3, 128)
     assert counted == parameters
     assert work == pytest.approx(gmacs, rel=0.02)
@@ -54,7 +44,7 @@ def test_true_size_is_the_sheets(middle: int, parameters: int, gmacs: float) -> 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_file_to_bundle(tmp_path: Path, scale: int) -> None:
-    state = write(tmp_path / "w.pth", layout(8, 3, scale))
+    state = write(tmp_path / "w.pth", compact(8, 3, scale))
     checkpoint = load_checkpoint(tmp_path / "w.pth")
     assert family_of(checkpoint) is FAMILY
     network = FAMILY.network(checkpoint)
@@ -67,7 +57,7 @@ def test_file_to_bundle(tmp_path: Path, scale: int) -> None:
 
 @pytest.mark.parametrize(("strength", "share"), [(None, 0.5), (0.0, 0.0), (0.3, 0.3), (1.0, 1.0)])
 def test_denoise_strength(tmp_path: Path, strength: float | None, share: float) -> None:
-    state, wdn = (write(tmp_path / name, layout(8, 2)) for name in ("w.pth", "wdn.pth"))
+    state, wdn = (write(tmp_path / name, compact(8, 2)) for name in ("w.pth", "wdn.pth"))
     checkpoint = load_checkpoint(tmp_path / "w.pth")
     sources = Sources(wdn_weights=tmp_path / "wdn.pth", denoise_strength=strength)
     lr = torch.rand(3, 9, 10)
@@ -77,8 +67,8 @@ def test_denoise_strength(tmp_path: Path, strength: float | None, share: float) 
 
 
 def test_strength_that_makes_no_sense(tmp_path: Path) -> None:
-    write(tmp_path / "w.pth", layout(8, 2))
-    write(tmp_path / "deeper.pth", layout(8, 3))
+    write(tmp_path / "w.pth", compact(8, 2))
+    write(tmp_path / "deeper.pth", compact(8, 3))
     checkpoint = load_checkpoint(tmp_path / "w.pth")
     with pytest.raises(UsageError, match=r"needs --wdn-weights"):
         FAMILY.network(checkpoint, Sources(denoise_strength=0.5))
@@ -90,13 +80,13 @@ def test_strength_that_makes_no_sense(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"body.6.weight": (49, 8, 3, 3)}, {"body.7.weight": (48,)}, {"body.weight": (1,)}])
 def test_foreign_files_are_refused(tmp_path: Path, change: Shapes) -> None:
-    write(tmp_path / "w.pth", layout(8, 2) | change)
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of real-esrgan-compact.*realesr-general-x4v3"):
+    write(tmp_path / "w.pth", compact(8, 2) | change)
+    with pytest.raises(CheckpointError, match=r"of real-esrgan-compact.*realesr-general-x4v3"):
         FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("middle", "parameters"), [(16, 621_424), (32, 1_213_296)])
 def test_engine_at_true_size(tmp_path: Path, middle: int, parameters: int) -> None:
-    write(tmp_path / "w.pth", layout(64, middle))
+    write(tmp_path / "w.pth", compact(64, middle))
     assert_engine_at_true_size(tmp_path, tmp_path / "w.pth", parameters, tile=192)

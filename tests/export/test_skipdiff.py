@@ -155,7 +155,7 @@ def test_wrong_requests(tmp_path: Path) -> None:
             FAMILY.network(load_checkpoint(tmp_path / "w.pth"), Sources(steps=steps))
     policy["look.0.weight"] = torch.zeros(5, 7, 4, 4)
     torch.save({"denoiser": denoiser, "policy": policy}, tmp_path / "v.pth")
-    with pytest.raises(CheckpointError, match="not a checkpoint of skipdiff"):
+    with pytest.raises(CheckpointError, match="of skipdiff in a variant that is not supported"):
         FAMILY.network(load_checkpoint(tmp_path / "v.pth"))
 
 

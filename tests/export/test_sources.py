@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from zoomrt.errors import UsageError
+from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export import cache
 from zoomrt.export.pipeline import BuildRequest, build
 from zoomrt.export.sources import NO_SOURCES, Sources
 
 
 def test_given_and_taken() -> None:
-    sources = Sources(base=Path("x"), coeff_t=0)
-    assert sources.given() == {"base": Path("x"), "coeff_t": 0}
+    sources = Sources(base=Path(), coeff_t=0)
+    assert sources.given() == {"base": Path(), "coeff_t": 0}
     sources.check("hypir", ("base", "coeff_t"))
     NO_SOURCES.check("edge", ())
 
@@ -34,7 +34,14 @@ def test_refused(sources: Sources, said: str) -> None:
 
 def test_two_prompts() -> None:
     with pytest.raises(UsageError, match="two prompts"):
-        Sources(prompt="", prompt_embedding=Path("x")).check("m", ("prompt", "prompt_embedding"))
+        Sources(prompt="", prompt_embedding=Path()).check("m", ("prompt", "prompt_embedding"))
+
+
+def test_paths_where_nothing_is(tmp_path: Path) -> None:
+    for name in ("base", "decoder", "autoencoder", "prompt_embedding"):
+        with pytest.raises(CheckpointError, match=rf"what --{name.replace('_', '-')} names.*nothing at .*gone"):
+            Sources(**{name: tmp_path / "gone"}).check("m", (name,))
+    Sources(base=tmp_path).check("m", ("base",))
 
 
 def test_required() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,8 @@ def test_velocity_prediction_is_refused(tmp_path: Path, unet: State, vae: State)
         (lambda b: (b / "unet" / "config.json").unlink(), r"unet/config\.json"),
         (lambda b: (b / "unet" / "config.json").write_text("{"), r"unet/config\.json"),
         (lambda b: (b / "vae" / "config.json").write_text("[]"), r"vae/config\.json"),
+        (lambda b: (b / "vae" / "config.json").write_text("[" * 100_000), r"vae/config\.json"),
+        (lambda b: (b / "vae" / "config.json").write_text(" " * 2_000_000), r"at most 1048576 bytes"),
         (lambda b: (b / "vae" / "diffusion_pytorch_model.safetensors").unlink(), r"no weights in vae"),
         (lambda b: (b / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"<html>"), r"damaged"),
         (lambda b: (b / "scheduler" / "scheduler_config.json").write_text("null"), r"scheduler"),
@@ -146,7 +150,15 @@ def test_damaged_folder(tmp_path: Path, unet: State, vae: State, damage, said: s
 
 
 @pytest.mark.parametrize(
-    "change", [{"block_out_channels": [32, 64]}, {"down_block_types": ["x"]}, {"norm_num_groups": 0}]
+    "change",
+    [
+        {"block_out_channels": [32, 64]},
+        {"down_block_types": ["x"]},
+        {"norm_num_groups": 0},
+        {"layers_per_block": 10**9},  # hours, were it taken at its word
+        {"layers_per_block": [10**9, 1]},
+        {"transformer_layers_per_block": 10**9},
+    ],
 )
 def test_config_that_does_not_fit(tmp_path: Path, unet: State, vae: State, change: dict) -> None:
     base = write_base(tmp_path / "base", SMALL, unet=unet, vae=vae)
@@ -164,12 +176,34 @@ def test_foreign_single_file(tmp_path: Path, content: dict) -> None:
 
 
 def test_no_such_base(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match=r"as base model: got nothing there.*a diffusers folder"):
         read_base(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("gone", ["unet", "vae"])
+def test_no_such_subfolder(tmp_path: Path, unet: State, vae: State, gone: str) -> None:
+    base = write_base(tmp_path / "base", SMALL, unet=unet, vae=vae)
+    shutil.rmtree(base / gone)
+    with pytest.raises(CheckpointError, match=rf"as base model: got no folder {gone}/,"):
+        read_base(base)
+
+
+def test_average_in_a_single_file(tmp_path: Path, unet: State, vae: State) -> None:
+    """A training run's file has both, the average under keys without full stops (ldm/modules/ema.py, LitEma)."""
+    content = single_file(SMALL, unet, vae)
+    noisy = {key: torch.randn_like(t) if "diffusion_model" in key else t for key, t in content.items()}
+    average = {
+        "model_ema." + key.removeprefix("model.").replace(".", ""): tensor
+        for key, tensor in content.items()
+        if key.startswith("model.diffusion_model.")
+    }
+    buffers = {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(3, dtype=torch.int32)}
+    torch.save({"state_dict": {**noisy, **average, **buffers}}, tmp_path / "v2.ckpt")
+    assert_same(unet_from(read_base(tmp_path / "v2.ckpt")[0]), unet)
 
 
 def test_pickles_are_not_run(tmp_path: Path, unet: State, vae: State) -> None:
     base = write_base(tmp_path / "base", SMALL, unet=unet, vae=vae, binary=True)
-    torch.save({"a": Path}, base / "unet" / "diffusion_pytorch_model.bin")
+    torch.save({"a": os.system}, base / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match="were not run"):
         read_base(base)

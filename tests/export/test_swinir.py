@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ import pytest
 import slow_baselines as slow
 import torch
 from family_checks import assert_close, assert_engine_at_true_size, bundle_of, parameters_and_gmacs, run
-from published_files import Shapes, State, random_state
+from published_baselines import SwinKind, swinir
+from published_files import State, random_state
 from slow_reference import Weights
 
 import zoomrt
@@ -19,90 +19,20 @@ from zoomrt.export.checkpoint import load_checkpoint
 from zoomrt.export.families import family_of
 from zoomrt.export.families.swinir import FAMILY, SwinConfig, SwinNetwork, config_of
 
-
-@dataclass(frozen=True)
-class Kind:
-    """One published kind, or the same scaled down."""
-
-    width: int
-    groups: int
-    depth: int
-    heads: int
-    tail: str
-    scale: int = 4
-    long_end: bool = False
-    features: int = 64
-    wrapper: str = "params"
+CLASSICAL = SwinKind(180, 6, 6, 6, "pixelshuffle")
+LIGHT = SwinKind(60, 4, 6, 6, "pixelshuffledirect")
+REAL_M = SwinKind(180, 6, 6, 6, "nearest+conv", wrapper="params_ema")
+REAL_L = SwinKind(240, 9, 6, 8, "nearest+conv", long_end=True, wrapper="params_ema")
 
 
-CLASSICAL = Kind(180, 6, 6, 6, "pixelshuffle")
-LIGHT = Kind(60, 4, 6, 6, "pixelshuffledirect")
-REAL_M = Kind(180, 6, 6, 6, "nearest+conv", wrapper="params_ema")
-REAL_L = Kind(240, 9, 6, 8, "nearest+conv", long_end=True, wrapper="params_ema")
-
-
-def layout(kind: Kind) -> Shapes:
-    """Keys and shapes as published (baselines.md section 2), buffers included, written by hand."""
-    shapes: Shapes = {}
-    wide, features = kind.width, kind.features
-
-    def convolution(name: str, out: int, width_in: int, side: int = 3) -> None:
-        shapes.update({f"{name}.weight": (out, width_in, side, side), f"{name}.bias": (out,)})
-
-    def linear(name: str, out: int, width_in: int) -> None:
-        shapes.update({f"{name}.weight": (out, width_in), f"{name}.bias": (out,)})
-
-    def norm(name: str) -> None:
-        shapes.update({f"{name}.weight": (wide,), f"{name}.bias": (wide,)})
-
-    def end(name: str) -> None:
-        if kind.long_end:
-            convolution(f"{name}.0", wide // 4, wide)
-            convolution(f"{name}.2", wide // 4, wide // 4, 1)
-            convolution(f"{name}.4", wide, wide // 4)
-        else:
-            convolution(name, wide, wide)
-
-    convolution("conv_first", wide, 3)
-    norm("patch_embed.norm")
-    for i in range(kind.groups):
-        for j in range(kind.depth):
-            block = f"layers.{i}.residual_group.blocks.{j}"
-            if j % 2:
-                shapes[f"{block}.attn_mask"] = (64, 64, 64)
-            norm(f"{block}.norm1")
-            shapes[f"{block}.attn.relative_position_bias_table"] = (225, kind.heads)
-            shapes[f"{block}.attn.relative_position_index"] = (64, 64)
-            linear(f"{block}.attn.qkv", 3 * wide, wide)
-            linear(f"{block}.attn.proj", wide, wide)
-            norm(f"{block}.norm2")
-            linear(f"{block}.mlp.fc1", 2 * wide, wide)
-            linear(f"{block}.mlp.fc2", wide, 2 * wide)
-        end(f"layers.{i}.conv")
-    norm("norm")
-    end("conv_after_body")
-    if kind.tail == "pixelshuffledirect":
-        convolution("upsample.0", 3 * kind.scale**2, wide)
-        return shapes
-    convolution("conv_before_upsample.0", features, wide)
-    if kind.tail == "nearest+conv":
-        for name in ("conv_up1", "conv_up2", "conv_hr"):
-            convolution(name, features, features)
-    else:
-        for k, step in enumerate({2: [2], 3: [3], 4: [2, 2]}[kind.scale]):
-            convolution(f"upsample.{2 * k}", step**2 * features, features)
-    convolution("conv_last", 3, features)
-    return shapes
-
-
-def write(path: Path, kind: Kind) -> State:
+def write(path: Path, kind: SwinKind) -> State:
     """Bias tables are large enough to be seen; the buffers, which must be passed over, are poison."""
-    state = random_state(layout(kind))
+    state = random_state(swinir(kind))
     for key, tensor in state.items():
         if key.endswith("bias_table"):
             state[key] = torch.randn_like(tensor)
         elif key.endswith(("attn_mask", "position_index")):
-            state[key] = tensor * float("nan")
+            state[key] = torch.full_like(tensor, -7, dtype=torch.int64)
     torch.save({kind.wrapper: state}, path)
     return state
 
@@ -117,9 +47,9 @@ def write(path: Path, kind: Kind) -> State:
     ],
 )
 def test_true_size_is_the_sheets(
-    kind: Kind, parameters: int, tensors: int | None, gmacs: float | None, side: int
+    kind: SwinKind, parameters: int, tensors: int | None, gmacs: float | None, side: int
 ) -> None:
-    shapes = layout(kind)
+    shapes = swinir(kind)
     assert tensors is None or len(shapes) == tensors
     with torch.device("meta"):
         network = SwinNetwork(config_of({key: torch.empty(shape) for key, shape in shapes.items()}))
@@ -131,15 +61,15 @@ def test_true_size_is_the_sheets(
 
 
 SMALL = {
-    "classical x4": Kind(24, 2, 2, 2, "pixelshuffle", features=8),
-    "classical x3": Kind(24, 1, 2, 3, "pixelshuffle", scale=3, features=8),
-    "lightweight x2": Kind(24, 1, 4, 2, "pixelshuffledirect", scale=2),
-    "real L": Kind(24, 1, 2, 2, "nearest+conv", long_end=True, features=8, wrapper="params_ema"),
+    "classical x4": SwinKind(24, 2, 2, 2, "pixelshuffle", features=8),
+    "classical x3": SwinKind(24, 1, 2, 3, "pixelshuffle", scale=3, features=8),
+    "lightweight x2": SwinKind(24, 1, 4, 2, "pixelshuffledirect", scale=2),
+    "real L": SwinKind(24, 1, 2, 2, "nearest+conv", long_end=True, features=8, wrapper="params_ema"),
 }
 
 
 @pytest.mark.parametrize("kind", SMALL.values(), ids=SMALL)
-def test_network_against_the_slow_reference(tmp_path: Path, kind: Kind) -> None:
+def test_network_against_the_slow_reference(tmp_path: Path, kind: SwinKind) -> None:
     state = write(tmp_path / "w.pth", kind)
     checkpoint = load_checkpoint(tmp_path / "w.pth")
     assert family_of(checkpoint) is FAMILY
@@ -158,7 +88,7 @@ def test_batch_items_do_not_mix() -> None:
 
 
 @pytest.mark.parametrize("kind", [SMALL["classical x3"], SMALL["real L"]], ids=["classical x3", "real L"])
-def test_bundle(tmp_path: Path, kind: Kind, rng: np.random.Generator) -> None:
+def test_bundle(tmp_path: Path, kind: SwinKind, rng: np.random.Generator) -> None:
     """One tile through the bundle is the network; every attention is one node."""
     write(tmp_path / "w.pth", kind)
     manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", tile=32, overlap=16, batches=(1, 2))
@@ -174,16 +104,23 @@ def test_bundle(tmp_path: Path, kind: Kind, rng: np.random.Generator) -> None:
     np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
+TABLE = "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"layers.0.residual_group.blocks.0.attn.relative_position_bias_table": (169, 2)},  # windows of 7
-        {"conv_first.weight": ()},
+        ({TABLE: (169, 2)}, r"variant.*windows of 7 pixels.*windows of 8: files for JPEG"),
+        ({"conv_first.weight": (24, 1, 3, 3)}, r"variant.*1 channel \(conv_first\.weight\).*3 channels"),
+        ({"conv_first.weight": ()}, r"not a checkpoint of swinir.*conv_first\.weight of shape \(\).*SwinIR/releases"),
+        ({TABLE: None}, r"not a checkpoint of swinir.*got keys like conv_first.* under params.*need.*bias_table"),
+        (dict.fromkeys(f"conv_{n}.{k}" for n in ("up1", "up2") for k in ("weight", "bias")), r"variant.*got x1"),
     ],
 )
-def test_foreign_files_are_refused(tmp_path: Path, change: Shapes) -> None:
-    torch.save({"params": random_state(layout(SMALL["real L"]) | change)}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of swinir.*bias_table.*SwinIR/releases"):
+def test_foreign_files_are_refused(tmp_path: Path, change: dict[str, tuple[int, ...] | None], said: str) -> None:
+    shapes = {key: shape for key, shape in (swinir(SMALL["real L"]) | change).items() if shape is not None}
+    torch.save({"params": random_state(shapes)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=said):
         FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
 
 
@@ -193,7 +130,7 @@ def test_foreign_files_are_refused(tmp_path: Path, change: Shapes) -> None:
     [(CLASSICAL, 11_900_199), (LIGHT, 929_628), (REAL_M, 11_715_559), (REAL_L, 28_013_059)],
     ids=["classical", "lightweight", "real M", "real L"],
 )
-def test_engine_at_true_size(tmp_path: Path, kind: Kind, parameters: int) -> None:
+def test_engine_at_true_size(tmp_path: Path, kind: SwinKind, parameters: int) -> None:
     write(tmp_path / "w.pth", kind)
     attentions = kind.groups * kind.depth
     assert_engine_at_true_size(tmp_path, tmp_path / "w.pth", parameters, tile=64, attentions=attentions)

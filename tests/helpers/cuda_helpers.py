@@ -12,9 +12,15 @@ from zoomrt.bundle import Bundle, TileFacts, open_bundle
 from zoomrt.runtime.cuda_device import CudaDevice
 
 
+def plan_of(batch: int) -> bytes:
+    """An engine, and a graph, of a few bytes: an ONNX file that has nothing but its producer's name."""
+    name = b"engine %d" % batch
+    return b"\x12" + bytes([len(name)]) + name
+
+
 def engine_bundle(path: Path, tile: TileFacts, **changes: Any) -> tuple[Bundle, dict[bytes, Any]]:
     """A bundle whose engines are a few bytes each, and their shapes."""
-    payloads = {n: b"engine %d" % n for n in tile.batches}
+    payloads = {n: plan_of(n) for n in tile.batches}
     shapes = {
         payloads[n]: (
             (n, tile.channels, tile.height, tile.width),

@@ -12,7 +12,7 @@ from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, at, fake_trt
 from runtime_helpers import facts
 
-from zoomrt.bundle import Bundle
+from zoomrt.bundle import unfinished
 from zoomrt.kernel_file import KernelFile
 from zoomrt.runtime.backends import add_kernels
 from zoomrt.runtime.tensorrt_session import tensorrt_session
@@ -258,7 +258,7 @@ def gpu_upscaler(
     for name in ("gather", "gather_nv12", "blend", *COLOUR):
         (folder / f"{name}.cubin").write_bytes(b"code")
     some = {key: one for key, one in records(kind).items() if key.partition(":")[0] not in lacking}
-    bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, kernels=some))
+    bundle = unfinished(bundle.path, msgspec.structs.replace(bundle.manifest, kernels=some))
     cuda = FakeCuda()
     cuda.held = []  # type: ignore[attr-defined]
     cuda.kernels = {

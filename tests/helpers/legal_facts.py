@@ -1,4 +1,4 @@
-"""Any tile facts that `check_facts` lets through."""
+"""Any tile facts that `check_tile` lets through."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from runtime_helpers import facts
 
 from zoomrt.bundle import TileFacts
-from zoomrt.runtime.tiles import check_facts
+from zoomrt.manifest import check_tile
 
 
 @st.composite
@@ -15,5 +15,5 @@ def legal_facts(draw: st.DrawFn, longest: int = 400) -> TileFacts:
     overlap = draw(st.integers(1, min(height, width) - 1))
     context = draw(st.integers(0, (overlap - 1) // 2))
     tile = facts(height=height, width=width, overlap=overlap, context=context, scale=draw(st.integers(1, 4)))
-    check_facts(tile)
+    check_tile(tile)
     return tile

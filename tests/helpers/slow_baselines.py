@@ -28,8 +28,8 @@ def shuffled(x: Array, step: int) -> Array:
 
 
 def real_esrgan(w: Weights, lr: Array) -> Array:
-    if w.array("conv_first.weight").shape[1] == 12:  # 2 x 2 pixels become channels, colour slowest
-        lr = np.stack([lr[c, dy::2, dx::2] for c in range(3) for dy in range(2) for dx in range(2)])
+    side = math.isqrt(w.array("conv_first.weight").shape[1] // 3)  # of squares that become channels, colour slowest
+    lr = np.stack([lr[c, dy::side, dx::side] for c in range(3) for dy in range(side) for dx in range(side)])
     first = h = w.conv("conv_first", lr)
     for i in w.children("body"):
         outer = h
@@ -40,8 +40,9 @@ def real_esrgan(w: Weights, lr: Array) -> Array:
             h = inner + 0.2 * w.conv(f"body.{i}.rdb{j}.conv5", np.concatenate(found))
         h = outer + 0.2 * h
     h = first + w.conv("conv_body", h)
-    for name in ("conv_up1", "conv_up2"):
-        h = leaky(w.conv(name, doubled(h)), 0.2)
+    for name in ("conv_up1", "conv_up2", "conv_up3"):
+        if w.has(name):
+            h = leaky(w.conv(name, doubled(h)), 0.2)
     return w.conv("conv_last", leaky(w.conv("conv_hr", h), 0.2))
 
 

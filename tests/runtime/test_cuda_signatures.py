@@ -34,7 +34,6 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeCuda, Any]:
     cuda = FakeCuda()
     trt = fake_trt(cuda, shapes, "float32")
     device = device_on(cuda)
-    (folder / "k.cubin").write_bytes(b"code")
     record = KernelFile(
         kernel="fill",
         file="k.cubin",
@@ -47,7 +46,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[FakeCuda, Any]:
         registers=8,
         spilled_bytes=0,
     )
-    CudaKernel(device, folder, record).bind(out=64, count=100)(device.stream("compute"))
+    CudaKernel(device, record, b"code").bind(out=64, count=100)(device.stream("compute"))
     for _ in range(2):  # the second time with a runtime cache
         with Upscaler(bundle.manifest, tensorrt_session(bundle, device, trt)) as upscaler:
             upscaler(np.zeros((40, 40, 3), np.uint8))

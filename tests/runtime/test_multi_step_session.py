@@ -31,8 +31,8 @@ TILE = facts(height=8, width=8, overlap=4, context=1, noise=NoiseFacts(channels=
 class FakeGraph:
     """A function of named values; `seen` lists what it was given."""
 
-    def __init__(self, inputs: dict[str, tuple[int, ...]], function: Callable) -> None:
-        self.inputs, self.function, self.closed = inputs, function, 0
+    def __init__(self, inputs: dict[str, tuple[int, ...]], outputs: tuple[str, ...], function: Callable) -> None:
+        self.inputs, self.outputs, self.function, self.closed = inputs, outputs, function, 0
         self.seen: list[dict[str, np.ndarray]] = []
 
     def __call__(self, values):
@@ -46,13 +46,17 @@ class FakeGraph:
 
 def graphs(answer=lambda state, shown: np.tanh(state) + shown) -> dict[str, FakeGraph]:
     return {
-        "encode": FakeGraph({"lr": (1, 3, 8, 8)}, lambda lr: {"shown": lr.repeat(4, axis=2).repeat(4, axis=3)}),
+        "encode": FakeGraph(
+            {"lr": (1, 3, 8, 8)}, ("shown",), lambda lr: {"shown": lr.repeat(4, axis=2).repeat(4, axis=3)}
+        ),
         "step": FakeGraph(
             {"state": (1, 3, 32, 32), "told": (1, 6), "shown": (1, 3, 32, 32)},
+            ("answer",),
             lambda state, told, shown: {"answer": answer(state, shown).astype(np.float32)},  # noqa: ARG005
         ),
         "policy": FakeGraph(
             {"memory": (1, 2), "told": (1, 6)},
+            ("accept", "remembered"),
             lambda memory, told: {"accept": 0.5 - memory[:, :1], "remembered": memory + 1},  # noqa: ARG005
         ),
     }

@@ -11,9 +11,8 @@ from runtime_helpers import FakeSession, facts, manifest
 from scipy import stats
 
 from zoomrt.bundle import NoiseFacts
-from zoomrt.errors import BundleError
 from zoomrt.runtime.noise import PERIOD, noise_at, noise_map
-from zoomrt.runtime.tiles import check_facts, plan
+from zoomrt.runtime.tiles import plan
 from zoomrt.runtime.upscaler import Upscaler
 
 NOISE = NoiseFacts(channels=3, seed=12345)
@@ -72,9 +71,3 @@ def test_every_tile_cuts_from_one_map(size: tuple[int, int], rng: np.random.Gene
         if y >= 0 and x >= 0:  # the picture is where it was without noise
             wanted = frame[y : y + 32, x : x + 32].transpose(2, 0, 1) / 127.5 - 1
             np.testing.assert_allclose(heard[:3], wanted, atol=1e-6)
-
-
-@pytest.mark.parametrize("noise", [NoiseFacts(channels=0, seed=1), NoiseFacts(channels=3, seed=-1)])
-def test_facts_that_make_no_sense(noise: NoiseFacts) -> None:
-    with pytest.raises(BundleError, match=r"tile\.noise makes no sense"):
-        check_facts(facts(noise=noise))

@@ -97,12 +97,6 @@ def test_a_graph_that_is_not_what_the_manifest_says(tmp_path: Path, tile: Any, g
         OnnxRuntimeSession(open_bundle(path), threads=1)
 
 
-def test_a_missing_batch_size_is_named(tmp_path: Path) -> None:
-    path = write_bundle(tmp_path / "b", facts(batches=(1, 2)), {1: enlarge()}, graphs={"1": "graph_1.onnx"})
-    with pytest.raises(BundleError, match="need a graph for batch 2"):
-        OnnxRuntimeSession(open_bundle(path), threads=1)
-
-
 def test_a_run_that_fails_is_a_fault_with_the_engines_own_words(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,12 +181,6 @@ def test_a_graph_that_is_not_what_the_manifest_says(tmp_path: Path, tile: Any, g
         OpenVinoSession(open_bundle(bundle_of(tmp_path / "b", tile, {1: graph})), threads=1)
 
 
-def test_a_missing_batch_size_is_named(tmp_path: Path) -> None:
-    path = bundle_of(tmp_path / "b", facts(batches=(1, 2)), {1: enlarge()}, graphs={"1": "graph_1.onnx"})
-    with pytest.raises(BundleError, match="need a graph for batch 2"):
-        OpenVinoSession(open_bundle(path), threads=1)
-
-
 class _Failing:
     """An infer request that fails with these words."""
 

@@ -27,7 +27,7 @@ def status(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 class Upscaler:
-    def upscale(self, pixels, on_tile):
+    def upscale(self, pixels, size, on_tile):
         return pixels.copy()
 
 small, large, output = sys.argv[1:]

@@ -25,6 +25,7 @@ REFUSALS = [
     RuntimeError("const onnxruntime::ThreadOptions&) pthread_create failed, error code: 12 error msg: Cannot"),
     RuntimeError("bfc_arena.cc:360 AllocateRawInternal Failed to allocate memory for requested buffer of size 256"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("could not create a primitive"),
     ImportError("libtorch_cpu.so: failed to map segment from shared object"),
 ]
 """In the words of the engines."""
@@ -42,6 +43,13 @@ def test_a_refusal_is_told_from_a_damaged_graph(problem: Exception) -> None:
     errors = RunnerErrors("Engine", "engine", ("opset",))
     assert isinstance(errors.of_load(Path("graph.onnx"), problem, "1", None), OutOfMemory)
     assert isinstance(errors.of_run(problem), OutOfMemory)
+
+
+def test_what_a_refusal_was_turned_into_is_one() -> None:
+    turned = ValueError("cannot decompose the graph")
+    turned.__cause__ = RuntimeError("in between")
+    turned.__cause__.__cause__ = MemoryError()
+    assert is_refusal(turned)
 
 
 @pytest.mark.parametrize("problem", OTHERS, ids=str)

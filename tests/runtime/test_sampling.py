@@ -20,7 +20,11 @@ def facts(decide: str | None, spread: float = 0.0) -> SamplingFacts:
     rng = rng_for("facts")
     evaluations = tuple(
         Evaluation(
-            timestep=float(i), state=(*rng.uniform(-1, 1, 3), spread), held=(0.5, 0.25, 0.125), skippable=i >= COARSE
+            timestep=float(i),
+            gain=float(rng.uniform(0.5, 2)),
+            state=(*rng.uniform(-1, 1, 3), spread),
+            held=(0.5, 0.25, 0.125),
+            skippable=i >= COARSE,
         )
         for i in range(COARSE + FINE)
     )
@@ -53,7 +57,7 @@ def slow_chain(run: Run, sampling: SamplingFacts, script: list[bool]) -> np.ndar
     x = 0.5 * run.base.astype(np.float64) + 2 * run.draws[0]
     h, draws, decisions = 0 * x, iter(run.draws[1:]), iter(script)
     for one in sampling.evaluations:
-        p, n = np.sin(x + one.timestep), next(draws) if one.state[3] else 0
+        p, n = np.sin(one.gain * x + one.timestep), next(draws) if one.state[3] else 0
         (a, b, c, d), (e, f, g) = one.state, one.held
         if not one.skippable or next(decisions):
             x, h = a * x + b * h + c * p + d * n, e * x + f * h + g * p

@@ -10,9 +10,9 @@ from legal_facts import legal_facts
 from runtime_helpers import facts, slow_axis_weights
 
 from zoomrt.bundle import TileFacts
-from zoomrt.errors import BundleError, InputError
+from zoomrt.errors import InputError
 from zoomrt.runtime.sizes import check_size
-from zoomrt.runtime.tiles import AxisPlan, check_facts, plan, reflect_indices
+from zoomrt.runtime.tiles import AxisPlan, plan, reflect_indices
 
 
 @settings(max_examples=150)
@@ -97,26 +97,6 @@ def test_plan_is_immutable() -> None:
     assert isinstance(axis, AxisPlan)
     with pytest.raises(AttributeError):
         axis.size = 3  # type: ignore[misc]
-
-
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"scale": 0}, "scale"),
-        ({"height": 0}, "height, width"),
-        ({"overlap": 32}, "overlap"),
-        ({"overlap": 0, "context": 0}, "overlap"),
-        ({"context": 6}, "context"),
-        ({"context": -1}, "context"),
-        ({"batches": (2, 4)}, "batches"),
-        ({"batches": (1, 4, 4)}, "batches"),
-        ({"batches": ()}, "batches"),
-        ({"value_range": (1.0, 1.0)}, "value_range"),
-    ],
-)
-def test_facts_that_cannot_be_planned_with_are_refused_by_field(changes: dict[str, object], field: str) -> None:
-    with pytest.raises(BundleError, match=f"tile.{field} makes no sense"):
-        check_facts(facts(**changes))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4320, 8192), (16320, 12240), (1, 65535)])

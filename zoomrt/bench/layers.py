@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from zoomrt.bench.graph_cost import GROUPS, NodeCost, group_of, node_costs
 from zoomrt.bench.record import Layers, LayerTime
 from zoomrt.bundle import Bundle
 from zoomrt.errors import EngineMismatch, InputError
+from zoomrt.files import scratch_folder
 from zoomrt.runtime.onnxruntime_session import open_graph, session_options
 from zoomrt.runtime.openvino_session import ARITHMETICS
 from zoomrt.runtime.quiet import import_openvino
@@ -55,7 +55,7 @@ def layers_of(bundle: Bundle, batch: NDArray[np.float32], threads: int, runs: in
         raise EngineMismatch(
             "cannot profile by layer", seen="several graphs", needed="one graph", remedy="Profile a one-step bundle."
         )
-    graph = bundle.file(manifest.graphs["1"])
+    graph = bundle.graph("1")
     given = batch.astype(manifest.tile.dtype)
     if manifest.backend == "openvino":
         rows, source = openvino_rows(graph, given, threads, runs, ARITHMETICS[manifest.arithmetic]), "OpenVINO"
@@ -82,10 +82,10 @@ def layers_from_rows(rows: Iterable[Mapping[str, Any]], graph: Path) -> Layers:
 
 def onnxruntime_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, precision: str) -> list[_Time]:
     """One for each node that ran, under the options of `OnnxRuntimeSession`."""
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         options = session_options(precision, threads)
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.profile_file_prefix = str(folder / "profile")
         session = open_graph(graph, options)
         feed = {session.get_inputs()[0].name: batch}
         for _ in range(runs + 1):

@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 
 from zoomrt.bench import plots
-from zoomrt.bench.record import Record, write_whole
+from zoomrt.bench.record import Record
 from zoomrt.bench.table import TIME_HEAD, WALL_HEAD, bound_words, ms_words, time_cells, wall_cells
+from zoomrt.files import write_bytes
 
 __all__ = ["page", "write_page"]
 
@@ -37,7 +38,7 @@ code { background: var(--card); padding: 1px 5px; border-radius: 4px; overflow-w
 
 def write_page(record: Record, path: Path) -> None:
     """Atomically. Raises StorageError."""
-    write_whole(path, page(record).encode())
+    write_bytes(path, page(record).encode(), parents=True)
 
 
 def page(record: Record) -> str:

@@ -17,6 +17,7 @@ from skimage import metrics
 
 from zoomrt.bench.record import Quality
 from zoomrt.errors import InputError
+from zoomrt.files import entries, is_folder
 from zoomrt.runtime.images import read_rgb8
 from zoomrt.runtime.picture_formats import READABLE
 from zoomrt.runtime.upscaler import Upscaler
@@ -107,7 +108,7 @@ def pairs_in(low: Path, high: Path, scale: int) -> list[tuple[Path, Path]]:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for file in sorted(_listed(folder)):
+    for file in _listed(folder):
         if file.suffix.lower() in READABLE:
             if file.stem in found:
                 seen, remedy = f"{found[file.stem].name} and {file.name}", "Leave one of them out."
@@ -117,11 +118,11 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InputError(
             "cannot pair the pictures", seen=f"no folder {str(folder)!r}", needed="a folder", remedy="Check --pairs."
         )
-    return list(folder.iterdir())
+    return entries(folder)
 
 
 def _read(pairs: list[tuple[Path, Path]], scale: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:

@@ -6,14 +6,13 @@ that is not there is null and has a reason beside it.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from zoomrt.errors import InputError, StorageError
+from zoomrt.errors import InputError
+from zoomrt.files import read_bytes, write_bytes
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -29,14 +28,15 @@ __all__ = [
     "Roofline",
     "Row",
     "What",
-    "check_place",
     "read_record",
     "write_record",
-    "write_whole",
 ]
 
 SCHEMA_VERSION = 1
 """Grows when a field changes its meaning or goes away; new fields with a default do not count."""
+
+_LARGEST = 1 << 28
+"""Bytes of a record; 100,000 timings are 2 million."""
 
 What = Literal["engine", "tile", "frame"]
 
@@ -225,7 +225,7 @@ def read_record(path: Path) -> Record:
     """Raises InputError for a file that is no record of this schema, or that has no row or times that cannot be."""
     remedy = "Name a file that trt-bench --json of this version wrote."
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path, limit=_LARGEST, needed="a record of trt-bench")
         version = msgspec.json.decode(raw, type=dict[str, Any]).get("schema_version")
         if version != SCHEMA_VERSION:
             what = f"cannot read benchmark {str(path)!r}"
@@ -237,43 +237,12 @@ def read_record(path: Path) -> Record:
             if row.latency is not None and not min(row.latency.p50_ms, *row.latency.interval_ms) > 0:
                 raise msgspec.ValidationError(f"{row.name} took no time")
         return record
-    except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError) as cause:
-        seen = cause.strerror if isinstance(cause, OSError) else cause
+    except (ValueError, RecursionError) as cause:  # msgspec's own errors are ValueErrors
         raise InputError(
-            f"cannot read benchmark {str(path)!r}", seen=seen, needed="a record of trt-bench", remedy=remedy
+            f"cannot read benchmark {str(path)!r}", seen=cause, needed="a record of trt-bench", remedy=remedy
         ) from cause
-
-
-def check_place(path: Path) -> None:
-    """Before hours of work: raises StorageError where `write_whole` could not write."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK) or not path.parent.is_dir():
-        seen = "a folder" if path.is_dir() else f"folder {str(path.parent)!r}, which is missing or not writable"
-        raise StorageError(
-            f"cannot write {str(path)!r}", seen=seen, needed="a file in a writable folder", remedy="Name another place."
-        )
 
 
 def write_record(record: Record, path: Path) -> None:
     """Atomically. Raises StorageError."""
-    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Beside its place first, then renamed. Raises StorageError."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as scratch:
-            try:
-                scratch.write(content)
-                scratch.close()
-                os.chmod(scratch.name, 0o644)
-                os.replace(scratch.name, path)
-            except BaseException:
-                os.unlink(scratch.name)
-                raise
-    except OSError as cause:
-        raise StorageError(
-            f"cannot write {str(path)!r}",
-            seen=cause.strerror or cause,
-            needed="a writable folder with room",
-            remedy="Name another place.",
-        ) from cause
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n", parents=True)

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zoomrt.bundle import NoiseFacts, sha256_of
+from zoomrt.bundle import NoiseFacts
 from zoomrt.calibration.degradation import SCALE, degrade
 from zoomrt.errors import InputError, MissingDependency
+from zoomrt.files import exists, is_folder, sha256_of, walk
 from zoomrt.runtime.images import read_rgb8
 from zoomrt.runtime.noise import noise_at
 from zoomrt.runtime.picture_formats import READABLE
@@ -69,10 +70,10 @@ class Tiles:
 def pictures_of(folder: Path) -> list[Path]:
     """The picture files of a folder and its subfolders, by ending, sorted. Raises InputError if there are none."""
     what = f"cannot calibrate with folder {str(folder)!r}"
-    if not folder.is_dir():
-        seen = "a file" if folder.exists() else "nothing there"
+    if not is_folder(folder):
+        seen = "a file" if exists(folder) else "nothing there"
         raise InputError(what, seen=seen, needed="a folder of pictures", remedy="Name a folder.")
-    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in READABLE and file.is_file())
+    found = [file for file in walk(folder) if file.suffix.lower() in READABLE]
     if not found:
         needed = "files ending in " + ", ".join(READABLE)
         raise InputError(what, seen="no pictures", needed=needed, remedy="Put pictures of your camera there.")

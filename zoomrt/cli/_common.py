@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -23,6 +24,9 @@ from zoomrt.errors import MissingDependency, OutOfMemory, StorageError, ZoomrtEr
 from zoomrt.files import CacheWarning
 from zoomrt.runtime.quiet import quiet_process
 from zoomrt.runtime.resources import check_process, is_refusal, out_of_memory
+
+ANY_PATH = click.Path(readable=False, path_type=Path)
+"""A path as it was typed: `zoomrt.files` finds out what is there, and its errors have the right exit codes."""
 
 Advance = Callable[[str, float], None]
 _F = TypeVar("_F", bound=Callable[..., Any])

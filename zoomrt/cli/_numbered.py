@@ -5,11 +5,11 @@ Looks at names only: opens no picture and writes nothing.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from zoomrt.errors import StorageError, UsageError
+from zoomrt.files import entries, exists, is_folder, resolved
 from zoomrt.runtime.picture_formats import READABLE, WRITABLE
 
 __all__ = ["check_output", "is_pattern", "numbered"]
@@ -41,11 +41,11 @@ def check_output(output: Path, source: str | None, *, overwrite: bool) -> None:
             raise UsageError("cannot write numbered pictures", seen=repr(output.name), needed=needed, remedy=remedy)
         there = [path for path, number in _pictures(output) if numbered(output, number).name == path.name]
     else:
-        there = [output] if output.exists() else []
+        there = [output] if exists(output, StorageError) else []
     given = [] if source is None else [Path(source), *(path for path, _ in _pictures(Path(source)))]
-    inputs = {os.path.realpath(path) for path in given}
+    inputs = {resolved(path) for path in given}
     for path in there:
-        if os.path.realpath(path) in inputs:
+        if resolved(path) in inputs:
             needed, remedy = "another name than the input's", "Choose another folder or name with -o."
             raise UsageError("will not write over the input", seen=str(path), needed=needed, remedy=remedy)
     if there and not overwrite:
@@ -59,5 +59,6 @@ def _pictures(pattern: Path) -> list[tuple[Path, int]]:
     if len(around) != 2:
         return []
     fitting = re.compile("([0-9]+)".join(around))
-    found = [(path, fitting.fullmatch(path.name)) for path in sorted(pattern.parent.glob("*"))]
+    around_it = entries(pattern.parent) if is_folder(pattern.parent) else []
+    found = [(path, fitting.fullmatch(path.name)) for path in around_it]
     return [(path, int(match[1])) for path, match in found if match]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoomrt.errors import InputError, UsageError, unknown_name
+from zoomrt.errors import InputError, StorageError, UsageError, unknown_name
+from zoomrt.files import entries, exists, is_file, is_folder, resolved, walk
 from zoomrt.runtime.picture_formats import NEW_ENDINGS, READABLE, WRITABLE, format_of
 
 
@@ -67,14 +68,13 @@ def plan_jobs(
 
 def _expand(word: str, recursive: bool) -> list[_Found]:
     path = Path(word)
-    if path.is_dir():
-        pattern = "**/*" if recursive else "*"
-        inside = sorted(p for p in path.glob(pattern) if _is_picture(p))
+    if is_folder(path):
+        inside = [p for p in (walk(path) if recursive else entries(path)) if _is_picture(p)]
         if not inside:
             remedy = "Name the files, or add --recursive." if not recursive else "Name a folder with pictures."
             raise InputError(f"no pictures in folder {word!r}", seen="none", needed=_suffixes(), remedy=remedy)
         return [_Found(p, p.parent.relative_to(path), asked=False) for p in inside]
-    if not path.exists() and glob.has_magic(word):
+    if glob.has_magic(word) and not exists(path):
         matches = [Path(name) for name in sorted(glob.glob(word, recursive=True))]
         inside = [match for match in matches if _is_picture(match)]
         if not inside:
@@ -85,7 +85,7 @@ def _expand(word: str, recursive: bool) -> list[_Found]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in READABLE and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in READABLE and not path.name.startswith(".") and is_file(path)
 
 
 def _suffixes() -> str:
@@ -104,11 +104,11 @@ def _unique(found: list[_Found]) -> list[_Found]:
 
 def _key(path: Path) -> str:
     """What makes two paths the same file: symbolic links and `..` resolved."""
-    return os.path.normcase(os.path.realpath(path))
+    return os.path.normcase(resolved(path))
 
 
 def _is_file_name(output: Path) -> bool:
-    return output.suffix.lower() in WRITABLE and not output.is_dir()
+    return output.suffix.lower() in WRITABLE and not is_folder(output, StorageError)
 
 
 def _place(picture: _Found, folder: Path, format_name: str | None, suffix: str) -> Path:

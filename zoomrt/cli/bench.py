@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from zoomrt.cli._common import progress_bar, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
 from zoomrt.cli._numbers import THREADS, Number, Parsed, Whole, number
 from zoomrt.errors import unknown_name
+from zoomrt.files import check_writable
 
 PEERS = ("torch", "compile", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "real-esrgan")
 WHATS = ("engine", "tile", "frame")
@@ -37,7 +38,7 @@ class _Bench(click.Command):
 
 
 @click.command("trt-bench", cls=_Bench)
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=ANY_PATH)
 @click.option("--peers", default="", help=f"With commas: {', '.join(PEERS)}.")
 @click.option("--time", "what", default="engine", show_default=True, help="What is timed: engine, tile or frame.")
 @click.option(
@@ -55,20 +56,18 @@ class _Bench(click.Command):
     help="No more runs of a row once so many are spent.",
 )
 @click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
-@click.option(
-    "--input", "picture", type=click.Path(path_type=Path), help="Picture; the bundled photograph if left out."
-)
-@click.option("--pairs", nargs=2, type=click.Path(path_type=Path), help="Folders LR/ and HR/: quality to ground truth.")
-@click.option("--weights", type=click.Path(path_type=Path), help="The network's checkpoint, for torch as peer.")
-@click.option("--base", type=click.Path(path_type=Path), help="As for trt-build, for torch as peer.")
-@click.option("--decoder", type=click.Path(path_type=Path), help="As for trt-build.")
-@click.option("--autoencoder", type=click.Path(path_type=Path), help="As for trt-build.")
-@click.option("--prompt-embedding", type=click.Path(path_type=Path), help="As for trt-build.")
+@click.option("--input", "picture", type=ANY_PATH, help="Picture; the bundled photograph if left out.")
+@click.option("--pairs", nargs=2, type=ANY_PATH, help="Folders LR/ and HR/: quality to ground truth.")
+@click.option("--weights", type=ANY_PATH, help="The network's checkpoint, for torch as peer.")
+@click.option("--base", type=ANY_PATH, help="As for trt-build, for torch as peer.")
+@click.option("--decoder", type=ANY_PATH, help="As for trt-build.")
+@click.option("--autoencoder", type=ANY_PATH, help="As for trt-build.")
+@click.option("--prompt-embedding", type=ANY_PATH, help="As for trt-build.")
 @click.option("--steps", type=Whole(1, 1000), help="As for trt-build.")
-@click.option("--baseline-weights", type=click.Path(path_type=Path), help="Of Real-ESRGAN; random if left out.")
+@click.option("--baseline-weights", type=ANY_PATH, help="Of Real-ESRGAN; random if left out.")
 @click.option("--new-ceilings", is_flag=True, help="Measure the machine's peaks again, and keep the better ones.")
-@click.option("--json", "record_file", type=click.Path(path_type=Path), help="Write the record here.")
-@click.option("--html", "page_file", type=click.Path(path_type=Path), help="Write a page with plots here.")
+@click.option("--json", "record_file", type=ANY_PATH, help="Write the record here.")
+@click.option("--html", "page_file", type=ANY_PATH, help="Write a page with plots here.")
 @shared_options
 def cli(
     bundle: Path,
@@ -103,7 +102,7 @@ def cli(
             raise unknown_name("peer", name, PEERS)
     require("bench", "trt-bench")
 
-    from zoomrt.bench.record import check_place, write_record
+    from zoomrt.bench.record import write_record
     from zoomrt.bench.run import BenchRequest, run_bench
     from zoomrt.bench.table import render
     from zoomrt.bench.timing import Rule
@@ -111,7 +110,7 @@ def cli(
 
     for place in (record_file, page_file):
         if place is not None:
-            check_place(place)
+            check_writable(place)
     request = BenchRequest(
         bundle=bundle,
         peers=named,
@@ -141,8 +140,8 @@ def cli(
 
 
 @click.command("trt-bench compare")
-@click.argument("before", type=click.Path(path_type=Path))
-@click.argument("after", type=click.Path(path_type=Path))
+@click.argument("before", type=ANY_PATH)
+@click.argument("after", type=ANY_PATH)
 @click.option(
     "--fail-if",
     "allowed",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomrt.cli._common import progress_bar, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
 from zoomrt.cli._numbers import Number, Parsed, Whole, whole
 from zoomrt.errors import UsageError, unknown_name
 from zoomrt.export.calibration_options import Calibration
@@ -30,18 +30,14 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 @click.command("trt-build")
 @click.option("--model", help="Model family; auto or left out: what the weights' keys say; edge without either.")
 @click.option("--list", "listing", is_flag=True, help="Print the model families and leave.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint; if left out, those inside the package.")
-@click.option(
-    "--base", type=click.Path(path_type=Path), help="Stable Diffusion 2.1-base: diffusers folder or one file."
-)
-@click.option("--decoder", type=click.Path(path_type=Path), help="The decoder's file, where a model has two.")
+@click.option("--weights", type=ANY_PATH, help="Checkpoint; if left out, those inside the package.")
+@click.option("--base", type=ANY_PATH, help="Stable Diffusion 2.1-base: diffusers folder or one file.")
+@click.option("--decoder", type=ANY_PATH, help="The decoder's file, where a model has two.")
 @click.option("--prompt", help="Text for the base's text encoder; empty if left out.")
-@click.option("--prompt-embedding", type=click.Path(path_type=Path), help="File with the encoded prompt instead.")
+@click.option("--prompt-embedding", type=ANY_PATH, help="File with the encoded prompt instead.")
 @click.option("--coeff-t", type=Whole(0, 999), help="Strength, as a timestep; lower changes less.")
-@click.option(
-    "--autoencoder", type=click.Path(path_type=Path), help="The autoencoder's file, where it is a file of its own."
-)
-@click.option("--wdn-weights", type=click.Path(path_type=Path), help="Second checkpoint, which keeps noise, to mix in.")
+@click.option("--autoencoder", type=ANY_PATH, help="The autoencoder's file, where it is a file of its own.")
+@click.option("--wdn-weights", type=ANY_PATH, help="Second checkpoint, which keeps noise, to mix in.")
 @click.option("--denoise-strength", type=Number(0, 1), help="Share of the first one in that mixture; 0.5 if left out.")
 @click.option(
     "--steps", type=Whole(1, 1000), help="resshift: 15 or 4, as trained; jit-sr, skipdiff: as published if left out."
@@ -49,6 +45,7 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 @click.option("--sampler", help="jit-sr: heun or euler; heun if left out.")
 @click.option("--conditioning", help="jit-sr: token or concat, as the checkpoint was trained; token if left out.")
 @click.option("--guidance", type=Number(0, 100), help="jit-sr: guidance scale; 1, which is none, if left out.")
+@click.option("--residual-scale", type=Number(0, 10), help="edsr: res_scale of training; known for widths 64 and 256.")
 @click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
 @click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
 @click.option("--tile", type=Whole(1, MAX_SIDE), help="Tile side in input pixels; the family's advice if left out.")
@@ -65,7 +62,7 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 @click.option("--attention-plugin", is_flag=True, help="tensorrt: heads above 256 by our own kernel (not run yet).")
 @click.option("--require-faster", is_flag=True, help="Refuse bf16 or int8 that is measured no faster than FP32 (cpu).")
 @click.option("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="8 bits: folder of pictures to take ranges from.")
+@click.option("--calibration", type=ANY_PATH, help="8 bits: folder of pictures to take ranges from.")
 @click.option("--calibration-hr", is_flag=True, help="They are high-resolution targets; degrade them first.")
 @click.option("--tiles", type=Whole(1, 100_000), help="8 bits: tiles to take ranges from; 16 if left out.")
 @click.option("--method", help="8 bits: how ranges are chosen: mse, max, percentile or entropy.")
@@ -93,7 +90,7 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     help="Bundle folder; (MODEL or WEIGHTS)-PRECISION-TARGET if left out.",
 )
 @shared_options
@@ -113,6 +110,7 @@ def cli(
     sampler: str | None,
     conditioning: str | None,
     guidance: float | None,
+    residual_scale: float | None,
     precision: str,
     target: str,
     tile: int | None,
@@ -195,6 +193,7 @@ def cli(
             sampler=sampler,
             conditioning=conditioning,
             guidance=guidance,
+            residual_scale=residual_scale,
         ),
         colour=colour,
         bisect=bisect,

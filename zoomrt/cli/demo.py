@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomrt.cli._common import is_installed, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, is_installed, require, say, shared_options, start
 from zoomrt.cli.build import build_with_progress, summary
-from zoomrt.errors import MissingDependency, StorageError
+from zoomrt.errors import MissingDependency
+from zoomrt.files import check_writable, made_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,7 @@ REPEATS = 3
 
 @click.command("demo")
 @click.option("--photograph", default="astronaut", show_default=True, type=click.Choice(sorted(PHOTOGRAPHS)))
-@click.option("-o", "--output", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("-o", "--output", default="out", show_default=True, type=ANY_PATH, help="Folder.")
 @shared_options
 def cli(photograph: str, output: Path, quiet: bool) -> None:
     """Build edge, upscale real photographs, print figures and write OUTPUT/demo.png."""
@@ -48,6 +49,7 @@ def cli(photograph: str, output: Path, quiet: bool) -> None:
             remedy="Run: make demo, which installs it.",
         )
     require("export", "the demo builds a bundle and")
+    check_writable(output / "demo.png")
     from zoomrt.export.pipeline import BuildRequest
 
     def show(*lines: str) -> None:
@@ -161,17 +163,9 @@ def _write_sheets(columns: list[tuple[str, NDArray[Any]]], crop: tuple[int, int,
     from zoomrt.cli._sheet import sheet
     from zoomrt.runtime.images import Picture, write_picture
 
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise StorageError(
-            f"cannot write to {str(output)!r}",
-            seen=cause.strerror,
-            needed="a folder that takes files",
-            remedy="Choose another folder with -o.",
-        ) from cause
-    write_picture(Picture(np.asarray(sheet(columns, crop))), output / "demo.png")
-    write_picture(Picture(np.asarray(sheet(columns, crop, whole=False))), output / "demo-crop.png")
+    with made_folder(output):
+        write_picture(Picture(np.asarray(sheet(columns, crop))), output / "demo.png")
+        write_picture(Picture(np.asarray(sheet(columns, crop, whole=False))), output / "demo-crop.png")
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from zoomrt.cli._common import is_installed, progress_bar, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, is_installed, progress_bar, require, say, shared_options, start
 from zoomrt.cli._zoom_path import parse_keyframes
 from zoomrt.cli.build import build_with_progress, summary
 from zoomrt.errors import MissingDependency
@@ -27,7 +27,7 @@ MOMENTS = (0.8, 1.6, 2.5, 3.5)
 
 
 @click.command("demo-zoom")
-@click.option("-o", "--output", default="out", show_default=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option("-o", "--output", default="out", show_default=True, type=ANY_PATH, help="Folder.")
 @shared_options
 def cli(output: Path, quiet: bool) -> None:
     """Build edge, zoom into a photograph, write OUTPUT/zoom.mp4 and OUTPUT/zoom.png."""

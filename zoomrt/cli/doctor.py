@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoomrt import __version__
-from zoomrt.cli._common import EXTRAS, install_line, is_installed, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, EXTRAS, install_line, is_installed, say, shared_options, start
 from zoomrt.errors import MissingDependency, RuntimeFault, StorageError, ZoomrtError
 from zoomrt.files import cache_path, check_writable, free_bytes, total_bytes
 
@@ -43,7 +43,7 @@ _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,driver_version,memory
 
 
 @click.command("trt-doctor")
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.argument("bundle", required=False, type=ANY_PATH)
 @shared_options
 def cli(bundle: Path | None, quiet: bool) -> None:
     """Say what is here and what is missing, and run a tiny graph; with BUNDLE, also verify it and run one tile."""

@@ -6,7 +6,6 @@ What exists is whole (writes are atomic), so a run that was stopped goes on wher
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoomrt.cli._common import Advance, progress_bar, report, say, shared_options, start, tell_notes
+from zoomrt.cli._common import ANY_PATH, Advance, progress_bar, report, say, shared_options, start, tell_notes
 from zoomrt.cli._numbers import THREADS
 from zoomrt.cli._pictures import Job, plan_jobs
 from zoomrt.cli._preflight import check_jobs
 from zoomrt.cli._sizes import longest_option, result_size, scale_option, size_option
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, ZoomrtError
+from zoomrt.files import check_writable, exists, made_folder
 from zoomrt.runtime.picture_formats import NEW_ENDINGS
 from zoomrt.runtime.resources import is_refusal, out_of_memory
 from zoomrt.runtime.sizes import ResultSize, result_of_each_pass
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 @click.command("trt-upscale")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=ANY_PATH)
 @click.argument("pictures", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File for one picture, or folder.")
+@click.option("-o", "--output", required=True, type=ANY_PATH, help="File for one picture, or folder.")
 @click.option("--overwrite", is_flag=True, help="Replace results that exist instead of skipping them.")
 @click.option("--recursive", is_flag=True, help="Also take pictures in folders below those named.")
 @click.option("--format", "format_name", help=f"{', '.join(NEW_ENDINGS)}; if left out, that of each picture.")
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
 @click.option("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
 @click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @click.option("--backend", help="onnxruntime or openvino: run an fp32 bundle in the other one than it was built for.")
-@click.option(
-    "--smaller", type=click.Path(path_type=Path), help="The same build with a smaller --tile, should memory run out."
-)
+@click.option("--smaller", type=ANY_PATH, help="The same build with a smaller --tile, should memory run out.")
 @shared_options
 @click.pass_context
 def cli(
@@ -71,11 +69,11 @@ def cli(
     """Upscale PICTURES (files, folders or patterns) with BUNDLE."""
     wanted = result_size(scale, size, longest)
     jobs = plan_jobs(pictures, output, format_name=format_name, suffix=suffix, recursive=recursive)
-    todo = [job for job in jobs if overwrite or not job.output.exists()]
+    todo = [job for job in jobs if overwrite or not exists(job.output, StorageError)]
     skipped = len(jobs) - len(todo)
     failures: list[ZoomrtError] = []
     if todo:
-        with output_folders(todo):
+        with _output_folders(todo):
             failures = upscale_all(
                 bundle,
                 todo,
@@ -193,40 +191,21 @@ def _evaluations(counts: Sequence[int]) -> str:
 
 
 @contextlib.contextmanager
-def output_folders(jobs: Sequence[Job]) -> Iterator[None]:
+def _output_folders(jobs: Sequence[Job]) -> Iterator[None]:
     """Make the folders of the results before any work; remove those that were made and stayed empty.
 
-    Raises StorageError.
+    Raises StorageError, also for results that could not be written there.
     """
-    made: list[Path] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        folders: set[Path] = set()
         for job in jobs:
-            _make_folder(job.output.parent, made)
+            new = job.output.parent not in folders
+            if new:
+                folders.add(job.output.parent)
+                stack.enter_context(made_folder(job.output.parent))
+            if new or exists(job.output, StorageError):
+                check_writable(job.output)
         yield
-    finally:
-        for folder in reversed(made):
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # fails on a folder that holds a result, as it should
-
-
-def _make_folder(folder: Path, made: list[Path]) -> None:
-    missing = [parent for parent in [folder, *folder.parents] if not parent.exists()]
-    try:
-        for parent in reversed(missing):
-            parent.mkdir()
-            made.append(parent)
-        problem = None if folder.is_dir() else "a file of that name"
-    except OSError as cause:
-        problem = cause.strerror or str(cause)
-    if problem is None and not os.access(folder, os.W_OK):
-        problem = "no permission to write there"
-    if problem is not None:
-        raise StorageError(
-            f"cannot write results to {str(folder)!r}",
-            seen=problem,
-            needed="a folder that takes files",
-            remedy="Choose another folder with -o, or set its permissions.",
-        )
 
 
 def main() -> None:

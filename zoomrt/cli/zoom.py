@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoomrt.cli._common import install_line, progress_bar, report, require, say, shared_options, start, tell_notes
+from zoomrt.cli._common import (
+    ANY_PATH,
+    install_line,
+    progress_bar,
+    report,
+    require,
+    say,
+    shared_options,
+    start,
+    tell_notes,
+)
 from zoomrt.cli._numbers import THREADS, Number, Parsed, bad_value, fraction
 from zoomrt.cli._sizes import sides
 from zoomrt.cli._zoom_path import parse_keyframes, parse_path
@@ -25,11 +35,9 @@ MAX_SIDE = 16_384  # of a view; no encoder takes more
 
 
 @click.command("trt-zoom")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=ANY_PATH)
 @click.argument("video")
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Video file, or pictures: %04d.png."
-)
+@click.option("-o", "--output", required=True, type=ANY_PATH, help="Video file, or pictures: %04d.png.")
 @click.option("--zoom", default="1:4", show_default=True, help="Zoom, or from:to over the whole length.")
 @click.option("--center", default="0.5,0.5", show_default=True, help="x,y as fractions of the frame, or from:to.")
 @click.option("--keyframes", help="'0=1@0.5,0.5 3=8@0.6,0.4': second=zoom@x,y; in place of --zoom and --center.")

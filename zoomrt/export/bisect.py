@@ -12,8 +12,6 @@ Polygraphy runs, compares and saves.
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +25,11 @@ from onnx_ir import convenience, external_data
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from zoomrt.errors import ExportError, MissingDependency, UsageError
+from zoomrt.errors import ExportError, MissingDependency, StorageError, UsageError
 from zoomrt.export.graph import quiet
 from zoomrt.export.group_norm import GroupNormForm, group_norms_as
 from zoomrt.export.half import is_half, to_half
+from zoomrt.files import atomic_folder, exists
 from zoomrt.runtime.onnxruntime_session import open_graph, session_options
 
 __all__ = ["MINIMUM_SNR_DB", "Divergence", "first_divergence"]
@@ -109,7 +108,7 @@ def first_divergence(
     value with the network.
     """
     _require_polygraphy()
-    if reproducer is not None and reproducer.exists():
+    if reproducer is not None and exists(reproducer, StorageError):
         raise UsageError(
             "cannot write the reproducer", seen=f"{reproducer} exists", needed="a new folder", remedy="Move it away."
         )
@@ -320,10 +319,7 @@ def _describe(
 def _write_reproducer(folder: Path, content: bytes, feed: dict[str, NDArray[Any]], wanted: Any) -> None:
     from polygraphy.json import save_json
 
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.part-", dir=folder.parent) as scratch:
-        whole = Path(scratch) / folder.name
-        whole.mkdir()
-        (whole / "model.onnx").write_bytes(content)
-        save_json([feed], str(whole / "inputs.json"))
-        wanted.save(str(whole / "torch.json"))
-        os.rename(whole, folder)
+    with atomic_folder(folder) as scratch:
+        (scratch / "model.onnx").write_bytes(content)
+        save_json([feed], str(scratch / "inputs.json"))
+        wanted.save(str(scratch / "torch.json"))

@@ -18,7 +18,7 @@ from zoomrt.files import cache_path, exists, total_bytes, warn_no_cache
 
 __all__ = ["clear", "content_key", "copy_bundle", "fetch", "keep", "source_digest"]
 
-_PARTS = ("bundles", "calibration", "ceilings", "kernels")
+_PARTS = ("bundles", "calibration", "ceilings", "kernels", "runtime")
 """Folders of the cache."""
 _AFTERWARDS = frozenset({"bench", "cli"})
 """Folders of the package that have no part in a bundle."""
@@ -83,9 +83,8 @@ def copy_bundle(bundle: Bundle, output: Path) -> None:
     """Write a byte-equal copy of the bundle, atomically. Raises StorageError."""
     with writing_bundle(output) as (scratch, manifests):
         for name in bundle.manifest.files:
-            target = scratch / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.file(name), target)
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.file(name), scratch / name)
         manifests.append(bundle.manifest)
 
 

@@ -10,8 +10,8 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from zoomrt.bundle import sha256_of
 from zoomrt.errors import UsageError, unknown_name
+from zoomrt.files import is_folder, sha256_of, walk
 
 __all__ = ["DEFAULT_METHODS", "METHODS", "Calibration"]
 
@@ -57,9 +57,10 @@ class Calibration:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Equal for equal choices and equal pictures. A folder that cannot be read is reported when it is used."""
+        """Equal for equal choices and equal pictures. Raises InputError for a folder that cannot be read."""
         digest = hashlib.sha256()
-        files = sorted(self.pictures.rglob("*")) if self.pictures is not None else []
-        for file in (file for file in files if file.is_file()):
-            digest.update(f"{file.relative_to(str(self.pictures))} {sha256_of(file)}\n".encode())
+        folder = self.pictures
+        if folder is not None and is_folder(folder):
+            for file in walk(folder):
+                digest.update(f"{file.relative_to(folder).as_posix()} {sha256_of(file)}\n".encode())
         return {name: repr(value) for name, value in asdict(self).items()} | {"pictures": digest.hexdigest()}

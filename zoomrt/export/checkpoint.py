@@ -1,174 +1,186 @@
-"""Checkpoints from strangers, read safely: tensors, plain containers, nothing that runs.
+"""Checkpoints from strangers, read safely: tensors and plain values, nothing that runs.
 
-safetensors files, or torch files through the restricted unpickler (`weights_only=True`).
+safetensors files by their own library, torch's by `torch_file.py`. Which state dict of a file is meant, and what stands
+before its keys, is found in `state_dicts.py`; that its tensors are dense floating-point numbers is held here.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import pickle
-import warnings
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from zoomrt.bundle import sha256_of
 from zoomrt.errors import CheckpointError
+from zoomrt.export.pickle_data import Made
+from zoomrt.export.state_dicts import StateDict, described, find_state_dict, state_dicts
+from zoomrt.export.torch_file import FAULTS, FLOATING, ForeignFile, StoredTensor, TorchFile, tensor_like
+from zoomrt.export.weights_format import foreign_file, format_of
+from zoomrt.files import open_file, sha256_of, shown
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_weights", "read_safely"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_tensors", "load_weights", "loaded"]
 
-_REFUSALS = ("GLOBAL ", "unrecognized function", "nsupported class")
-"""How torch's restricted unpickler says that it met code, as against bytes that make no sense."""
-_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation", "Please use")
-_TORCH_PICKLE_PROTOCOL = 2
-
+Network = TypeVar("Network", bound=nn.Module)
+_DANGEROUS = re.compile(
+    r"(?:os|posix|nt|sys|subprocess|shutil|socket|runpy|importlib|ctypes|pty|multiprocessing)\..*"
+    r"|(?:builtins|__builtin__)\.(?:eval|exec|execfile|compile|open|__import__|apply|input|breakpoint)"
+)
+"""Globals that no checkpoint has a use for. They would do nothing here; that a file names one is worth saying."""
 _LISTED = 6  # keys named in an error before "and N more"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a weights file holds: `content` is the file's top-level mapping, `sha256` that of the file."""
+    """A weights file: `sha256` is that of the file, `states` are the state dicts in it, tensors not read yet."""
 
     path: Path
     sha256: str
-    content: Mapping[str, Any]
+    states: tuple[StateDict, ...] = field(repr=False)
+    _file: TorchFile | None = field(default=None, repr=False)
+    _read: dict[StoredTensor, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
-    def tensors(self, *wrappers: str) -> dict[str, Tensor]:
-        """The tensors under the first of `wrappers` that the file has, else those at its top, by key."""
-        inner = (self.content[name] for name in wrappers if isinstance(self.content.get(name), Mapping))
-        content = next(inner, self.content)
-        return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    def find(self, *keys: str) -> StateDict | None:
+        """The state dict that has all of `keys`, wrappers and prefix taken off; None if there is none.
 
-    @contextlib.contextmanager
-    def read_as(self, model: str, *, needed: str, remedy: str) -> Iterator[None]:
-        """Around reading widths and counts off the shapes: what a foreign file raises there is a CheckpointError.
-
-        needed : keys that tell the model. remedy : where its file is published.
+        Of several an average of the weights comes first.
         """
-        try:
-            yield
-        except (KeyError, IndexError, ValueError, TypeError, ZeroDivisionError) as cause:
-            raise CheckpointError(
-                f"weights {str(self.path)!r} are not a checkpoint of {model}",
-                seen="keys like " + (", ".join(list(self.content)[:4]) or "none"),
-                needed=needed,
-                remedy=remedy,
-            ) from cause
+        return find_state_dict(self.states, *keys)
+
+    @property
+    def described(self) -> str:
+        """The first keys of its largest state dict, for a message."""
+        return described(self.states)
+
+    def tensors(self, state: StateDict, skip: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """The tensors of a state dict, read, but for keys with one of the endings `skip`.
+
+        Raises CheckpointError for one that is not of dense floating-point numbers, and for a damaged file.
+        """
+        found: dict[str, Tensor | StoredTensor] = {}
+        with _reading(self.path) as stream:
+            for key, value in state.values.items():
+                tensor = value if isinstance(value, Tensor) else tensor_like(value)
+                if tensor is None or key.endswith(skip):
+                    continue
+                kind = tensor if isinstance(tensor, str) else str(tensor.dtype).removeprefix("torch.")
+                if isinstance(tensor, str) or kind not in FLOATING:
+                    raise _unusual(self.path, state.name_of(key), kind)
+                found[key] = tensor
+            if self._file is not None:
+                stored = {tensor for tensor in found.values() if isinstance(tensor, StoredTensor)}
+                self._read.update(self._file.load(stream, stored - self._read.keys()))
+        return {key: tensor if isinstance(tensor, Tensor) else self._read[tensor] for key, tensor in found.items()}
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a weights file without running anything in it. Raises CheckpointError."""
-    content = read_safely(path)
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+    """Open a weights file without running anything in it. Raises CheckpointError."""
+    content, file = _opened(path)
+    if not isinstance(content, Mapping) or isinstance(content, Made):
         raise CheckpointError(
-            f"weights {str(path)!r} have an unknown layout",
-            seen=f"a {type(content).__name__} at the top",
+            f"weights {shown(path)} have an unknown layout",
+            seen=f"{_kind_of(content)} at the top",
             needed="a mapping from names to tensors",
             remedy="Save the model's state_dict() instead of the model.",
         )
-    return Checkpoint(path, sha256_of(path), content)
+    return Checkpoint(path, sha256_of(path, CheckpointError), tuple(state_dicts(content)), file)
 
 
-def read_safely(path: Path) -> Any:
-    """Whatever stands at the top of a safetensors or torch file; nothing in it is run. Raises CheckpointError."""
-    remedy = "Check the path, or download the file again."
-    if not path.is_file():
-        seen = "a folder" if path.is_dir() else "no such file"
-        raise CheckpointError(f"cannot read weights {str(path)!r}", seen=seen, needed="a weights file", remedy=remedy)
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(16)
-        return _read(path, head)
-    except OSError as cause:
+def load_tensors(path: Path, skip: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors at the top of a file; a bare one has the empty name. skip : endings of keys to leave out.
+
+    Raises CheckpointError.
+    """
+    content, file = _opened(path)
+    values = {"": content} if isinstance(content, Made) or not isinstance(content, Mapping) else content
+    return Checkpoint(path, "", (), file).tensors(StateDict(values), skip)
+
+
+def _kind_of(content: Any) -> str:
+    return f"an object of {content.what}" if isinstance(content, Made) else f"a {type(content).__name__}"
+
+
+def _opened(path: Path) -> tuple[Any, TorchFile | None]:
+    """What stands at the top of a safetensors or torch file."""
+    kind = format_of(path)
+    with _reading(path) as stream:
+        if kind == "safetensors":
+            return load_file(path), None
+        file = TorchFile.open(stream)
+    if found := sorted(filter(_DANGEROUS.fullmatch, file.names)):
         raise CheckpointError(
-            f"cannot read weights {str(path)!r}", seen=cause.strerror or cause, needed="a readable file", remedy=remedy
-        ) from cause
-
-
-def _read(path: Path, head: bytes) -> Any:
-    if not head:
-        raise CheckpointError(
-            f"weights {str(path)!r} are empty",
-            seen="0 bytes",
-            needed="a weights file",
-            remedy="Download the file again.",
+            f"weights {shown(path)} hold more than tensors and were not run",
+            seen="a reference to " + ", ".join(found[:_LISTED]),
+            needed="tensors and plain values only",
+            remedy="Do not use this file: no checkpoint needs that, malicious ones do. Ask for a safetensors file.",
         )
-    if _looks_like_safetensors(path, head):
+    return file.content, file
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """The file, open; what a foreign, damaged or unreadable one raises becomes a CheckpointError."""
+    with open_file(path, CheckpointError, needed="a weights file") as stream:
         try:
-            return load_file(path)
-        except SafetensorError as cause:
-            raise _damaged(path, cause) from cause
-    if head[:2] == b"PK" and not zipfile.is_zipfile(path):
-        raise _damaged(path, "a zip archive without its directory")
-    if head[:2] != b"PK" and head[:1] != b"\x80":
-        raise CheckpointError(
-            f"cannot tell what weights {str(path)!r} are",
-            seen=f"a file that starts with {head[:8]!r}",
-            needed="a safetensors file or a torch checkpoint",
-            remedy="Convert it to safetensors, or check that the download is not a web page or a Git LFS pointer.",
-        )
-    if head[:1] == b"\x80" and head[1] > _TORCH_PICKLE_PROTOCOL:
-        raise CheckpointError(
-            f"weights {str(path)!r} are a plain pickle and were not run",
-            seen=f"pickle protocol {head[1]}",
-            needed=f"what torch.save writes (protocol {_TORCH_PICKLE_PROTOCOL}), or safetensors",
-            remedy="Ask for a safetensors file; a pickle may hold malicious code.",
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols; what cannot be read raises
-            with torch.serialization.safe_globals([argparse.Namespace]):  # training options: names and plain values
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as cause:
-        # torch wraps its reason in paragraphs of advice
-        reason = " ".join(p for p in str(cause).splitlines() if p.strip() and not p.startswith(_ADVICE)) or str(cause)
-        if any(mark in reason for mark in _REFUSALS):
+            yield stream
+        except ForeignFile as cause:
+            raise foreign_file(path, cause) from cause
+        except (*FAULTS, SafetensorError) as cause:
             raise CheckpointError(
-                f"weights {str(path)!r} hold more than tensors and were not run",
-                seen=_offender(reason),
-                needed="tensors and plain containers only",
-                remedy="Ask for a safetensors file; a pickle that names code may be malicious.",
+                f"weights {shown(path)} are damaged or truncated",
+                seen=" ".join(str(cause).split())[:160] or type(cause).__name__,
+                needed="a complete safetensors file or torch checkpoint",
+                remedy="Download the file again and compare its size.",
             ) from cause
-        raise _damaged(path, reason) from cause
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as cause:
-        raise _damaged(path, cause) from cause
 
 
-def _looks_like_safetensors(path: Path, head: bytes) -> bool:
-    """A little-endian header length, then JSON."""
-    return path.suffix == ".safetensors" or head[8:9] == b"{"
-
-
-def _offender(reason: str) -> str:
-    """The global that torch's unpickler refused, from its message."""
-    if "GLOBAL " in reason:
-        return "a reference to " + reason.partition("GLOBAL ")[2].split()[0].rstrip(".,")
-    return reason.splitlines()[0][:120]
-
-
-def _damaged(path: Path, cause: object) -> CheckpointError:
-    seen = " ".join(str(cause).split())[:160]
+def _unusual(path: Path, key: str, kind: str) -> CheckpointError:
     return CheckpointError(
-        f"weights {str(path)!r} are damaged or truncated",
-        seen=seen or type(cause).__name__,
-        needed="a complete safetensors file or torch checkpoint",
-        remedy="Download the file again and compare its size.",
+        f"tensor {key!r} of weights {shown(path)} cannot be used",
+        seen=kind,
+        needed="dense floating-point numbers",
+        remedy="Save the network as it was trained, in FP32 or FP16; zoomrt quantises it itself.",
     )
+
+
+def loaded(make: Callable[[], Network], tensors: Mapping[str, Tensor], origin: Path) -> Network:
+    """A network with these weights, for one that computes buffers when it is made and so needs a device at once.
+
+    It is made without memory first: what the tensors do not fit is refused before anything is taken for it.
+    Raises as `load_weights`.
+    """
+    with torch.device("meta"):
+        _check_fit(make(), tensors, origin)
+    network = make()
+    load_weights(network, tensors, origin)
+    return network
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
     """Make the tensors the network's own, as FP32, demanding equal keys and shapes.
 
-    Raises CheckpointError that lists what is missing, unexpected or misshapen.
+    Raises CheckpointError that lists what is missing, unexpected or misshapen, or not finite.
     """
+    _check_fit(network, tensors, origin)
+    # assign: no second copy, and networks made on the meta device become real
+    network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
+    broken = [key for key, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"weights {shown(origin)} are not usable",
+            seen=f"non-finite values in {_some(broken)}",
+            needed="finite numbers",
+            remedy="Use another checkpoint; this one diverged in training or is corrupt.",
+        )
+
+
+def _check_fit(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
     wanted = network.state_dict()
     missing = [key for key in wanted if key not in tensors]
     unexpected = [key for key in tensors if key not in wanted]
@@ -180,20 +192,10 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path
     faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if any(faults.values()):
         raise CheckpointError(
-            f"weights {str(origin)!r} do not fit the network",
+            f"weights {shown(origin)} do not fit the network",
             seen="; ".join(f"{len(keys)} {name}: {_some(keys)}" for name, keys in faults.items() if keys),
             needed=f"exactly the network's {len(wanted)} tensors",
             remedy="Check that the file belongs to this model and version.",
-        )
-    # assign: no second copy, and networks made on the meta device become real
-    network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
-    broken = [key for key, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"weights {str(origin)!r} are not usable",
-            seen=f"non-finite values in {_some(broken)}",
-            needed="finite numbers",
-            remedy="Use another checkpoint; this one diverged in training or is corrupt.",
         )
 
 

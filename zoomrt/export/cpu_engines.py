@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import Bundle, Manifest, TileFacts
+from zoomrt.bundle import Bundle, Manifest, TileFacts, unfinished
 from zoomrt.errors import (
     BundleError,
     ExportError,
@@ -73,7 +73,7 @@ class Graphs:
             tile=msgspec.structs.replace(self.tile, batches=(batch,)),
             graphs={str(batch): self.files[batch]},
         )
-        return _SESSIONS[engine.backend](Bundle(self.folder, manifest), core_count())
+        return _SESSIONS[engine.backend](unfinished(self.folder, manifest), core_count())
 
 
 def cpu_engines(precision: str, backend: str | None = None) -> tuple[CpuEngine, ...]:

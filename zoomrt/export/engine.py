@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoomrt.bundle import sha256_of
 from zoomrt.errors import BuildError, PrecisionError, unknown_name
 from zoomrt.export.attention_plugin import plugged
 from zoomrt.export.engine_process import EXTRAS, CompiledPlan, compile_plan, missing_backend, storage_error
 from zoomrt.export.graph_facts import GraphFacts, read_graph
 from zoomrt.export.plan_reader import EIGHT_BIT, FLOATING, Kernel, PlanSummary, UnreadablePlan, read_plan
+from zoomrt.files import sha256_of, size_of
 from zoomrt.kernels.plugin import compile_calls
 
 __all__ = ["BuildFigures", "EngineReport", "build_engine", "require_backend"]
@@ -182,10 +182,7 @@ def _silent(_stage: str, _fraction: float) -> None:
 
 
 def _require_graph(onnx: Path) -> None:
-    if not onnx.is_file():
-        seen = "a folder" if onnx.is_dir() else "nothing there"
-        remedy = "Export the graph first."
-        raise BuildError(f"cannot read graph {str(onnx)!r}", seen=seen, needed="an ONNX file", remedy=remedy)
+    size_of(onnx, BuildError, needed="an ONNX file")
 
 
 def _check_targets(onnx: Path, plan: PlanSummary, asked: tuple[str, ...]) -> None:
@@ -300,7 +297,7 @@ def _report(
         static_bytes=plan.static_bytes,
         workspace_bytes=plan.workspace_bytes,
         engine_bytes=plan.bytes,
-        sha256=sha256_of(compiled.path),
+        sha256=sha256_of(compiled.path, BuildError),
         kernels_by_kind=dict(sorted(Counter(kernel.kind for kernel in plan.kernels).items())),
         kernels_by_dtype=dict(sorted(Counter("+".join(sorted(some)) or "none" for some in types).items())),
         other_precision=tuple(map(_described, strangers)),
@@ -328,8 +325,8 @@ def _unread_report(
         eight_bit_layers=None,
         static_bytes=None,
         workspace_bytes=None,
-        engine_bytes=compiled.path.stat().st_size,
-        sha256=sha256_of(compiled.path),
+        engine_bytes=size_of(compiled.path, BuildError),
+        sha256=sha256_of(compiled.path, BuildError),
         kernels_by_kind={},
         kernels_by_dtype={},
         other_precision=(),

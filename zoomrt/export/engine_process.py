@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import IO, Any
 import msgspec
 
 from zoomrt.errors import BuildError, MissingDependency, OutOfMemory, PluginError, StorageError, ZoomrtError
+from zoomrt.files import scratch_folder
 from zoomrt.kernels.plugin import PluginKernel
 
 __all__ = ["EXTRAS", "CompiledPlan", "compile_plan", "missing_backend", "storage_error"]
@@ -88,7 +88,11 @@ def compile_plan(
     Raises PluginError (plugins unknown to it), BuildError (refused, crashed, too slow), OutOfMemory, StorageError,
     MissingDependency.
     """
-    with _scratch_beside(engine) as scratch:
+    with contextlib.ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(scratch_folder(engine.parent))
+        except OSError as cause:
+            raise storage_error(engine, cause.strerror or str(cause)) from cause
         job: dict[str, object] = {
             "onnx": str(onnx.resolve()),
             "plan": str(scratch / engine.name),
@@ -150,18 +154,6 @@ def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
         if line.endswith("\n"):  # else it died while it spoke
             lines.put(line)
     lines.put(None)
-
-
-@contextlib.contextmanager
-def _scratch_beside(engine: Path) -> Iterator[Path]:
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{engine.name}.part-", dir=engine.parent))
-    except OSError as cause:
-        raise storage_error(engine, cause.strerror or str(cause)) from cause
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _tail(stderr: IO[bytes]) -> str:

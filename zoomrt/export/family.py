@@ -17,6 +17,7 @@ from torch import nn
 from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, NoiseFacts
 from zoomrt.errors import UsageError
 from zoomrt.export.checkpoint import Checkpoint
+from zoomrt.export.layout import Layout
 from zoomrt.export.sources import NO_SOURCES, Sources
 
 __all__ = ["Family", "FamilyFacts", "SizeRule", "TilingAdvice"]
@@ -98,9 +99,10 @@ class FamilyFacts:
 
 
 class Family(ABC):
-    """One model lineage."""
+    """One model lineage. `layout` : of the file after `--weights`."""
 
     facts: ClassVar[FamilyFacts]
+    layout: ClassVar[Layout]
 
     def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:  # noqa: ARG002
         """`facts`, with what depends on the checkpoint put right: a family may have several scales.
@@ -109,9 +111,9 @@ class Family(ABC):
         """
         return self.facts
 
-    @abstractmethod
     def recognises(self, checkpoint: Checkpoint) -> bool:
-        """Whether these keys and shapes are this family's; no false negatives, rarely a false positive."""
+        """Whether these keys are this family's; no false negatives, rarely a false positive."""
+        return self.layout.fits(checkpoint)
 
     @abstractmethod
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from zoomrt.errors import ExportError
 from zoomrt.export.group_norm import GroupNormForm, group_norms_as
 from zoomrt.export.half import is_half, to_half
 from zoomrt.export.pads import gather_replicate_pads
+from zoomrt.runtime.resources import is_refusal, out_of_memory
 
 __all__ = [
     "EXTERNAL_DATA_BYTES",
@@ -118,6 +120,8 @@ def export_named(
     except (OSError, MemoryError):  # a full disk or no memory says nothing about the network
         raise
     except Exception as cause:  # whatever the exporter raises is its verdict on this network
+        if is_refusal(cause):
+            raise out_of_memory(_first_line(cause)) from cause
         raise ExportError(
             "the network could not be exported to ONNX",
             seen=f"{type(cause).__name__}: {_first_line(cause)}",
@@ -166,4 +170,5 @@ def quiet() -> Iterator[None]:
 
 
 def _first_line(cause: BaseException) -> str:
-    return (str(cause).strip().splitlines() or ["no message"])[0][:200]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(cause))  # torch writes in colours
+    return (plain.strip().splitlines() or ["no message"])[0][:200]

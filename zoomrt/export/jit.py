@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomrt.export.half import keep_fp32
+from zoomrt.export.layout import children, sides
 
 __all__ = ["FREQUENCIES", "START", "Jit", "JitConfig", "jit_config_of"]
 
@@ -173,20 +174,20 @@ def _angles(config: JitConfig) -> Tensor:
 
 
 def jit_config_of(tensors: Mapping[str, Tensor]) -> JitConfig:
-    """Read sizes off a state dict without prefix. KeyError, IndexError or ValueError if it is of no such network."""
-    bottleneck, _, patch, _ = tensors["x_embedder.proj1.weight"].shape
-    _, tokens, width = tensors["lr_posemb"].shape
-    head = tensors["blocks.0.attn.q_norm.weight"].shape[0]
+    """Read sizes off a state dict without prefix. KeyError or ValueError if it is of no such network."""
+    bottleneck, _, patch, _ = sides(tensors, "x_embedder.proj1.weight", 4)
+    _, tokens, width = sides(tensors, "lr_posemb", 3)
+    (head,) = sides(tensors, "blocks.0.attn.q_norm.weight", 1)
     grid = math.isqrt(tokens)
     if grid**2 != tokens or width % head or head % 4:
         raise ValueError(f"{tokens} tokens, heads of {head} in {width}")
     return JitConfig(
         width=width,
-        depth=1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("blocks.")),
+        depth=children(tensors, "blocks."),
         heads=width // head,
         grid=grid,
         patch=patch,
-        lr_patch=tensors["lr_embedder.proj1.weight"].shape[-1],
+        lr_patch=sides(tensors, "lr_embedder.proj1.weight", 4)[3],
         bottleneck=bottleneck,
-        hidden=tensors["blocks.0.mlp.w3.weight"].shape[1],
+        hidden=sides(tensors, "blocks.0.mlp.w3.weight", 2)[1],
     )

@@ -1,21 +1,22 @@
 """Low-rank adapters merged into the weights they adapt, in FP32: W += scale * B @ A, for Linear and conv alike.
 
 Key grammar of PEFT: `<module>.lora_A.<adapter>.weight` (r, ...) and `<module>.lora_B.<adapter>.weight` (out, r, ...).
-Each family has its own scale (OSEDiff 2, HYPIR 1); there is no default.
+Each family has its own scale, alpha over rank (OSEDiff 8 / rank, HYPIR 1); there is no default.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from zoomrt.errors import CheckpointError
+from zoomrt.files import shown
 
-__all__ = ["Adapter", "adapters_of", "merge"]
+__all__ = ["Adapter", "adapters_of", "check_modules", "merge"]
 
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?P<adapter>[^.]+)\.weight")
 
@@ -60,6 +61,14 @@ def adapters_of(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Adapte
     return adapters
 
 
+def check_modules(adapters: Collection[str], wanted: Collection[str], origin: Path) -> None:
+    """CheckpointError unless the modules with adapters are those that must have one: others would silently be left
+    out."""
+    if differing := sorted(set(adapters) ^ set(wanted)):
+        seen = f"{len(adapters)} adapters for {len(wanted)} modules (differing: {', '.join(differing[:4])})"
+        raise _fault(origin, seen, "one adapter for each module that was trained")
+
+
 def merge(state: dict[str, Tensor], adapters: Mapping[str, Adapter], scale: float, origin: Path) -> None:
     """Add every adapter to its `<module>.weight` in `state`; the results are FP32, other tensors stay as they are.
 
@@ -79,7 +88,7 @@ def merge(state: dict[str, Tensor], adapters: Mapping[str, Adapter], scale: floa
 
 def _fault(origin: Path, seen: str, needed: str) -> CheckpointError:
     return CheckpointError(
-        f"the adapters in {str(origin)!r} do not fit",
+        f"the adapters in {shown(origin)} do not fit",
         seen=seen,
         needed=needed,
         remedy="Check that the file is complete, and that --base is the model it was trained on.",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 from torch import nn
 
 from zoomrt.bundle import TileFacts
-from zoomrt.errors import OutOfMemory
+from zoomrt.errors import CheckpointError, OutOfMemory
 from zoomrt.export.activations import Activations, activations_of
 from zoomrt.export.graph import EXTERNAL_DATA_BYTES
 from zoomrt.export.probes import EXTREMES
 from zoomrt.export.sources import Sources, component_weights
 from zoomrt.export.targets import COMPILERS, EIGHT_BIT, floating_point
+from zoomrt.files import is_file, is_folder, size_of
+from zoomrt.runtime.resources import address_space
 
 __all__ = ["MemoryPlan", "Stage", "check_budget", "check_files", "plan_memory", "return_freed_memory", "stored_bytes"]
 
@@ -131,13 +134,17 @@ def _stage(name: str, weights: int, activations: float, workspace: float) -> Sta
 
 
 def stored_bytes(weights: Path | None, sources: Sources) -> int:
-    """Size of the weights files that a build reads; a missing one counts nothing here, loading will say so."""
+    """Size of the weights files that a build reads; a missing one counts nothing here, loading will say so.
+
+    Raises CheckpointError where the system will not say.
+    """
     paths = [weights, sources.decoder, sources.autoencoder]
-    if sources.base is not None and sources.base.is_dir():
+    if sources.base is not None and is_folder(sources.base, CheckpointError):
         paths += [component_weights(sources.base / name) for name in ("unet", "vae")]
     else:
         paths.append(sources.base)
-    return sum(path.stat().st_size for path in paths if path is not None and path.is_file())
+    there = [path for path in paths if path is not None and is_file(path, CheckpointError)]
+    return sum(size_of(path, CheckpointError) for path in there)
 
 
 def check_files(stored: int, max_bytes: int | None) -> None:
@@ -145,32 +152,43 @@ def check_files(stored: int, max_bytes: int | None) -> None:
 
     Raises OutOfMemory.
     """
-    if max_bytes is not None and stored + PROGRAM_BYTES > max_bytes:
+    limit, of = _limit(max_bytes)
+    if stored + PROGRAM_BYTES > limit:
         raise OutOfMemory(
-            "the build does not fit into --max-memory",
+            f"the build does not fit into {of}",
             seen=f"weights files of {size(stored)}, and {size(PROGRAM_BYTES)} for the program",
-            needed=f"{size(max_bytes)} or less",
+            needed=f"{size(limit)} or less",
             remedy=f"Allow well over {size(stored + PROGRAM_BYTES)}; the tile does not matter here.",
         )
 
 
 def check_budget(plan: MemoryPlan, max_bytes: int | None) -> None:
-    """Refuse a build whose peak is above `max_bytes`. Raises OutOfMemory that names the stages that are."""
-    if max_bytes is None or plan.peak.total <= max_bytes:
+    """Refuse a build whose peak is above `max_bytes`, or above what the system lets this process have.
+
+    Raises OutOfMemory that names the stages that are.
+    """
+    limit, of = _limit(max_bytes)
+    if plan.peak.total <= limit:
         return
-    above = [stage for stage in plan.stages if stage.total > max_bytes]
-    smaller = all(stage.total - stage.activations <= max_bytes for stage in above)
+    above = [stage for stage in plan.stages if stage.total > limit]
+    smaller = all(stage.total - stage.activations <= limit for stage in above)
     advice = "Use a smaller --tile or --batch, or allow" if smaller else "No tile is small enough for that: allow"
     raise OutOfMemory(
-        "the build does not fit into --max-memory",
+        f"the build does not fit into {of}",
         seen="; ".join(
             f"{s.name} {size(s.total)} (weights {size(s.weights)}, activations {size(s.activations)}, "
             f"workspace {size(s.workspace)})"
             for s in above
         ),
-        needed=f"{size(max_bytes)} or less",
+        needed=f"{size(limit)} or less",
         remedy=f"{advice} {size(plan.peak.total)}.",
     )
+
+
+def _limit(max_bytes: int | None) -> tuple[float, str]:
+    """The tightest limit, in bytes, and its name. A process takes more address space than memory, never less."""
+    limits = [(math.inf, ""), (address_space(), "the address space of this process (ulimit -v)")]
+    return min(limits if max_bytes is None else [*limits, (max_bytes, "--max-memory")])
 
 
 def return_freed_memory() -> None:
@@ -180,6 +198,6 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes for a person: decimal megabytes, or gigabytes from one on."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +32,7 @@ from zoomrt.export.qdq import write_without_codes
 from zoomrt.export.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.ranges import Ranges
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, floating_point
+from zoomrt.files import scratch_folder
 
 __all__ = ["EMULATED_SIDE", "EightBitParts", "Parts"]
 
@@ -126,8 +126,8 @@ class Parts:
             self.report("speed", 0.0)
             lr = self.wanted[batches[-1]].lr
             rivals = cpu_engines("fp32", self.request.backend) if fewer_bits else ()
-            with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-                exact = self._exact(graphs, batches[-1], Path(folder)) if fewer_bits else graphs
+            with scratch_folder(self.scratch) as folder:
+                exact = self._exact(graphs, batches[-1], folder) if fewer_bits else graphs
                 chosen, self.speed = fastest(engines, graphs, lr, rivals, exact)
         self.backend, self.arithmetic = chosen.backend, chosen.arithmetic
         if (warning := check_gain(self.speed, precision, required=self.request.require_faster)) is not None:
@@ -304,10 +304,10 @@ class EightBitParts(Parts):
         if summary.kernels is None:  # it could not be read back, nor could the other
             return summary
         self.report("engine in FP16, to compare", 0.0)
-        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
-            graph = Path(folder) / "fp16.onnx"
+        with scratch_folder(self.scratch) as folder:
+            graph = folder / "fp16.onnx"
             write_without_codes(self._file(batch, "onnx"), graph)
-            fp16 = self._engine(graph, Path(folder) / "fp16.engine", "fp16")
+            fp16 = self._engine(graph, folder / "fp16.engine", "fp16")
         figures, warning = cost_against_fp16(summary, fp16)
         self.calibration.setdefault("against_fp16", {})[str(batch)] = figures
         if warning is not None:

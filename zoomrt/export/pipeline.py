@@ -14,14 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoomrt.bundle import Manifest, open_bundle, sha256_of
-from zoomrt.errors import MissingDependency, UsageError, unknown_name
+from zoomrt.bundle import Manifest, check_output, open_bundle
+from zoomrt.errors import CheckpointError, MissingDependency, UsageError, unknown_name
 from zoomrt.export import cache
 from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.families import family_names
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
-from zoomrt.files import cache_path
+from zoomrt.export.weights_format import format_of
+from zoomrt.files import cache_path, sha256_of
 from zoomrt.runtime.colour import check_method
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def build(
     """
     started = time.monotonic()
     report = on_progress or _silent
+    check_output(output)
     target = target_named(request.target)
     precision_named(request.precision, target)
     if request.model is not None and request.model not in family_names():
@@ -148,13 +150,16 @@ def _content_key(request: BuildRequest, backend: str, versions: dict[str, str]) 
     """Equal keys mean an identical build: the request, the weights' content, every version, the package's own code, and
     on a CPU the engines there are to choose from.
 
-    Weights that ship inside the package are part of its code. A file that cannot be read is reported when it is loaded.
+    Weights that ship inside the package are part of its code.
+
+    Raises CheckpointError for a file that cannot be read or is of another kind, before it is hashed.
     """
     content: dict[str, object] = {
         name: repr(value) for name, value in asdict(request).items() if name not in _NOT_AS_THEY_ARE
     }
-    weights = request.weights
-    content["weights"] = f"{weights.name} {sha256_of(weights)}" if weights and weights.is_file() else str(weights)
+    if weights := request.weights:
+        format_of(weights)
+        content["weights"] = f"{weights.name} {sha256_of(weights, CheckpointError)}"
     if request.precision in EIGHT_BIT:
         content["calibration"] = (request.calibration or Calibration()).fingerprint
     if backend in CPU_RUNNERS:

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from zoomrt.errors import BuildError
+from zoomrt.files import open_file, size_of
+
 __all__ = ["EIGHT_BIT", "FLOATING", "Kernel", "PlanSummary", "PlanTensor", "UnreadablePlan", "read_plan"]
 
 # Header, little endian: magic at 0, file size (u64) at 16, version as four bytes at 24.
@@ -156,15 +159,18 @@ class UnreadablePlan(Exception):
 def read_plan(path: Path) -> PlanSummary:
     """Read a plan file; costs no memory beyond its program text, however large the weights. Raises UnreadablePlan."""
     try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+        with (
+            open_file(path, BuildError, needed="a TensorRT-RTX plan") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as plan,
+        ):
             version = _check_header(plan)
             programs = _program_texts(plan)
-    except (OSError, ValueError) as cause:  # ValueError: an empty file cannot be mapped
+    except (BuildError, ValueError) as cause:  # ValueError: an empty file cannot be mapped
         raise UnreadablePlan(cause, "a TensorRT-RTX plan") from cause
     if len(programs) != 1:
         raise UnreadablePlan(f"{len(programs)} compiled programs", "1: the graph compiled as a whole")
     try:
-        return _summary(version, path.stat().st_size, _sections(programs[0]))
+        return _summary(version, size_of(path, BuildError), _sections(programs[0]))
     except (KeyError, ValueError, IndexError) as cause:
         seen = f"{type(cause).__name__}: {cause}"
         raise UnreadablePlan(seen, "a program with static shapes, laid out as by TensorRT-RTX 1.7") from cause

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from zoomrt.bundle import sha256_of
-from zoomrt.errors import UsageError
+from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.files import entries, exists, is_file, is_folder, sha256_of, shown
 
 __all__ = ["NO_SOURCES", "Sources", "component_weights"]
 
@@ -37,6 +37,7 @@ class Sources:
     steps : how many steps a multi-step model takes.
     sampler : euler or heun. conditioning : token or concat, how the network is shown the LR picture.
     guidance : how far the conditional answer is driven away from the unconditional one; 1 is not at all.
+    residual_scale : what a network's residuals were multiplied with in training, where no file says it.
     """
 
     base: Path | None = None
@@ -51,13 +52,15 @@ class Sources:
     sampler: str | None = None
     conditioning: str | None = None
     guidance: float | None = None
+    residual_scale: float | None = None
 
     def given(self) -> dict[str, Path | str | float]:
         """The fields that are set."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def check(self, model: str, takes: Collection[str]) -> None:
-        """UsageError if something was given that the family does not take, or two prompts at once."""
+        """UsageError if something was given that the family does not take, or two prompts at once; CheckpointError for
+        a path where nothing is."""
         for name in self.given():
             if name not in takes:
                 known = ", ".join(map(_option, takes)) or "no options of its own"
@@ -74,6 +77,15 @@ class Sources:
                 needed="at most one of them",
                 remedy="Leave one of them out.",
             )
+
+        for name, path in self.given().items():
+            if isinstance(path, Path) and not exists(path, CheckpointError):
+                raise CheckpointError(
+                    f"cannot find what {_option(name)} names",
+                    seen=f"nothing at {shown(path)}",
+                    needed="a file" + (" or a folder" if name == "base" else ""),
+                    remedy=f"Check the path; docs/models/{model}.md says where it is published.",
+                )
 
     def required(self, name: str, model: str, holds: str) -> Path:
         """The path in field `name`; UsageError that says what it `holds` if it was not given."""
@@ -95,10 +107,10 @@ class Sources:
     def _content(self, name: str, value: Path | str | float) -> str:
         if not isinstance(value, Path):
             return repr(value)
-        if not value.is_dir():
-            return sha256_of(value) if value.is_file() else f"missing {value}"
+        if not is_folder(value, CheckpointError):
+            return sha256_of(value, CheckpointError) if is_file(value, CheckpointError) else f"missing {value}"
         files = _files_of_base(value, text=self.prompt_embedding is None) if name == "base" else []
-        return " ".join(f"{file.relative_to(value).as_posix()}:{sha256_of(file)}" for file in files)
+        return " ".join(f"{file.relative_to(value).as_posix()}:{sha256_of(file, CheckpointError)}" for file in files)
 
 
 NO_SOURCES = Sources()
@@ -108,7 +120,7 @@ def component_weights(folder: Path) -> Path | None:
     """The weights file of one network of a diffusers folder, FP32 before FP16; None if there is none."""
     for suffix in _SUFFIXES:
         for stem in _STEMS:
-            if (file := folder / f"{stem}{suffix}").is_file():
+            if is_file(file := folder / f"{stem}{suffix}", CheckpointError):
                 return file
     return None
 
@@ -116,7 +128,8 @@ def component_weights(folder: Path) -> Path | None:
 def _files_of_base(base: Path, *, text: bool) -> list[Path]:
     """Every file that a build reads from a diffusers folder."""
     folders = [base / name for name in ("unet", "vae", "scheduler", *(TEXT_FILES if text else ()))]
-    plain = [f for folder in folders if folder.is_dir() for f in folder.iterdir() if f.suffix in (".json", ".txt")]
+    there = [file for folder in folders if is_folder(folder) for file in entries(folder, CheckpointError)]
+    plain = [file for file in there if file.suffix in (".json", ".txt") and is_file(file)]
     weights = [component_weights(folder) for folder in folders if folder.name in _NETWORKS]
     return sorted([*plain, *(file for file in weights if file is not None)])
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomrt.export.layout import children, sides
 from zoomrt.export.swin_unet import Up
 
 __all__ = ["Sr3Config", "Sr3UNet", "sr3_config_of"]
@@ -126,8 +127,8 @@ class Sr3UNet(nn.Module):
 
 def sr3_config_of(tensors: Mapping[str, Tensor]) -> Sr3Config:
     """Read sizes off a state dict. KeyError, IndexError or ValueError if it is of no such network."""
-    widths, counts = [tensors["conv_in.weight"].shape[0]], [0]
-    for i in range(1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("down."))):
+    widths, counts = [sides(tensors, "conv_in.weight", 4)[0]], [0]
+    for i in range(children(tensors, "down.")):
         block = tensors.get(f"down.{i}.conv1.weight")
         if block is None:  # a step down
             counts.append(0)

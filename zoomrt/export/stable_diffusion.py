@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from zoomrt.errors import CheckpointError, MissingDependency
-from zoomrt.export.checkpoint import load_checkpoint, load_weights
+from zoomrt.export.checkpoint import load_checkpoint, load_tensors, load_weights
 from zoomrt.export.sources import component_weights
+from zoomrt.export.state_dicts import StateDict
+from zoomrt.files import exists, is_file, is_folder, read_bytes, shown
 
 __all__ = ["Component", "read_base", "read_config", "unet_config_of", "unet_from", "vae_config_of", "vae_from"]
 
+MOST_CONFIG_BYTES = 1 << 20
+MOST_LAYERS = 100
+_COUNTS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
+"""In a config: of what so many are made before any of them is compared with the weights."""
 _HEAD_SIZE = 64  # of every UNet attention of Stable Diffusion 2 (osediff.md section 1.1)
 _SINGLE_FILE_UNET, _SINGLE_FILE_VAE = "model.diffusion_model.", "first_stage_model."
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -39,7 +45,12 @@ class Component:
 
 def read_base(path: Path) -> tuple[Component, Component]:
     """UNet and VAE of a base model. Raises CheckpointError."""
-    if path.is_dir():
+    if not exists(path, CheckpointError):
+        raise _no_base(path, "nothing there")
+    if is_folder(path, CheckpointError):
+        missing = [name for name in ("unet", "vae") if not is_folder(path / name, CheckpointError)]
+        if missing:
+            raise _no_base(path, "no folder " + " and no folder ".join(f"{name}/" for name in missing))
         _check_prediction_type(path)
         return _from_folder(path / "unet"), _modern(_from_folder(path / "vae"))
     return _from_single_file(path)
@@ -71,13 +82,28 @@ def diffusers_module() -> Any:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a component's folder. Raises CheckpointError."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as cause:
-        raise _no_base(folder.parent, f"{folder.name}/config.json: {cause}") from cause
-    if not isinstance(config, dict):
-        raise _no_base(folder.parent, f"{folder.name}/config.json that holds no object")
+    config = _read_json(folder.parent, f"{folder.name}/config.json")
+    for name in _COUNTS:
+        counts = config.get(name, 1)
+        if any(isinstance(count, int) and count > MOST_LAYERS for count in _flat(counts)):
+            raise _no_base(folder.parent, f"{folder.name}/config.json with {name} = {str(counts)[:40]}")
     return config
+
+
+def _flat(value: Any) -> list[Any]:
+    return [one for part in value for one in _flat(part)] if isinstance(value, list) else [value]
+
+
+def _read_json(base: Path, name: str) -> dict[str, Any]:
+    if not is_file(base / name, CheckpointError):
+        raise _no_base(base, f"no {name}")
+    try:
+        read = json.loads(read_bytes(base / name, CheckpointError, limit=MOST_CONFIG_BYTES))
+    except (RecursionError, ValueError) as cause:
+        raise _no_base(base, f"{name}: {cause}") from cause
+    if not isinstance(read, dict):
+        raise _no_base(base, f"{name} that holds no object")
+    return read
 
 
 def unet_config_of(tensors: Mapping[str, Tensor], head_size: int = _HEAD_SIZE) -> dict[str, Any]:
@@ -125,7 +151,7 @@ def _built(kind: str, part: Component) -> nn.Module:
             network: nn.Module = getattr(diffusers_module(), kind).from_config(dict(part.config))
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as cause:
         raise CheckpointError(
-            f"cannot build a {kind} for weights {str(part.origin)!r}",
+            f"cannot build a {kind} for weights {shown(part.origin)}",
             seen=f"a config that diffusers refuses: {cause}",
             needed="the config of Stable Diffusion 2.1-base, or of a model with its layout",
             remedy="Check that the base is complete and in diffusers layout.",
@@ -151,31 +177,26 @@ def _from_folder(folder: Path) -> Component:
     weights = component_weights(folder)
     if weights is None:
         raise _no_base(folder.parent, f"no weights in {folder.name}/")
-    return Component(weights, load_checkpoint(weights).tensors(), config)
+    return Component(weights, load_tensors(weights), config)
 
 
 def _check_prediction_type(path: Path) -> None:
     """Stable Diffusion 2.1 without "-base" predicts velocity: the same shapes, and noise as a result."""
-    config = path / "scheduler" / "scheduler_config.json"
-    if not config.is_file():
+    name = "scheduler/scheduler_config.json"
+    if not is_file(path / name, CheckpointError):
         return
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
-    except (OSError, ValueError, AttributeError) as cause:
-        raise _no_base(path, f"scheduler/scheduler_config.json: {cause}") from cause
+    kind = _read_json(path, name).get("prediction_type", "epsilon")
     if kind != "epsilon":
         raise _no_base(path, f"a model that predicts {kind!r}")
 
 
 def _from_single_file(path: Path) -> tuple[Component, Component]:
     checkpoint = load_checkpoint(path)
-    inner = checkpoint.content.get("state_dict")
-    content = inner if isinstance(inner, Mapping) else checkpoint.content
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    unet = {key: t for key, t in tensors.items() if key.startswith(_SINGLE_FILE_UNET)}
-    vae = {key: t for key, t in tensors.items() if key.startswith(_SINGLE_FILE_VAE)}
-    if not unet or not vae:
-        raise _no_base(path, "keys like " + (", ".join(list(content)[:3]) or "none"))
+    state = checkpoint.find(f"{_SINGLE_FILE_UNET}input_blocks.0.0.weight", f"{_SINGLE_FILE_VAE}encoder.conv_in.weight")
+    if state is None:
+        raise _no_base(path, checkpoint.described)
+    unet = checkpoint.tensors(_averaged(state))
+    vae = checkpoint.tensors(state.only(_SINGLE_FILE_VAE))
     diffusers_module()
     from diffusers.loaders import single_file_utils as translate
 
@@ -187,14 +208,24 @@ def _from_single_file(path: Path) -> tuple[Component, Component]:
         levels["up_block_types"] = levels["down_block_types"]
         vae = translate.convert_ldm_vae_checkpoint(vae, levels)
         parts = Component(path, unet, unet_config_of(unet)), Component(path, vae, vae_config_of(vae))
-    except (KeyError, IndexError, ValueError, TypeError) as cause:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as cause:
         raise _no_base(path, f"an incomplete file ({type(cause).__name__}: {cause})") from cause
     return parts[0], _modern(parts[1])
 
 
+def _averaged(state: StateDict) -> StateDict:
+    """The UNet of a single file; of a training run's, its running average, which has the full stops taken out of its
+    keys."""
+    unet = state.only(_SINGLE_FILE_UNET)
+    names = {key: "model_ema." + key.removeprefix("model.").replace(".", "") for key in unet.values}
+    if all(name in state.values for name in names.values()):
+        return replace(unet, values={key: state.values[name] for key, name in names.items()})
+    return unet
+
+
 def _no_base(path: Path, seen: str) -> CheckpointError:
     return CheckpointError(
-        f"cannot use {str(path)!r} as base model",
+        f"cannot use {shown(path)} as base model",
         seen=seen,
         needed="Stable Diffusion 2.1-base (predicts noise): a diffusers folder with unet/ and vae/, or one checkpoint",
         remedy="Download stable-diffusion-2-1-base and pass it with --base.",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomrt.export.layout import children, sides
 from zoomrt.export.windows import MASKED, SHIFT, WINDOW, WindowAttention
 
 __all__ = ["REBUILT", "SwinUNet", "SwinUNetConfig", "last_row_masks", "swin_unet_config_of"]
@@ -226,7 +227,7 @@ def swin_unet_config_of(tensors: Mapping[str, Tensor]) -> SwinUNetConfig:
     """Read widths and counts off a state dict. KeyError, IndexError or ValueError if it is of no such network."""
     widths: list[int] = []
     counts: list[int] = []
-    for i in range(1, 1 + max(int(key.split(".")[1]) for key in tensors if key.startswith("input_blocks."))):
+    for i in range(1, children(tensors, "input_blocks.")):
         block = tensors.get(f"input_blocks.{i}.0.in_layers.2.weight")
         if block is None:  # a step down
             continue
@@ -235,13 +236,13 @@ def swin_unet_config_of(tensors: Mapping[str, Tensor]) -> SwinUNetConfig:
             counts.append(0)
         counts[-1] += 1
     unit = "input_blocks.1.1"
-    offsets, heads = tensors[f"{unit}.blocks.0.attn.relative_position_bias_table"].shape
+    offsets, heads = sides(tensors, f"{unit}.blocks.0.attn.relative_position_bias_table", 2)
     if offsets != (2 * WINDOW - 1) ** 2 or len(set(counts)) != 1:
         raise ValueError(f"{offsets} relative positions, {counts} blocks in the levels")
     return SwinUNetConfig(
         widths=tuple(widths),
         blocks=counts[0],
-        embed=tensors[f"{unit}.patch_embed.proj.weight"].shape[0],
+        embed=sides(tensors, f"{unit}.patch_embed.proj.weight", 4)[0],
         heads=heads,
-        mlp=tensors[f"{unit}.blocks.0.mlp.fc1.weight"].shape[0],
+        mlp=sides(tensors, f"{unit}.blocks.0.mlp.fc1.weight", 4)[0],
     )

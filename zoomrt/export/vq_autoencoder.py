@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoomrt.export.layout import sides
+
 __all__ = ["VqAutoencoder", "VqConfig", "vq_config_of"]
 
 GROUPS, EPSILON = 32, 1e-6
@@ -218,9 +220,9 @@ def vq_config_of(tensors: Mapping[str, Tensor]) -> VqConfig:
     """Read widths and counts off a state dict. KeyError or ValueError if it is of no such network."""
     parts = [key.split(".") for key in tensors if key.startswith("encoder.down.") and key.endswith("conv2.weight")]
     levels = {int(part[2]) for part in parts}
-    codes, channels = tensors["quantize.embedding.weight"].shape
+    codes, channels = sides(tensors, "quantize.embedding.weight", 2)
     return VqConfig(
-        widths=tuple(tensors[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in sorted(levels)),
+        widths=tuple(sides(tensors, f"encoder.down.{i}.block.0.conv2.weight", 4)[0] for i in sorted(levels)),
         blocks=len(parts) // len(levels),
         channels=channels,
         codes=codes,

@@ -6,17 +6,16 @@ An entry point like those in `zoomrt/cli/`, and under the same import rule.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomrt.cli._common import progress_bar, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, progress_bar, say, shared_options, start
 from zoomrt.cli._numbers import Whole
-from zoomrt.errors import StorageError, unknown_name
+from zoomrt.errors import unknown_name
+from zoomrt.files import check_writable, made_folder, write_bytes
 
 if TYPE_CHECKING:
     from zoomrt.kernels.compile import KernelBinary
@@ -29,7 +28,7 @@ def cli() -> None:
 
 
 @cli.command("compile")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the binaries; only the table if left out.")
+@click.option("--out", type=ANY_PATH, help="Folder for the binaries; only the table if left out.")
 @click.option("--sm", "sms", type=Whole(1, 999), multiple=True, help="GPU, as in --sm 89 --sm 120; all if left out.")
 @click.option("--kernel", "names", multiple=True, help="Kernel or configuration by name; all if left out.")
 @click.option("--ptx", is_flag=True, help="Write the PTX beside each binary too.")
@@ -44,6 +43,8 @@ def compile_command(
 
     require_triton()
     chosen = _chosen(names)
+    if out is not None:
+        check_writable(out / "kernel.cubin")
     with progress_bar(quiet=quiet) as advance:
         binaries = compile_kernels(chosen, sms or SMS, on_progress=advance)
     if out is not None:
@@ -135,24 +136,13 @@ def _chosen(names: tuple[str, ...]) -> list[Configuration]:
 
 
 def _write(folder: Path, binaries: Sequence[KernelBinary], *, ptx: bool) -> None:
-    """All files into a folder beside their places first, then each renamed into its own."""
+    """Each file whole or not at all."""
     files = {binary.file_name: binary.compiled.cubin for binary in binaries}
     if ptx:
         files |= {Path(b.file_name).with_suffix(".ptx").name: b.compiled.ptx.encode() for b in binaries}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as scratch:
-            for name, content in files.items():
-                (Path(scratch) / name).write_bytes(content)
-            for name in files:
-                os.replace(Path(scratch) / name, folder / name)
-    except OSError as cause:
-        raise StorageError(
-            f"cannot write kernels to {str(folder)!r}",
-            seen=cause.strerror or cause,
-            needed="a writable folder with room",
-            remedy="Choose another folder with --out, or make room and set its permissions.",
-        ) from cause
+    with made_folder(folder):
+        for name, content in files.items():
+            write_bytes(folder / name, content)
 
 
 def main() -> None:

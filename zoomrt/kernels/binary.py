@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from zoomrt.errors import PluginError
+from zoomrt.files import scratch_folder
 
 __all__ = ["LIMITS", "Compiled", "Limits", "Resources", "check_fit", "read_resources"]
 
@@ -78,8 +77,8 @@ def read_resources(cubin: bytes, entry: str, cuobjdump: str) -> Resources:
 
     Raises PluginError if the tool does not find the kernel in the binary.
     """
-    with tempfile.TemporaryDirectory(prefix="zoomrt-") as folder:
-        file = Path(folder) / "kernel.cubin"
+    with scratch_folder() as folder:
+        file = folder / "kernel.cubin"
         file.write_bytes(cubin)
         answer = subprocess.run([cuobjdump, "-res-usage", file], capture_output=True, text=True, check=False)
     found = {match[1]: [int(number) for number in match.groups()[1:]] for match in _USAGE.finditer(answer.stdout)}

@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 
 from zoomrt.errors import MissingDependency, PluginError, UsageError
-from zoomrt.files import cache_path, read_cached, write_cached
+from zoomrt.files import cache_path, read_cached, scratch_folder, write_cached
 from zoomrt.kernel_file import kernel_key
 from zoomrt.kernels.binary import LIMITS, Compiled, check_fit
 from zoomrt.kernels.compile_child import Job, Refusal
@@ -211,10 +211,10 @@ def _children(count: int, environment: dict[str, str]) -> Iterator[queue.SimpleQ
     """Compilers that wait for work; they are dead afterwards, whatever happens."""
     idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
     children = []
-    with tempfile.TemporaryDirectory(prefix="zoomrt-triton-", ignore_cleanup_errors=True) as scratch:
+    with scratch_folder() as scratch:
         try:
             for _ in range(count):
-                children.append(_Child(environment, scratch))
+                children.append(_Child(environment, str(scratch)))
                 idle.put(children[-1])
             yield idle
         finally:

@@ -17,13 +17,12 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from zoomrt.errors import ZoomrtError
+from zoomrt.files import scratch_folder
 from zoomrt.kernels.binary import Compiled, read_resources
 
 __all__ = ["Job", "Refusal", "main", "without_hidden_parameters"]
@@ -132,8 +131,8 @@ def without_hidden_parameters(ptx: str, arguments: int) -> str:
 def _assembled(ptx: str, job: Job, ptxas: str) -> bytes:
     ptx = without_hidden_parameters(ptx, len(job.signature))
     (target,) = _TARGET.findall(ptx)
-    with tempfile.TemporaryDirectory(prefix="zoomrt-") as folder:
-        source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+    with scratch_folder() as folder:
+        source, binary = folder / "kernel.ptx", folder / "kernel.cubin"
         source.write_text(ptx, encoding="utf-8")
         options = [f"--gpu-name={target}", f"--fmad={str(job.fused_multiply_add).lower()}"]
         command = [ptxas, *options, str(source), "-o", str(binary)]

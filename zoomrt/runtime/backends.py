@@ -20,7 +20,6 @@ from zoomrt.runtime.onnxruntime_session import core_count
 from zoomrt.runtime.resources import check_process
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.sizes import MAX_DEVICE_PIXELS
-from zoomrt.runtime.tiles import check_facts
 
 if TYPE_CHECKING:
     from zoomrt.runtime.cuda_device import CudaDevice
@@ -31,7 +30,6 @@ __all__ = ["CPU_SESSIONS", "GPU_SESSIONS", "add_kernels", "check_smaller", "in_o
 def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None) -> Session:
     """Load a bundle's engines; arguments and errors as for `zoomrt.load`."""
     manifest = bundle.manifest
-    check_facts(manifest.tile)
     what = f"cannot run bundle {str(bundle.path)!r} here"
     if manifest.steps != 1 and manifest.sampling is None:
         seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
@@ -103,7 +101,7 @@ def in_other_runner(bundle: Bundle, backend: str) -> Bundle:
             needed="an fp32 bundle for the CPU in one graph",
             remedy=f"Leave it out, or build with --backend {backend}.",
         )
-    return Bundle(bundle.path, msgspec.structs.replace(manifest, backend=backend))
+    return bundle.replaced(msgspec.structs.replace(manifest, backend=backend))
 
 
 def _onnxruntime(bundle: Bundle, threads: int | None) -> Session:
@@ -125,8 +123,8 @@ def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) ->
     from zoomrt.runtime.multi_step_session import MultiStepSession
     from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
 
-    files = bundle.manifest.graphs.items()
-    graphs = {part: OnnxRuntimeGraph(bundle.file(name), threads, keep=part == "step") for part, name in files}
+    parts = bundle.manifest.graphs
+    graphs = {part: OnnxRuntimeGraph(bundle.graph(part), threads, keep=part == "step") for part in parts}
     return MultiStepSession(bundle.manifest.tile, sampling, graphs)
 
 
@@ -179,7 +177,7 @@ def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> N
         except EngineMismatch as missing:
             session.note(str(missing))
             return []
-        return [CudaKernel(device, bundle.path, record) for record in records]
+        return [CudaKernel(device, record, bundle.read(record.file)) for record in records]
 
     if manifest.tile.noise is not None:
         session.note(f"start noise is made on the CPU. {fallback}")

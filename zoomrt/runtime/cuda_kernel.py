@@ -10,7 +10,6 @@ import ast
 import ctypes
 import operator
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from zoomrt.errors import BundleError, RuntimeFault
@@ -73,14 +72,15 @@ def evaluate(text: str, names: Mapping[str, Any]) -> int:
 class CudaKernel:
     """One kernel, loaded.
 
-    folder : of the bundle. Raises EngineMismatch where the GPU does not take the binary, OutOfMemory, RuntimeFault.
+    binary : content of the record's file.
+
+    Raises EngineMismatch where the GPU does not take the binary, BundleError, OutOfMemory, RuntimeFault.
     """
 
-    def __init__(self, device: CudaDevice, folder: Path, record: KernelFile) -> None:
+    def __init__(self, device: CudaDevice, record: KernelFile, binary: bytes) -> None:
         self._device, self._record = device, record
         what = f"cannot load kernel {record.file!r}"
         with cuda_faults(what):
-            binary = (folder / record.file).read_bytes()
             self._kernel = device.core.ObjectCode.from_cubin(binary, name=record.entry).get_kernel(record.entry)
             if record.shared_bytes > _SHARED_BY_DEFAULT:
                 driver = device.driver
@@ -102,13 +102,15 @@ class CudaKernel:
     def bind(self, **values: Any) -> Launch:
         """Fix the arguments and extents: addresses and numbers by name.
 
-        Raises RuntimeFault for an address or number that is not as the kernel was compiled for, TypeError for one
-        that is missing.
+        Raises RuntimeFault for an address or number that is not as the kernel was compiled for, BundleError where
+        the kernel wants others.
         """
         record = self._record
         missing = [name for name, _ in record.arguments if name not in values]
         if missing:
-            raise TypeError(f"{record.kernel} misses {', '.join(missing)}")
+            what = f"kernel {record.kernel} misses {', '.join(missing)}"
+            remedy = "Build the bundle again with trt-build."
+            raise BundleError(what, seen=sorted(values), needed=[name for name, _ in record.arguments], remedy=remedy)
         for name in record.aligned:
             if values[name] % 16:
                 what = f"kernel {record.kernel} does not take this {name}"

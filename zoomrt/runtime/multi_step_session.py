@@ -30,6 +30,10 @@ class Graph(Protocol):
     def inputs(self) -> Mapping[str, tuple[int, ...]]:
         """Name -> shape."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names."""
+
     def __call__(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Outputs by name. `values` may hold more than the inputs. Raises RuntimeFault or OutOfMemory."""
 
@@ -63,6 +67,7 @@ class MultiStepSession(Session):
 
         def predict(state: NDArray[np.float32], one: Evaluation) -> NDArray[np.float32]:
             answer = graphs["step"](known(state, one))["answer"]
+            _check_shape("the answer of graph step", answer, state.shape)
             if not np.isfinite(answer).all():
                 seen = f"{int(answer.size - np.isfinite(answer).sum())} of {answer.size} values NaN or infinite"
                 what = f"the engine failed on a tile at timestep {one.timestep:g}"
@@ -74,6 +79,7 @@ class MultiStepSession(Session):
             more = {} if following is None else {"following": following}
             decision = graphs["policy"]({**known(state, one), **more})
             values["memory"] = decision["remembered"]
+            _check_shape("accept of graph policy", decision["accept"], (1, 1))
             accept = float(decision["accept"].item())
             if not math.isfinite(accept):
                 what = f"the policy failed on a tile at timestep {one.timestep:g}"
@@ -81,6 +87,8 @@ class MultiStepSession(Session):
             return accept > 0
 
         base = values["base"].astype(np.float32) if facts.base else None
+        if base is not None:
+            _check_shape("base of graph encode", base, _state_shape(self.tile, facts))
         draws = split_draws(facts, batch[:, 3:].astype(np.float32))
         for moment in trajectory(facts, base, draws, predict, decide if "policy" in graphs else None):
             self.evaluations = moment.calls
@@ -93,19 +101,58 @@ class MultiStepSession(Session):
             graph.close()
 
 
+def _state_shape(tile: TileFacts, sampling: SamplingFacts) -> tuple[int, ...]:
+    return 1, sampling.channels, tile.height * sampling.pixels, tile.width * sampling.pixels
+
+
 def _check(tile: TileFacts, sampling: SamplingFacts, graphs: Mapping[str, Graph]) -> None:
+    """BundleError unless the graphs can be wired, and take what the manifest says, before anything is allocated."""
     channels = tile.noise.channels if tile.noise else 0
-    rules = (
-        (
-            "tile.noise",
-            f"{channels} channels",
-            f"{sampling.noise_channels} channels",
-            channels == sampling.noise_channels,
-        ),
-        ("graphs", sorted(graphs), "encode and step", {"encode", "step"} <= graphs.keys()),
-        ("sampling.decide", sampling.decide, "a graph policy", (sampling.decide is None) == ("policy" not in graphs)),
+    _require(
+        "tile.noise", f"{channels} channels", f"{sampling.noise_channels} channels", channels == sampling.noise_channels
     )
-    for field, seen, needed, holds in rules:
-        if not holds:
-            what = f"manifest field {field} does not fit the sampler"
-            raise BundleError(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
+    _require("graphs", sorted(graphs), "encode and step", {"encode", "step"} <= graphs.keys())
+    _require(
+        "sampling.decide", sampling.decide, "a graph policy", (sampling.decide is None) == ("policy" not in graphs)
+    )
+    encode, step = graphs["encode"], graphs["step"]
+    given = {
+        "encode": {"lr"},
+        "step": {"lr", "state", "told", *encode.outputs},
+        "policy": {"lr", "state", "told", "following", "memory", *encode.outputs},
+        "decode": {"state"},
+    }
+    made = {"step": {"answer"}, "policy": {"accept", "remembered"}, "decode": {"sr"}}
+    if sampling.base:
+        made["encode"] = {"base"}
+    state = _state_shape(tile, sampling)
+    shapes = {"lr": (1, 3, tile.height, tile.width), "state": state, "following": state}
+    for name, graph in graphs.items():
+        known, wanted = given.get(name, set()), made.get(name, set())
+        _require(
+            f"graphs.{name}", f"inputs {sorted(graph.inputs)}", f"some of {sorted(known)}", graph.inputs.keys() <= known
+        )
+        _require(f"graphs.{name}", f"outputs {graph.outputs}", f"{sorted(wanted)}", wanted <= set(graph.outputs))
+        for one, shape in graph.inputs.items():
+            sound = all(isinstance(side, int) and 1 <= side <= 1 << 16 for side in shape)
+            _require(f"graphs.{name}", f"{one} of shape {shape}", "a fixed shape", sound)
+            _require(f"graphs.{name}", f"{one} of shape {shape}", shapes.get(one), shape == shapes.get(one, shape))
+    told = step.inputs.get("told", ())
+    _require("graphs.step", f"told of shape {told}", "(1, an even number)", len(told) == 2 and told[1] % 2 == 0)
+    if "policy" in graphs:
+        _require("graphs.policy", "no memory", "an input memory", "memory" in graphs["policy"].inputs)
+    if "decode" not in graphs:
+        whole = (1, 3, tile.height * tile.scale, tile.width * tile.scale)
+        _require("sampling", f"states of shape {state} without a decoder", whole, state == whole)
+
+
+def _require(field: str, seen: object, needed: object, holds: bool) -> None:
+    if not holds:
+        what = f"manifest field {field} does not fit the sampler"
+        raise BundleError(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
+
+
+def _check_shape(what: str, values: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if values.shape != shape:
+        remedy = "Build the bundle again with trt-build."
+        raise BundleError(f"{what} does not fit the sampler", seen=values.shape, needed=shape, remedy=remedy)

@@ -45,11 +45,8 @@ def onnxruntime_cuda_session(bundle: Bundle, device: CudaDevice, runtime: Any = 
             runtime.preload_dlls()
 
     def load(batch: int, stream: Stream) -> OnnxRuntimeCudaEngine:
-        name = bundle.manifest.graphs.get(str(batch))
-        if name is None:
-            seen, needed = sorted(bundle.manifest.graphs), f"a graph for batch {batch}"
-            raise BundleError("manifest field graphs is incomplete", seen=seen, needed=needed, remedy=_REBUILD)
-        return OnnxRuntimeCudaEngine(runtime, str(bundle.file(name)), bundle.manifest.tile.dtype, device, stream)
+        path = str(bundle.graph(str(batch)))
+        return OnnxRuntimeCudaEngine(runtime, path, bundle.manifest.tile.dtype, device, stream)
 
     return DeviceSession(bundle.manifest.tile, device, load)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomrt.errors import BundleError
 from zoomrt.runtime.onnxruntime_session import ERRORS, open_graph, session_options
 from zoomrt.runtime.quiet import import_onnxruntime
 
@@ -33,8 +34,13 @@ class OnnxRuntimeGraph:
             raise ERRORS.of_load(path, cause, import_onnxruntime().__version__, None) from cause
         self._session: Any = session
         self.inputs = {node.name: tuple(node.shape) for node in session.get_inputs()}
+        self.outputs = tuple(node.name for node in session.get_outputs())
+        types = {node.type for node in [*session.get_inputs(), *session.get_outputs()]}
+        if not types <= _DTYPES.keys():
+            seen, needed = ", ".join(sorted(types)), " or ".join(_DTYPES)
+            remedy = "Build the bundle again with trt-build."
+            raise BundleError(f"graph {str(path)!r} does not fit", seen=seen, needed=needed, remedy=remedy)
         self._dtypes = {node.name: _DTYPES[node.type] for node in session.get_inputs()}
-        self._outputs = [node.name for node in session.get_outputs()]
 
     def __call__(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Float32 outputs by name."""
@@ -43,7 +49,7 @@ class OnnxRuntimeGraph:
             results = self._session.run(None, given)
         except Exception as cause:
             raise ERRORS.of_run(cause) from cause
-        return {name: result.astype(np.float32) for name, result in zip(self._outputs, results, strict=True)}
+        return {name: result.astype(np.float32) for name, result in zip(self.outputs, results, strict=True)}
 
     def close(self) -> None:
         self._session = None

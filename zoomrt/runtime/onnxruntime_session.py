@@ -92,30 +92,21 @@ class OnnxRuntimeSession(Session):
         self._engines = {n: self._load(options, bundle, n) for n in self.batches}
 
     def _load(self, options: Any, bundle: Bundle, batch: int) -> _Engine:
-        name = bundle.manifest.graphs.get(str(batch))
-        if name is None:
-            seen, needed = sorted(bundle.manifest.graphs), f"a graph for batch {batch}"
-            remedy = "Build the bundle again with trt-build."
-            raise BundleError("manifest field graphs is incomplete", seen=seen, needed=needed, remedy=remedy)
+        path = bundle.graph(str(batch))
         try:
-            session = open_graph(bundle.file(name), options)
+            session = open_graph(path, options)
         except Exception as cause:  # ONNX Runtime's exceptions have no common base below Exception
             built_with = bundle.manifest.versions.get("onnxruntime")
-            version = import_onnxruntime().__version__
-            raise ERRORS.of_load(bundle.file(name), cause, version, built_with) from cause
-        tile = self.tile
-        dtype = np.dtype(tile.dtype)
-        arrays = (
-            np.empty((batch, tile.channels, tile.height, tile.width), dtype),
-            np.empty((batch, 3, tile.height * tile.scale, tile.width * tile.scale), dtype),
-        )
+            raise ERRORS.of_load(path, cause, import_onnxruntime().__version__, built_with) from cause
+        dtype, shapes = np.dtype(self.tile.dtype), self.tile.shapes(batch)
         nodes = (session.get_inputs(), session.get_outputs())
-        for side, declared, array in zip(("input", "output"), nodes, arrays, strict=True):
+        for side, declared, shape in zip(("input", "output"), nodes, shapes, strict=True):
             found = ", ".join(f"{node.type} {tuple(node.shape)}" for node in declared)
-            expected = f"tensor({'float' if dtype == np.float32 else 'float16'}) {array.shape}"
+            expected = f"tensor({'float' if dtype == np.float32 else 'float16'}) {shape}"
             if found != expected:
-                what = f"the {side} of graph {str(bundle.file(name))!r} does not match the manifest"
+                what = f"the {side} of graph {str(path)!r} does not match the manifest"
                 raise BundleError(what, seen=found, needed=expected, remedy="Build the bundle again with trt-build.")
+        arrays = [np.empty(shape, dtype) for shape in shapes]
         binding = session.io_binding()
         for bind, (node,), array in zip((binding.bind_input, binding.bind_output), nodes, arrays, strict=True):
             bind(node.name, "cpu", 0, dtype.type, array.shape, array.ctypes.data)

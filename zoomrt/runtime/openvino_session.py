@@ -77,27 +77,20 @@ class OpenVinoSession(Session):
         self._engines = {n: self._load(openvino, options, bundle, n) for n in self.batches}
 
     def _load(self, openvino: Any, options: dict[str, Any], bundle: Bundle, batch: int) -> _Engine:
-        name = bundle.manifest.graphs.get(str(batch))
-        if name is None:
-            seen, needed = sorted(bundle.manifest.graphs), f"a graph for batch {batch}"
-            raise BundleError("manifest field graphs is incomplete", seen=seen, needed=needed, remedy=_REBUILD)
-        path = bundle.file(name)
+        path = bundle.graph(str(batch))
         try:
             model = openvino.Core().compile_model(str(path), "CPU", options)
         except Exception as cause:  # OpenVINO raises RuntimeError for everything
             built_with = bundle.manifest.versions.get("openvino")
             raise _ERRORS.of_load(path, cause, openvino.__version__, built_with) from cause
-        tile = self.tile
-        arrays = (
-            np.empty((batch, tile.channels, tile.height, tile.width), tile.dtype),
-            np.empty((batch, 3, tile.height * tile.scale, tile.width * tile.scale), tile.dtype),
-        )
-        for side, declared, array in zip(("input", "output"), (model.inputs, model.outputs), arrays, strict=True):
+        shapes = self.tile.shapes(batch)
+        for side, declared, shape in zip(("input", "output"), (model.inputs, model.outputs), shapes, strict=True):
             found = ", ".join(f"{node.element_type.to_string()} {node.partial_shape}" for node in declared)
-            expected = f"{'f32' if array.dtype == np.float32 else 'f16'} [{','.join(map(str, array.shape))}]"
+            expected = f"{'f32' if self.tile.dtype == 'float32' else 'f16'} [{','.join(map(str, shape))}]"
             if found != expected:
                 what = f"the {side} of graph {str(path)!r} does not match the manifest"
                 raise BundleError(what, seen=found, needed=expected, remedy=_REBUILD)
+        arrays = [np.empty(shape, self.tile.dtype) for shape in shapes]
         request = model.create_infer_request()
         request.set_input_tensor(openvino.Tensor(arrays[0], shared_memory=True))
         request.set_output_tensor(openvino.Tensor(arrays[1], shared_memory=True))

@@ -7,13 +7,14 @@ Runtime speaks of a graph that cannot be loaded. What is refused later is told f
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
 import threading
 
 from zoomrt.errors import OutOfMemory, UsageError
 
-__all__ = ["MAX_THREADS", "check_process", "check_threads", "is_refusal", "out_of_memory"]
+__all__ = ["MAX_THREADS", "address_space", "check_process", "check_threads", "is_refusal", "out_of_memory"]
 
 MAX_THREADS = 1024
 """Of one engine; more than any machine has cores, few enough to be had."""
@@ -25,17 +26,23 @@ _REFUSALS = (
     *("failed to allocate", "can't allocate", "cannot allocate memory", "bad allocation", "bad_alloc"),
     *("not enough memory", "out of memory", "failed to map segment"),
     *("can't start new thread", "pthread_create failed", "resource temporarily unavailable"),
+    "could not create a primitive",
 )
-"""How glibc, CPython, ONNX Runtime, OpenVINO and torch say it, in lower case."""
+"""How glibc, CPython, ONNX Runtime, OpenVINO, torch and its oneDNN say it, in lower case."""
 _ERRNOS = (errno.ENOMEM, errno.EAGAIN)
 
 
 def is_refusal(problem: BaseException) -> bool:
-    """Whether the system refused memory, address space or threads. Engines have no error codes, so words tell."""
+    """Whether the system refused memory, address space or threads, here or in what this was raised from.
+
+    Engines have no error codes, so words tell.
+    """
     if isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno in _ERRNOS):
         return True
     text = str(problem).lower()
-    return any(words in text for words in _REFUSALS) and "static tls" not in text  # that is about the order of imports
+    if any(words in text for words in _REFUSALS) and "static tls" not in text:  # that is about the order of imports
+        return True
+    return problem.__cause__ is not None and is_refusal(problem.__cause__)
 
 
 def out_of_memory(seen: str = "a request that the system refused") -> OutOfMemory:
@@ -53,6 +60,16 @@ def check_threads(threads: int | None) -> None:
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         needed, remedy = f"1 to {MAX_THREADS}", "Leave it out to use every core."
         raise UsageError("cannot use so many threads", seen=threads, needed=needed, remedy=remedy)
+
+
+def address_space() -> float:
+    """Bytes that this process may map (`ulimit -v`); infinite where there is no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return math.inf if soft == resource.RLIM_INFINITY else float(soft)
 
 
 def check_process(threads: int = 0) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 
 from zoomrt.bundle import Bundle, Manifest
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, ZoomrtError
+from zoomrt.files import cache_path, read_cached, write_cached
 from zoomrt.runtime.cuda_device import CudaDevice
 from zoomrt.runtime.cuda_errors import fault_of
 from zoomrt.runtime.device import Buffer, Launch, Stream
 from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.runtime_cache import RuntimeCache
 
 __all__ = ["TensorRtEngine", "check_gpu", "tensorrt_session"]
 
@@ -40,13 +41,11 @@ def tensorrt_session(bundle: Bundle, device: CudaDevice, trt: Any = None) -> Dev
         runtime = trt.Runtime(words)
 
     def load(batch: int, stream: Stream) -> TensorRtEngine:
-        name = manifest.engines.get(str(batch))
-        if name is None:
-            seen, needed = sorted(manifest.engines), f"an engine for batch {batch}"
-            raise BundleError("manifest field engines is incomplete", seen=seen, needed=needed, remedy=_REBUILD)
-        path, digest = bundle.file(name), manifest.files[name].sha256
-        cache = RuntimeCache(path, digest, str(trt.__version__), device.driver_version, device.name)
-        return TensorRtEngine(trt, runtime, words, path, cache, device, stream)
+        plan = bundle.engine(str(batch))
+        name = manifest.engines[str(batch)]
+        made_for = f"{manifest.files[name].sha256[:12]}.{trt.__version__}-{device.driver_version}-{device.name}"
+        cache = cache_path("runtime", re.sub(r"[^A-Za-z0-9.-]+", "_", made_for))
+        return TensorRtEngine(trt, runtime, words, plan, str(bundle.path / name), cache, device, stream)
 
     return DeviceSession(manifest.tile, device, load)
 
@@ -60,21 +59,25 @@ def check_gpu(manifest: Manifest, device: CudaDevice, bundle: str) -> None:
 
 
 class TensorRtEngine:
-    """See `device.Engine`. words : the logger, whose lines explain what TensorRT reports as None or False."""
+    """See `device.Engine`.
+
+    words : the logger, whose lines explain what TensorRT reports as None or False. path : of the plan, for messages.
+    cache : where what TensorRT-RTX compiles while it loads the engine is kept for the next time.
+    """
 
     def __init__(
         self,
         trt: Any,
         runtime: Any,
         words: Any,
-        path: Path,
-        cache: RuntimeCache,
+        plan: bytes,
+        path: str,
+        cache: Path | None,
         device: CudaDevice,
         stream: Stream,
     ) -> None:
         self._words, self._device, self._stream = words, device, stream
-        self._what = f"cannot load engine {str(path)!r}"
-        plan = path.read_bytes()
+        self._what = f"cannot load engine {path!r}"
         with _explained(words, self._what):
             if hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX
                 validity, diagnostics = runtime.get_engine_validity(plan)
@@ -117,18 +120,18 @@ class TensorRtEngine:
     def close(self) -> None:
         self._context = self._engine = None
 
-    def _context_of(self, cache: RuntimeCache) -> Any:
+    def _context_of(self, cache: Path | None) -> Any:
         """A context; TensorRT-RTX compiles its kernels here, unless the cache has them. TensorRT has no such cache."""
         config: Any = self._engine.create_runtime_config() if hasattr(self._engine, "create_runtime_config") else None
         if not hasattr(config, "create_runtime_cache"):
             return self._engine.create_execution_context()
         kept = config.create_runtime_cache()
-        content = cache.read()
+        content = read_cached(cache)
         known = content is not None and kept.deserialize(content)
         config.set_runtime_cache(kept)
         context = self._engine.create_execution_context(config)
         if context is not None and not known:
-            cache.write(bytes(kept.serialize()))
+            write_cached(cache, bytes(kept.serialize()))
         return context
 
 

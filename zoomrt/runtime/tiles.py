@@ -9,21 +9,18 @@ lies in the middle of it, mirrored outwards.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import NoiseFacts, TileFacts
-from zoomrt.errors import BundleError
+from zoomrt.bundle import TileFacts
 
 __all__ = [
     "AxisPlan",
     "Span",
     "TilePlan",
-    "check_facts",
     "plan",
     "reflect_indices",
 ]
@@ -145,30 +142,3 @@ def reflect_indices(origin: int, count: int, size: int) -> NDArray[np.intp]:
     period = 2 * (size - 1)
     phase = np.arange(origin, origin + count, dtype=np.intp) % period
     return np.minimum(phase, period - phase)
-
-
-def check_facts(tile: TileFacts) -> None:
-    """BundleError that names the field unless the manifest's tile can be planned with."""
-    side = min(tile.height, tile.width)
-    low, high = tile.value_range
-    rules = (
-        ("scale", tile.scale, "1 or more", tile.scale >= 1),
-        ("height, width", (tile.height, tile.width), "1 or more", side >= 1),
-        ("overlap", tile.overlap, f"1 to {side - 1}, less than the tile", 1 <= tile.overlap < side),
-        ("context", tile.context, "0 or more and less than half the overlap", 0 <= 2 * tile.context < tile.overlap),
-        ("batches", tile.batches, "ascending, first is 1", _ascending_from_one(tile.batches)),
-        ("noise", tile.noise, "at least one channel, a seed from 0 on", _usable(tile.noise)),
-        ("value_range", tile.value_range, "two finite values, black below white", -np.inf < low < high < np.inf),
-    )
-    for field, seen, needed, holds in rules:
-        if not holds:
-            remedy = "Build the bundle again with trt-build."
-            raise BundleError(f"manifest field tile.{field} makes no sense", seen=seen, needed=needed, remedy=remedy)
-
-
-def _usable(noise: NoiseFacts | None) -> bool:
-    return noise is None or (noise.channels >= 1 and noise.seed >= 0)
-
-
-def _ascending_from_one(batches: tuple[int, ...]) -> bool:
-    return batches[:1] == (1,) and all(a < b for a, b in itertools.pairwise(batches))

@@ -53,8 +53,8 @@ class Job:
     def graphs(self) -> dict[str, Path]:
         """Batch 1, or part -> file."""
         manifest = self.bundle.manifest
-        names = manifest.graphs if manifest.sampling is not None else {"1": manifest.graphs["1"]}
-        return {part: self.bundle.file(name) for part, name in names.items()}
+        parts = list(manifest.graphs) if manifest.sampling is not None else ["1"]
+        return {part: self.bundle.graph(part) for part in parts}
 
 
 @dataclass(frozen=True)

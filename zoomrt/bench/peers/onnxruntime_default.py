@@ -37,11 +37,11 @@ class DefaultGraph:
             raise RuntimeError(f"{provider} cannot start here: no GPU, no driver or no CUDA libraries")
         self.inputs = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
         self._dtypes = {node.name: _DTYPES[node.type] for node in self._session.get_inputs()}
-        self._outputs = [node.name for node in self._session.get_outputs()]
+        self.outputs = tuple(node.name for node in self._session.get_outputs())
 
     def __call__(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         given = {name: np.ascontiguousarray(values[name], dtype) for name, dtype in self._dtypes.items()}
-        return dict(zip(self._outputs, self._session.run(None, given), strict=True))
+        return dict(zip(self.outputs, self._session.run(None, given), strict=True))
 
     def close(self) -> None:
         self._session = None

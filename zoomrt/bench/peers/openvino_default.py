@@ -34,12 +34,12 @@ class DefaultGraph:
         )
         self.inputs = {node.any_name: tuple(node.shape) for node in self._model.inputs}
         self._dtypes = {node.any_name: node.element_type.to_dtype() for node in self._model.inputs}
-        self._outputs = [node.any_name for node in self._model.outputs]
+        self.outputs = tuple(node.any_name for node in self._model.outputs)
 
     def __call__(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         given = {name: np.ascontiguousarray(values[name], dtype) for name, dtype in self._dtypes.items()}
         results = self._request.infer(given, share_inputs=True, share_outputs=True)
-        return {name: results[i] for i, name in enumerate(self._outputs)}
+        return {name: results[i] for i, name in enumerate(self.outputs)}
 
     def close(self) -> None:
         self._request = self._model = None

@@ -29,14 +29,14 @@ class TorchGraph:
     def __init__(
         self, run: Callable[..., Any], inputs: Mapping[str, tuple[int, ...]], outputs: tuple[str, ...]
     ) -> None:
-        self._run, self._outputs, self.inputs = run, outputs, inputs
+        self._run, self.outputs, self.inputs = run, outputs, inputs
 
     def __call__(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         with torch.inference_mode():
             given = (torch.from_numpy(np.ascontiguousarray(values[name], np.float32)) for name in self.inputs)
             results = self._run(*given)
         found = results if isinstance(results, tuple) else (results,)
-        return {name: one.numpy() for name, one in zip(self._outputs, found, strict=True)}
+        return {name: one.numpy() for name, one in zip(self.outputs, found, strict=True)}
 
     def close(self) -> None:
         """Nothing of its own to let go."""

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from zoomrt.errors import CheckpointError, unknown_name
+from zoomrt.files import shown
 
 if TYPE_CHECKING:
     from zoomrt.export.checkpoint import Checkpoint
@@ -36,14 +37,14 @@ def family_of(checkpoint: Checkpoint) -> Family:
     names = [family.facts.name for family in found]
     if names:
         raise CheckpointError(
-            f"weights {str(checkpoint.path)!r} may be of several models",
+            f"weights {shown(checkpoint.path)} may be of several models",
             seen="keys that are the same in " + " and ".join(names),
             needed="the model's name",
             remedy=f"Pass {' or '.join(f'--model {name}' for name in names)}, whichever published the file.",
         )
     raise CheckpointError(
-        f"cannot tell the model of weights {str(checkpoint.path)!r}",
-        seen="keys like " + (", ".join(list(checkpoint.content)[:4]) or "none"),
+        f"cannot tell the model of weights {shown(checkpoint.path)}",
+        seen=checkpoint.described,
         needed="the keys of one of " + ", ".join(family_names()),
         remedy="Name the model with --model, or check that this is the file its authors published.",
     )

@@ -19,15 +19,22 @@ from zoomrt.errors import CheckpointError
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint, load_weights
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
 from zoomrt.export.folding import FoldedUNet, remove_text, remove_time
+from zoomrt.export.layout import Layout, Naming, children, sides
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.stable_diffusion import diffusers_module, unet_config_of
+from zoomrt.files import shown
 
 __all__ = ["FAMILY", "AdcsrNetwork"]
 
 HEAD_SIZE = 48  # 240 / 5 heads; the attention scale is 1/sqrt(48) (adcsr_and_mobile.md A1)
 UNSHUFFLE = 2
-_UNET, _MIDDLE, _COPIES = "module.body.1.", "module.body.2.", "module.body.1.body."
+_UNET, _MIDDLE, _COPIES = "body.1.", "body.2.", "body.1.body."
 _TAIL = ("up_blocks.", "conv_norm_out.", "conv_out.")
+_DECODER = Layout(
+    model="AdcSR's decoder",
+    namings=(Naming(("decoder.up_blocks.0.resnets.0.conv1.weight", "decoder.conv_norm_out.weight")),),
+    published="Use weight/pretrained/halfDecoder.ckpt of huggingface.co/Guaishou74851/AdcSR.",
+)
 
 
 def groups_of(channels: int) -> int:
@@ -87,28 +94,24 @@ class Adcsr(Family):
         takes=("decoder",),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        keys = (f"{_UNET}conv_in.weight", f"{_MIDDLE}resnets.0.conv1.weight")
-        return all(key in checkpoint.content for key in keys)
+    layout = Layout(
+        model=facts.name,
+        namings=(Naming((f"{_UNET}conv_in.weight", f"{_MIDDLE}resnets.0.conv1.weight")),),
+        published="Use weight/net_params_200.pkl of huggingface.co/Guaishou74851/AdcSR.",
+    )
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> AdcsrNetwork:
-        if not self.recognises(checkpoint):
-            raise CheckpointError(
-                f"weights {str(checkpoint.path)!r} are not an adcsr checkpoint",
-                seen="keys like " + (", ".join(list(checkpoint.content)[:4]) or "none"),
-                needed=f"keys like {_UNET}conv_in.weight and {_MIDDLE}resnets.0.conv1.weight",
-                remedy="Use weight/net_params_200.pkl of huggingface.co/Guaishou74851/AdcSR.",
-            )
+        tensors = self.layout.tensors(checkpoint)
         path = sources.required("decoder", "adcsr", "halfDecoder.ckpt, the decoder's tail")
         tail = _tail_of(load_checkpoint(path))
         unet = {
             key.removeprefix(_UNET): tensor
-            for key, tensor in checkpoint.tensors().items()
+            for key, tensor in tensors.items()
             if key.startswith(_UNET) and not key.startswith(_COPIES)
         }
         middle = {
             "mid_block." + key.removeprefix(_MIDDLE): tensor
-            for key, tensor in checkpoint.tensors().items()
+            for key, tensor in tensors.items()
             if key.startswith(_MIDDLE)
         }
         with torch.device("meta"):
@@ -120,34 +123,30 @@ class Adcsr(Family):
 
 
 def _tail_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """What follows the mid block, by diffusers' decoder names; the mid block itself comes from the other file."""
-    content = checkpoint.content.get("state_dict")
-    content = content if isinstance(content, Mapping) else {}
-    named = {key.partition("decoder.")[2]: value for key, value in content.items() if "decoder." in key}
-    tail = {key: value for key, value in named.items() if key.startswith(_TAIL) and isinstance(value, Tensor)}
-    if not tail:
-        raise CheckpointError(
-            f"weights {str(checkpoint.path)!r} are not AdcSR's decoder",
-            seen="keys like " + (", ".join([*content, *checkpoint.content][:4]) or "none"),
-            needed="a state_dict with keys like decoder.up_blocks.0.resnets.0.conv1.weight",
-            remedy="Use weight/pretrained/halfDecoder.ckpt of huggingface.co/Guaishou74851/AdcSR.",
-        )
-    return tail
+    """What follows the mid block, by diffusers' decoder names; the mid block itself comes from the other file.
+
+    A training run's file, so there is more in it: an encoder, losses.
+    """
+    state = checkpoint.find(*_DECODER.namings[0].keys)
+    if state is None:
+        raise _DECODER.misfit(checkpoint)
+    tensors = checkpoint.tensors(state.under("decoder."))
+    return {key: tensor for key, tensor in tensors.items() if key.startswith(_TAIL)}
 
 
 def _empty_network(unet: Mapping[str, Tensor], tail: Mapping[str, Tensor], path: Path, decoder: Path) -> AdcsrNetwork:
     """The network of these shapes. Raises CheckpointError if they describe none."""
     try:
         config = unet_config_of(unet, HEAD_SIZE)
-        levels = len({key.split(".")[1] for key in tail if key.startswith("up_blocks.")})
-        widths = tuple(int(tail[f"up_blocks.{i}.resnets.0.conv2.weight"].shape[0]) for i in reversed(range(levels)))
-        layers = len({key.split(".")[3] for key in tail if key.startswith("up_blocks.0.resnets.")}) - 1
+        levels = children(tail, "up_blocks.")
+        widths = tuple(sides(tail, f"up_blocks.{i}.resnets.0.conv2.weight", 4)[0] for i in reversed(range(levels)))
+        layers = children(tail, "up_blocks.0.resnets.") - 1
         if odd := [width for width in config["block_out_channels"] if width % HEAD_SIZE]:
             raise ValueError(f"widths {odd}, not multiples of {HEAD_SIZE}")
         return AdcsrNetwork(config, widths, layers)
-    except (KeyError, IndexError, ValueError, TypeError) as cause:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as cause:
         raise CheckpointError(
-            f"weights {str(path)!r} and {str(decoder)!r} do not describe an adcsr network",
+            f"weights {shown(path)} and {shown(decoder)} do not describe an adcsr network",
             seen=f"{type(cause).__name__}: {cause}",
             needed="UNet widths that are multiples of 48 and a decoder in diffusers layout",
             remedy="Check that both files are complete and of the same release.",

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomrt.errors import CheckpointError
 from zoomrt.export.bicubic import bicubic_kernel
-from zoomrt.export.checkpoint import Checkpoint, load_weights
+from zoomrt.export.checkpoint import Checkpoint, loaded
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.layout import Layout, Naming, children, sides
 from zoomrt.export.sources import NO_SOURCES, Sources
 
 __all__ = ["FAMILY", "EdgeConfig", "EdgeNetwork"]
@@ -149,17 +149,13 @@ class EdgeNetwork(nn.Module):
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> EdgeConfig:
-    """Read the widths and block counts off a state dict. KeyError or IndexError if it is not an `edge` one."""
-
-    def count(part: str) -> int:
-        return len({key.split(".")[1] for key in tensors if key.startswith(part + ".")})
-
-    fine, half = tensors["down_half.weight"].shape[1], tensors["down_half.weight"].shape[0]
+    """Read the widths and block counts off a state dict. KeyError or ValueError if it is not an `edge` one."""
+    half, fine = sides(tensors, "down_half.weight", 4)[:2]
     return EdgeConfig(
-        widths=(fine, half, tensors["down_coarse.weight"].shape[0]),
-        encoder_blocks=(count("encoder_fine"), count("encoder_half")),
-        middle_blocks=count("middle"),
-        decoder_blocks=(count("decoder_fine"), count("decoder_half")),
+        widths=(fine, half, sides(tensors, "down_coarse.weight", 4)[0]),
+        encoder_blocks=(children(tensors, "encoder_fine."), children(tensors, "encoder_half.")),
+        middle_blocks=children(tensors, "middle."),
+        decoder_blocks=(children(tensors, "decoder_fine."), children(tensors, "decoder_half.")),
     )
 
 
@@ -176,23 +172,19 @@ class Edge(Family):
         embedded_weights=Path(__file__).with_suffix(".safetensors"),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        signature = ("time_embedding.0.weight", "down_coarse.weight", "attention.0.to_q.weight", "conv_out.weight")
-        return all(key in checkpoint.content for key in signature)
+    layout = Layout(
+        model=facts.name,
+        namings=(
+            Naming(("time_embedding.0.weight", "down_coarse.weight", "attention.0.to_q.weight", "conv_out.weight")),
+        ),
+        published="Leave --weights out to use the weights that ship with zoomrt, or name the right --model.",
+    )
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> EdgeNetwork:  # noqa: ARG002
-        tensors = checkpoint.tensors()
-        try:
-            network = EdgeNetwork(config_of(tensors))
-        except (KeyError, IndexError, ValueError, ZeroDivisionError) as cause:
-            raise CheckpointError(
-                f"weights {str(checkpoint.path)!r} are not an edge checkpoint",
-                seen="keys like " + (", ".join(list(checkpoint.content)[:4]) or "none"),
-                needed="keys like conv_in.weight, down_half.weight, down_coarse.weight, attention.0.to_q.weight",
-                remedy="Leave --weights out to use the weights that ship with zoomrt, or name the right --model.",
-            ) from cause
-        load_weights(network, tensors, checkpoint.path)
-        return network.eval()
+        tensors = self.layout.tensors(checkpoint)
+        with self.layout.reading(checkpoint):
+            config = config_of(tensors)
+            return loaded(lambda: EdgeNetwork(config), tensors, checkpoint.path).eval()
 
 
 FAMILY = Edge()

@@ -6,16 +6,18 @@ sees t=200.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from zoomrt.bundle import ColourFacts
-from zoomrt.errors import CheckpointError
 from zoomrt.export.bicubic import TORCH, Enlarge
 from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
-from zoomrt.export.lora import adapters_of, merge
+from zoomrt.export.layout import Layout, Naming
+from zoomrt.export.lora import adapters_of, check_modules, merge
 from zoomrt.export.one_step import OneStepLatentSR
-from zoomrt.export.prompt import prompt_embedding
+from zoomrt.export.prompt import check_prompt, prompt_embedding
 from zoomrt.export.schedule import one_step
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.stable_diffusion import read_base, unet_from, vae_from
@@ -25,7 +27,9 @@ __all__ = ["FAMILY", "LORA_SCALE"]
 TIMESTEP = 200
 COEFF_T = 200
 LORA_SCALE = 1.0  # alpha 256 over rank 256 (hypir.md section 3)
-_ENDINGS = (".lora_A.default.weight", ".lora_B.default.weight")
+_CONVOLUTIONS = (".conv", ".conv1", ".conv2", ".conv_shortcut", ".conv_out")
+_MATRICES = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".ff.net.0.proj", ".ff.net.2")
+_TARGETS = (*_CONVOLUTIONS, *_MATRICES)
 
 
 class Hypir(Family):
@@ -42,27 +46,37 @@ class Hypir(Family):
         warnings=("HYPIR's code and weights are for non-commercial use only",),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        keys = list(checkpoint.content)
-        return bool(keys) and all(key.endswith(_ENDINGS) for key in keys)
+    layout = Layout(
+        model=facts.name,
+        namings=(
+            Naming(
+                ("mid_block.resnets.0.conv1.lora_A.default.weight", "mid_block.resnets.0.conv1.lora_B.default.weight")
+            ),
+        ),
+        published="Use HYPIR_sd2.pth of huggingface.co/lxq007/HYPIR (not the discriminator's file).",
+    )
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> nn.Module:
-        if not self.recognises(checkpoint):
-            raise CheckpointError(
-                f"weights {str(checkpoint.path)!r} are not a hypir checkpoint",
-                seen="keys like " + (", ".join(list(checkpoint.content)[:4]) or "none"),
-                needed="only keys like mid_block.resnets.0.conv1.lora_A.default.weight",
-                remedy="Use HYPIR_sd2.pth of huggingface.co/lxq007/HYPIR (not the discriminator's file).",
-            )
+        tensors = self.layout.tensors(checkpoint)
+        if other := [key for key in tensors if ".lora_" not in key]:
+            raise self.layout.misfit(checkpoint, f"{other[0]} beside the adapters")
         step = one_step(COEFF_T if sources.coeff_t is None else sources.coeff_t)
-        adapters = adapters_of(checkpoint.tensors(), checkpoint.path)
+        adapters = adapters_of(tensors, checkpoint.path)
         base = sources.required("base", "hypir", "Stable Diffusion 2.1-base, which the file's adapters change")
+        check_prompt(sources, "hypir")
         unet, vae = read_base(base)
+        check_modules(adapters, _trained(unet.tensors), checkpoint.path)
         merge(unet.tensors, adapters, LORA_SCALE, checkpoint.path)
         prompt = prompt_embedding(sources, int(unet.config["cross_attention_dim"]), "hypir")
         return OneStepLatentSR(
             Enlarge(4, TORCH), unet_from(unet), vae_from(vae), timestep=TIMESTEP, step=step, prompt=prompt, clamp=False
         ).eval()
+
+
+def _trained(unet: Iterable[str]) -> list[str]:
+    """The modules of a UNet that have adapters: its convolutions but the first, and the matrices of its attention."""
+    modules = [key.removesuffix(".weight") for key in unet if key.endswith(".weight")]
+    return [module for module in modules if f".{module}".endswith(_TARGETS)]
 
 
 FAMILY = Hypir()

@@ -7,7 +7,6 @@ every file. `--steps 1` is one evaluation from pure noise, whose answer is the r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -16,9 +15,10 @@ from torch import Tensor
 from zoomrt.bundle import Evaluation, SamplingFacts
 from zoomrt.errors import UsageError, unknown_name
 from zoomrt.export.bicubic import TORCH, Enlarge
-from zoomrt.export.checkpoint import Checkpoint, load_weights
+from zoomrt.export.checkpoint import Checkpoint, loaded
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
 from zoomrt.export.jit import FREQUENCIES, START, Jit, JitConfig, jit_config_of
+from zoomrt.export.layout import Layout, Naming
 from zoomrt.export.multi_step import Level, MultiStepNetwork, Part
 from zoomrt.export.sources import NO_SOURCES, Sources
 
@@ -29,8 +29,6 @@ CONDITIONINGS = ("token", "concat")
 FLOOR = 0.05  # of 1 - t in a velocity
 SEED = 12345
 WIDE = 1024  # from this width on the authors take 100 steps, below it 50
-WRAPPERS = ("model_ema1", "model")
-PREFIX = "net."
 
 
 class Encode(Part):
@@ -57,7 +55,8 @@ class Encode(Part):
 class Step(Part):
     """The clean picture, as the transformer guesses it.
 
-    guidance : 1 is none, and one pass; otherwise both passes go through together.
+    guidance : 1 is none, and one pass; otherwise both passes go through together. As the authors have it, it counts
+        where 0 < t < 1: the evaluation of pure noise answers unguided.
     """
 
     outputs = ("answer",)
@@ -77,6 +76,7 @@ class Step(Part):
         self.register_buffer("sines", angles.sin().float(), persistent=False)
 
     def forward(self, state: Tensor, told: Tensor, shown: Tensor, mean: Tensor) -> Tensor:
+        sine = told[:, FREQUENCIES // 2, None, None, None]  # of t itself; no evaluation is at t = 1
         guided = self.guidance != 1
         if guided:
             state, told = torch.cat([state, state]), torch.cat([told, told])
@@ -91,7 +91,8 @@ class Step(Part):
         answer = self._picture(self.final_layer(x[:, -own:], c))
         if guided:
             conditional, unconditional = answer.chunk(2)
-            answer = unconditional + self.guidance * (conditional - unconditional)
+            guidance = torch.where(sine > 0, self.guidance, 1.0)
+            answer = unconditional + guidance * (conditional - unconditional)
         return answer
 
     def _picture(self, patches: Tensor) -> Tensor:
@@ -113,11 +114,14 @@ class JitSr(Family):
         takes=("steps", "sampler", "conditioning", "guidance"),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        return {"lr_posemb", "x_embedder_concat.proj1.weight"} <= _unwrapped(checkpoint).keys()
+    layout = Layout(
+        model=facts.name,
+        namings=(Naming(("lr_posemb", "x_embedder_concat.proj1.weight")),),
+        published="No weights are published; use checkpoint-last.pth of a run of github.com/flyingbucket/JiTSR.",
+    )
 
     def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:
-        config = _config(checkpoint)
+        config = self._config(checkpoint)
         side = config.grid * config.lr_patch
         tiling = TilingAdvice(tile=side, overlap=side // 4, context=side // 16)
         size = SizeRule(minimum=side, multiple_of=side, fixed=True)
@@ -134,9 +138,16 @@ class JitSr(Family):
             raise UsageError(
                 "cannot use that guidance", seen=f"--guidance {guidance}", needed="a number", remedy="Leave it out."
             )
-        network = Jit(config := _config(checkpoint))
-        load_weights(network, _unwrapped(checkpoint), checkpoint.path)
+        config = self._config(checkpoint)
         steps = sources.steps if sources.steps is not None else (100 if config.width >= WIDE else 50)
+        if guidance != 1 and steps == 1:
+            raise UsageError(
+                "guidance changes nothing in one step",
+                seen=f"--guidance {guidance:g} --steps 1",
+                needed="two steps or more: the evaluation of pure noise is not guided",
+                remedy="Leave --guidance out.",
+            )
+        network = loaded(lambda: Jit(config), self.layout.tensors(checkpoint), checkpoint.path)
         sampling, levels = sampling_of(steps, sampler, config.scale)
         return MultiStepNetwork(
             encode=Encode(network, conditioning, guided=guidance != 1),
@@ -147,6 +158,11 @@ class JitSr(Family):
             features=FREQUENCIES,
             seed=SEED,
         ).eval()
+
+    def _config(self, checkpoint: Checkpoint) -> JitConfig:
+        tensors = self.layout.tensors(checkpoint)
+        with self.layout.reading(checkpoint):
+            return jit_config_of(tensors)
 
 
 def sampling_of(steps: int, sampler: str, scale: int) -> tuple[SamplingFacts, tuple[Level, ...]]:
@@ -172,20 +188,6 @@ def sampling_of(steps: int, sampler: str, scale: int) -> tuple[SamplingFacts, tu
             times.append(after)
     sampling = SamplingFacts(channels=3, pixels=scale, base=0.0, noise=1.0, evaluations=tuple(evaluations))
     return sampling, tuple(Level(signal=t, noise=1 - t) for t in times)
-
-
-def _config(checkpoint: Checkpoint) -> JitConfig:
-    with checkpoint.read_as(
-        "jit-sr",
-        needed="keys like net.lr_posemb, net.x_embedder_concat.proj1.weight under model_ema1",
-        remedy="Use checkpoint-last.pth of a training run of github.com/flyingbucket/JiTSR; no weights are published.",
-    ):
-        return jit_config_of(_unwrapped(checkpoint))
-
-
-def _unwrapped(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """The first average of the weights, which the authors evaluate, where the file has it."""
-    return {key.removeprefix(PREFIX): tensor for key, tensor in checkpoint.tensors(*WRAPPERS).items()}
 
 
 FAMILY = JitSr()

@@ -17,9 +17,10 @@ from zoomrt.errors import CheckpointError
 from zoomrt.export.bicubic import PIL, Enlarge
 from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
-from zoomrt.export.lora import adapters_of, merge
+from zoomrt.export.layout import Layout, Naming
+from zoomrt.export.lora import adapters_of, check_modules, merge
 from zoomrt.export.one_step import OneStepLatentSR
-from zoomrt.export.prompt import prompt_embedding
+from zoomrt.export.prompt import check_prompt, prompt_embedding
 from zoomrt.export.schedule import one_step
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.stable_diffusion import (
@@ -30,16 +31,29 @@ from zoomrt.export.stable_diffusion import (
     vae_config_of,
     vae_from,
 )
+from zoomrt.export.state_dicts import StateDict, find_state_dict
+from zoomrt.files import shown
 
-__all__ = ["FAMILY", "LORA_SCALE"]
+__all__ = ["FAMILY"]
 
 TIMESTEP = 999
-LORA_SCALE = 2.0  # alpha 8, PEFT's default, over rank 4 (osediff.md section 3)
+LORA_ALPHA = 8
+"""PEFT's default, which the authors leave (LoraConfig.lora_alpha). An adapter counts alpha / rank times."""
 
-_ADAPTERS = ("rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae")
-_MERGED = ("unet", "vae")
-_PASSIONSR = ("unet_state_dict", "vae_state_dict")
-_MODULE_LISTS = ("unet_lora_encoder_modules", "unet_lora_decoder_modules", "unet_lora_others_modules")
+_ADAPTERS = Naming(("rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae"))
+_MERGED = Naming(("unet", "vae"))
+_PASSIONSR = Naming(("unet_state_dict", "vae_state_dict"))
+_INNER = {
+    "state_dict_unet": ("conv_in.base_layer.weight",),
+    "state_dict_vae": ("quant_conv.lora_A.default_encoder.weight",),
+    "unet": ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+    "vae": ("encoder.conv_in.weight", "decoder.conv_in.weight"),
+}
+"""Keys that tell each state dict in the files."""
+_MODULE_LISTS = {
+    "unet": ("unet_lora_encoder_modules", "unet_lora_decoder_modules", "unet_lora_others_modules"),
+    "vae": ("vae_lora_encoder_modules",),
+}
 
 
 class Osediff(Family):
@@ -55,82 +69,76 @@ class Osediff(Family):
         takes=("base", "prompt", "prompt_embedding"),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        content = checkpoint.content
-        return any(all(key in content for key in layout) for layout in (_ADAPTERS, _MERGED, _PASSIONSR))
+    layout = Layout(
+        model=facts.name,
+        namings=(_ADAPTERS, _MERGED, _PASSIONSR),
+        published="Use preset/models/osediff.pkl of github.com/cswry/OSEDiff; docs/models/osediff.md tells them apart.",
+    )
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> nn.Module:
-        content, path = checkpoint.content, checkpoint.path
-        if all(key in content for key in _ADAPTERS):
+        if state := _ADAPTERS.find(checkpoint):
             base = sources.required("base", "osediff", "Stable Diffusion 2.1-base, which the file's adapters change")
+            check_prompt(sources, "osediff")
             unet, vae = read_base(base)
-            _adapt(unet, vae, content, path)
-        elif all(key in content for key in _MERGED):
-            unet, vae = _merged(content, path)
-        elif all(key in content for key in _PASSIONSR):
-            seen = "keys unet_state_dict, vae_state_dict: PassionSR's older layout"
-            raise _unusable(path, seen, "osediff.pkl of the OSEDiff authors, or of AdcSR's repository")
+            for part, name in ((unet, "unet"), (vae, "vae")):
+                self._adapt(part, name, state, checkpoint)
+        elif state := _MERGED.find(checkpoint):
+            tensors = [checkpoint.tensors(_inner(state, name, self.layout, checkpoint)) for name in ("unet", "vae")]
+            with self.layout.reading(checkpoint):
+                unet = Component(checkpoint.path, tensors[0], unet_config_of(tensors[0]))
+                vae = Component(checkpoint.path, tensors[1], vae_config_of(tensors[1]))
         else:
-            raise _unusable(path, "keys like " + (", ".join(list(content)[:4]) or "none"), ", ".join(_ADAPTERS))
+            older = _PASSIONSR.find(checkpoint) is not None
+            seen = f"{checkpoint.described}: PassionSR's older layout" if older else checkpoint.described
+            raise self.layout.misfit(checkpoint, seen)
         prompt = prompt_embedding(sources, int(unet.config["cross_attention_dim"]), "osediff")
         step = one_step(TIMESTEP)
         return OneStepLatentSR(
             Enlarge(4, PIL), unet_from(unet), vae_from(vae), timestep=TIMESTEP, step=step, prompt=prompt, clamp=True
         ).eval()
 
-
-def _adapt(unet: Component, vae: Component, content: Mapping[str, Any], path: Path) -> None:
-    """Put the retrained conv_in into the UNet, then merge the adapters into UNet and VAE encoder."""
-    for name, part, rank in (("state_dict_unet", unet, "rank_unet"), ("state_dict_vae", vae, "rank_vae")):
-        tensors = content[name]
-        if not isinstance(tensors, Mapping):
-            raise _unusable(path, f"a {type(tensors).__name__} under {name}", "a state dict")
+    def _adapt(self, part: Component, name: str, state: StateDict, checkpoint: Checkpoint) -> None:
+        """Put weights that were retrained as a whole into UNet or VAE, then merge its adapters."""
+        content, rank, path = state.values, state.values[f"rank_{name}"], checkpoint.path
+        inner = _inner(state, f"state_dict_{name}", self.layout, checkpoint)
+        tensors = checkpoint.tensors(inner)
         adapters = adapters_of(tensors, path)
-        odd = {adapter.rank for adapter in adapters.values()} - {content[rank]}
-        if odd:
-            raise _unusable(path, f"adapters of rank {sorted(odd)} in {name}", f"{rank} = {content[rank]}")
-        _check_modules(set(adapters), _listed(content, name), name, path)
-        bases = {key: t for key, t in tensors.items() if ".lora_" not in key}
-        for key, tensor in bases.items():
-            _replace(part, key, tensor, path)
-        merge(part.tensors, adapters, LORA_SCALE, path)
+        ranks = {adapter.rank for adapter in adapters.values()}
+        if [*ranks] != [rank]:
+            raise self.layout.misfit(checkpoint, f"adapters of rank {sorted(ranks)} with rank_{name} = {rank!r}")
+        check_modules(adapters, _listed(content, name), path)
+        for key, tensor in tensors.items():
+            if ".lora_" not in key:
+                _replace(part, key, tensor, path)
+        merge(part.tensors, adapters, LORA_ALPHA / rank, path)
+
+
+def _inner(state: StateDict, name: str, layout: Layout, checkpoint: Checkpoint) -> StateDict:
+    """The state dict under a name, without what stands before its keys."""
+    held = state.values[name]
+    if not isinstance(held, Mapping):
+        raise layout.misfit(checkpoint, f"a {type(held).__name__} under {name}")
+    inner = StateDict({key: value for key, value in held.items() if isinstance(key, str)}, (*state.where, name))
+    return find_state_dict([inner], *_INNER[name]) or inner
 
 
 def _listed(content: Mapping[str, Any], name: str) -> set[str]:
-    lists = _MODULE_LISTS if name == "state_dict_unet" else ("vae_lora_encoder_modules",)
-    return {module for key in lists for module in content.get(key, ())}
-
-
-def _check_modules(found: set[str], listed: set[str], name: str, path: Path) -> None:
-    if found != listed:
-        example = ", ".join(sorted(found ^ listed)[:4])
-        seen = f"{len(found)} adapters in {name} for {len(listed)} listed modules (differing: {example})"
-        raise _unusable(path, seen, "one adapter for each listed module")
+    """The modules that have adapters, as the file says."""
+    lists = (content.get(key) for key in _MODULE_LISTS[name])
+    return {module for one in lists if isinstance(one, (list, tuple)) for module in one if isinstance(module, str)}
 
 
 def _replace(part: Component, key: str, tensor: Tensor, path: Path) -> None:
     """A base weight that was trained in full takes the place of the base model's."""
     target = key.replace(".base_layer.", ".")
     if target not in part.tensors or part.tensors[target].shape != tensor.shape:
-        raise _unusable(path, f"{key} {tuple(tensor.shape)}", "weights of modules that the base model has")
+        raise CheckpointError(
+            f"weights {shown(path)} do not fit the base model",
+            seen=f"{key} {tuple(tensor.shape)}",
+            needed="weights of modules that the base model has",
+            remedy="Check that --base is Stable Diffusion 2.1-base.",
+        )
     part.tensors[target] = tensor
-
-
-def _merged(content: Mapping[str, Any], path: Path) -> tuple[Component, Component]:
-    try:
-        unet, vae = dict(content["unet"]), dict(content["vae"])
-        return Component(path, unet, unet_config_of(unet)), Component(path, vae, vae_config_of(vae))
-    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as cause:
-        raise _unusable(path, f"no {cause} under unet or vae", "whole state dicts with diffusers names") from cause
-
-
-def _unusable(path: Path, seen: str, needed: str) -> CheckpointError:
-    return CheckpointError(
-        f"weights {str(path)!r} are not an osediff checkpoint that can be built",
-        seen=seen,
-        needed=needed,
-        remedy="Use preset/models/osediff.pkl of github.com/cswry/OSEDiff; docs/models/osediff.md tells them apart.",
-    )
 
 
 FAMILY = Osediff()

@@ -2,11 +2,14 @@
 
 Facts: baselines.md section 3. Variants differ by shapes alone, so they are read off the weights: x4plus (23 blocks),
 anime 6B (6 blocks), and x2plus, which folds 2 x 2 pixels into channels first and then enlarges by 4 as the others do.
+Three generations of names for the same network: Real-ESRGAN's, BSRGAN's, and the first ESRGAN's with its other scales.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -16,28 +19,29 @@ from torch.nn import functional as F
 
 from zoomrt.export.checkpoint import Checkpoint, load_weights
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.layout import Layout, Naming, UnknownVariant, children, sides
 from zoomrt.export.sources import NO_SOURCES, Sources
 
 __all__ = ["FAMILY", "DenseConfig", "DenseNetwork"]
 
-ENLARGEMENT = 4  # two nearest x2 steps, whatever the variant
 SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL_SHARE = 0.2  # of a dense block in its sum, and of three of them in theirs
-WRAPPERS = ("params_ema", "params")
 
 
 @dataclass(frozen=True)
 class DenseConfig:
-    """`unshuffle` : side of the pixel blocks folded into channels before the first convolution; 1 for x4."""
+    """`unshuffle` : side of the pixel blocks folded into channels before the first convolution; 1 for x4.
+    doublings : how often the picture is doubled at the end."""
 
     width: int = 64
     growth: int = 32
     blocks: int = 23
     unshuffle: int = 1
+    doublings: int = 2
 
     @property
     def scale(self) -> int:
-        return ENLARGEMENT // self.unshuffle
+        return (1 << self.doublings) // self.unshuffle
 
 
 def convolution(width_in: int, width: int) -> nn.Conv2d:
@@ -89,8 +93,9 @@ class DenseNetwork(nn.Module):
         self.conv_first = convolution(3 * config.unshuffle**2, width)
         self.body = nn.Sequential(*(ResidualOfDenseBlocks(width, config.growth) for _ in range(config.blocks)))
         self.conv_body = convolution(width, width)
-        self.conv_up1 = convolution(width, width)
-        self.conv_up2 = convolution(width, width)
+        self.doublings = config.doublings
+        for i in range(config.doublings):
+            self.add_module(f"conv_up{i + 1}", convolution(width, width))
         self.conv_hr = convolution(width, width)
         self.conv_last = convolution(width, 3)
 
@@ -98,24 +103,61 @@ class DenseNetwork(nn.Module):
         # written only where it does something: a shuffle by 1 would stay in the graph
         first = self.conv_first(F.pixel_unshuffle(lr, self.unshuffle) if self.unshuffle > 1 else lr)
         h = first + self.conv_body(self.body(first))
-        h = activate(self.conv_up1(doubled(h)))
-        h = activate(self.conv_up2(doubled(h)))
+        for i in range(self.doublings):
+            h = activate(self.get_submodule(f"conv_up{i + 1}")(doubled(h)))
         out: Tensor = self.conv_last(activate(self.conv_hr(h)))
         return out
 
 
 def config_of(tensors: Mapping[str, Tensor]) -> DenseConfig:
     """Read widths and counts off a state dict. KeyError or ValueError if it is of no such network."""
-    width, channels = tensors["conv_first.weight"].shape[:2]
+    width, channels = sides(tensors, "conv_first.weight", 4)[:2]
+    doublings = sum(f"conv_up{i}.weight" in tensors for i in (1, 2, 3))
     unshuffle = math.isqrt(channels // 3)
-    if 3 * unshuffle**2 != channels or ENLARGEMENT % unshuffle:
-        raise ValueError(f"{channels} input channels")
+    if not unshuffle or 3 * unshuffle**2 != channels or 2**doublings % unshuffle:
+        seen = f"{channels} channel{'s' * (channels != 1)} (conv_first.weight)"
+        raise UnknownVariant(seen, "one of " + ", ".join(str(3 * 4**i) for i in range(doublings + 1)))
     return DenseConfig(
         width=width,
-        growth=tensors["body.0.rdb1.conv1.weight"].shape[0],
-        blocks=len({key.split(".")[1] for key in tensors if key.startswith("body.")}),
+        growth=sides(tensors, "body.0.rdb1.conv1.weight", 4)[0],
+        blocks=children(tensors, "body."),
         unshuffle=unshuffle,
+        doublings=doublings,
     )
+
+
+def from_bsrgan(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of BSRGAN, RealSR and ESRGAN's second edition."""
+    names = {
+        "RRDB_trunk.": "body.",
+        ".RDB": ".rdb",
+        "trunk_conv": "conv_body",
+        "upconv": "conv_up",
+        "HRconv": "conv_hr",
+    }
+    return {
+        functools.reduce(lambda key, old: key.replace(old, names[old]), names, key): tensors[key] for key in tensors
+    }
+
+
+def from_esrgan(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of ESRGAN's first edition, a list of layers: first convolution, body, one for each doubling, two more.
+
+    Of the body, the last is the convolution that closes it. An index counts activations too, so its place tells.
+    """
+    layers = sorted({int(key.split(".")[1]) for key in tensors if key.startswith("model.")})
+    ends = ["conv_first", "body", *(f"conv_up{i}" for i in range(1, len(layers) - 3)), "conv_hr", "conv_last"]
+    names = {str(layer): name for layer, name in zip(layers, ends, strict=True)}
+    found = {}
+    for key, tensor in tensors.items():
+        _, layer, rest = key.split(".", 2)
+        block = re.fullmatch(r"sub\.(\d+)\.RDB(\d)\.(conv\w+)\.0\.(\w+)", rest)
+        closing = re.fullmatch(r"sub\.\d+\.(weight|bias)", rest)
+        if block:
+            found["body.{}.rdb{}.{}.{}".format(*block.groups())] = tensor
+        else:
+            found[f"conv_body.{closing[1]}" if closing else f"{names[layer]}.{rest}"] = tensor
+    return found
 
 
 class RealEsrgan(Family):
@@ -128,29 +170,31 @@ class RealEsrgan(Family):
         tiling=TilingAdvice(tile=128, overlap=32, context=10),  # the authors' tile_pad is 10
         weights_licence="Real-ESRGAN BSD-3-Clause",
     )
-
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        keys = ("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_hr.weight")
-        return set(keys) <= checkpoint.tensors(*WRAPPERS).keys()
+    layout = Layout(
+        model=facts.name,
+        namings=(
+            Naming(("conv_first.weight", "body.0.rdb1.conv1.weight", "conv_hr.weight")),
+            Naming(("conv_first.weight", "RRDB_trunk.0.RDB1.conv1.weight", "HRconv.weight"), from_bsrgan),
+            Naming(("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"), from_esrgan),
+        ),
+        published="Use RealESRGAN_x4plus.pth, _x2plus.pth or _x4plus_anime_6B.pth of github.com/xinntao/Real-ESRGAN.",
+    )
 
     def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:
-        config = self._config(checkpoint)
+        config = self._config(self.layout.tensors(checkpoint), checkpoint)
         size = replace(self.facts.size, multiple_of=config.unshuffle)
         return replace(self.facts, scale=config.scale, size=size)
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> DenseNetwork:  # noqa: ARG002
+        tensors = self.layout.tensors(checkpoint)
         with torch.device("meta"):
-            network = DenseNetwork(self._config(checkpoint))
-        load_weights(network, checkpoint.tensors(*WRAPPERS), checkpoint.path)
+            network = DenseNetwork(self._config(tensors, checkpoint))
+        load_weights(network, tensors, checkpoint.path)
         return network.eval()
 
-    def _config(self, checkpoint: Checkpoint) -> DenseConfig:
-        with checkpoint.read_as(
-            "real-esrgan",
-            needed="keys like conv_first.weight, body.0.rdb1.conv1.weight, conv_hr.weight",
-            remedy="Use RealESRGAN_x4plus.pth, _x2plus.pth or _x4plus_anime_6B.pth of github.com/xinntao/Real-ESRGAN.",
-        ):
-            return config_of(checkpoint.tensors(*WRAPPERS))
+    def _config(self, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> DenseConfig:
+        with self.layout.reading(checkpoint):
+            return config_of(tensors)
 
 
 FAMILY = RealEsrgan()

@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from zoomrt.errors import UsageError
 from zoomrt.export.checkpoint import Checkpoint, load_checkpoint, load_weights
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.layout import Layout, Naming, UnknownVariant, children, sides
 from zoomrt.export.sources import NO_SOURCES, Sources
 
 __all__ = ["FAMILY", "CompactConfig", "CompactNetwork"]
 
 DENOISE_STRENGTH = 0.5  # what the authors' script takes when none is given
-WRAPPERS = ("params_ema", "params")
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,14 @@ class CompactNetwork(nn.Module):
 
 def config_of(tensors: Mapping[str, Tensor]) -> CompactConfig:
     """Read width, count and scale off a state dict. KeyError or ValueError if it is of no such network."""
-    last = max(int(key.split(".")[1]) for key in tensors)
-    channels = tensors[f"body.{last}.weight"].shape[0]
+    last = children(tensors, "body.") - 1
+    width, colours = sides(tensors, "body.0.weight", 4)[:2]
+    channels = sides(tensors, f"body.{last}.weight", 4)[0]
     scale = math.isqrt(channels // 3)
-    if last % 2 or 3 * scale**2 != channels:
-        raise ValueError(f"{channels} output channels in layer {last}")
-    return CompactConfig(width=tensors["body.0.weight"].shape[0], middle=last // 2 - 1, scale=scale)
+    if last % 2 or colours != 3 or 3 * scale**2 != channels:
+        seen = f"{colours} channel{'s' * (colours != 1)} (body.0.weight), {channels} at the end (body.{last}.weight)"
+        raise UnknownVariant(seen, "3, and at the end 3 times the scale's square")
+    return CompactConfig(width=width, middle=last // 2 - 1, scale=scale)
 
 
 class RealEsrganCompact(Family):
@@ -74,34 +76,33 @@ class RealEsrganCompact(Family):
         takes=("wdn_weights", "denoise_strength"),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        ranks = {key: tensor.dim() for key, tensor in checkpoint.tensors(*WRAPPERS).items()}
-        return (ranks.get("body.0.weight"), ranks.get("body.1.weight"), ranks.get("body.2.weight")) == (4, 1, 4)
+    layout = Layout(
+        model=facts.name,
+        # a convolution, a PReLU, which has no bias, a convolution
+        namings=(Naming(("body.0.weight", "body.0.bias", "body.1.weight", "body.2.weight"), without="body.1.bias"),),
+        published="Use realesr-general-x4v3.pth or realesr-animevideov3.pth of github.com/xinntao/Real-ESRGAN.",
+    )
 
     def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:
         return replace(self.facts, scale=self._config(checkpoint).scale)
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> CompactNetwork:
         config, strength = self._config(checkpoint), _denoise_strength(sources)
-        network = _loaded(config, checkpoint)
+        network = self._loaded(config, checkpoint)
         if sources.wdn_weights is not None:
-            _mix(network, strength, _loaded(config, load_checkpoint(sources.wdn_weights)))
+            _mix(network, strength, self._loaded(config, load_checkpoint(sources.wdn_weights)))
         return network.eval()
 
     def _config(self, checkpoint: Checkpoint) -> CompactConfig:
-        with checkpoint.read_as(
-            "real-esrgan-compact",
-            needed="keys like body.0.weight, body.1.weight (of a PReLU), body.2.weight and no others",
-            remedy="Use realesr-general-x4v3.pth or realesr-animevideov3.pth of github.com/xinntao/Real-ESRGAN.",
-        ):
-            return config_of(checkpoint.tensors(*WRAPPERS))
+        tensors = self.layout.tensors(checkpoint)
+        with self.layout.reading(checkpoint):
+            return config_of(tensors)
 
-
-def _loaded(config: CompactConfig, checkpoint: Checkpoint) -> CompactNetwork:
-    with torch.device("meta"):
-        network = CompactNetwork(config)
-    load_weights(network, checkpoint.tensors(*WRAPPERS), checkpoint.path)
-    return network
+    def _loaded(self, config: CompactConfig, checkpoint: Checkpoint) -> CompactNetwork:
+        with torch.device("meta"):
+            network = CompactNetwork(config)
+        load_weights(network, self.layout.tensors(checkpoint), checkpoint.path)
+        return network
 
 
 def _denoise_strength(sources: Sources) -> float:

@@ -17,7 +17,7 @@ from zoomrt.export.bicubic import TORCH, Enlarge
 from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
 from zoomrt.export.multi_step import Level, MultiStepNetwork, Part
-from zoomrt.export.resshift_files import autoencoder_from, has_unet, unet_from
+from zoomrt.export.resshift_files import autoencoder_from, unet_from, unet_layout
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.swin_unet import SwinUNet
 from zoomrt.export.vq_autoencoder import VqAutoencoder
@@ -87,8 +87,9 @@ class Resshift(Family):
         takes=("autoencoder", "steps"),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        return has_unet(checkpoint)
+    layout = unet_layout(
+        facts.name, "Use resshift_realsrx4_s15_v2.pth or _s4_v3.pth of github.com/zsyOAOA/ResShift/releases."
+    )
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> MultiStepNetwork:
         if sources.steps not in MIN_NOISE:
@@ -98,8 +99,7 @@ class Resshift(Family):
                 needed="15 for s15_v1 and s15_v2, 4 for s4_v3 and bicsrx4_s4",
                 remedy="Pass --steps 15 or --steps 4, as the name of the published file has it.",
             )
-        published = "Use resshift_realsrx4_s15_v2.pth or _s4_v3.pth of github.com/zsyOAOA/ResShift/releases."
-        unet = unet_from(checkpoint, "resshift", published)
+        unet = unet_from(checkpoint, self.layout)
         autoencoder = autoencoder_from(sources, "resshift")
         sampling, levels = sampling_of(sources.steps)
         return MultiStepNetwork(

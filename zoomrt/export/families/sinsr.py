@@ -15,7 +15,7 @@ from zoomrt.bundle import NoiseFacts
 from zoomrt.export.bicubic import TORCH, Enlarge
 from zoomrt.export.checkpoint import Checkpoint
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
-from zoomrt.export.resshift_files import autoencoder_from, has_unet, unet_from
+from zoomrt.export.resshift_files import autoencoder_from, unet_from, unet_layout
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.swin_unet import SwinUNet
 from zoomrt.export.vq_autoencoder import VqAutoencoder
@@ -63,11 +63,10 @@ class Sinsr(Family):
         parity_loss_db=20.0,
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        return has_unet(checkpoint)
+    layout = unet_layout(facts.name, "Use SinSR_v1.pth or SinSR_v2.pth of github.com/wyf0912/SinSR/releases.")
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> SinsrNetwork:
-        unet = unet_from(checkpoint, "sinsr", "Use SinSR_v1.pth or SinSR_v2.pth of github.com/wyf0912/SinSR/releases.")
+        unet = unet_from(checkpoint, self.layout)
         autoencoder = autoencoder_from(sources, "sinsr")
         unet.fold_time(TIMESTEP)
         return SinsrNetwork(unet, autoencoder).eval()

@@ -19,6 +19,7 @@ from zoomrt.errors import UsageError
 from zoomrt.export.bicubic import TORCH, Enlarge
 from zoomrt.export.checkpoint import Checkpoint, load_weights
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.layout import Layout, Naming, UnknownVariant, sides
 from zoomrt.export.multi_step import Level, MultiStepNetwork, Part
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.sr3_unet import Sr3UNet, sr3_config_of
@@ -33,6 +34,7 @@ COARSE_PART = 5  # one step of so many is coarse
 MOST_STEPS = 1000  # beyond, fine steps would be less than one trained step apart
 SEED = 12345
 PICTURE = 3
+_POLICY = ("look.0.weight", "accept.weight")
 
 
 class Encode(Part):
@@ -105,16 +107,16 @@ class Skipdiff(Family):
         takes=("steps",),
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        return "noise_level.0.weight" in _part(checkpoint, "denoiser")
+    layout = Layout(
+        model=facts.name,
+        namings=(Naming(("noise_level.0.weight", "conv_in.weight", "down.0.conv1.weight")),),
+        published="Save your own training as docs/models/skipdiff.md says; no weights are published.",
+    )
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> MultiStepNetwork:
-        denoiser, policy = _part(checkpoint, "denoiser"), _part(checkpoint, "policy")
-        with checkpoint.read_as(
-            "skipdiff",
-            needed="state dicts under denoiser and, for skipping, under policy",
-            remedy="Save your own training as docs/models/skipdiff.md says; no weights are published.",
-        ):
+        denoiser, state = self.layout.tensors(checkpoint), checkpoint.find(*_POLICY)
+        policy = checkpoint.tensors(state) if state else {}
+        with self.layout.reading(checkpoint), torch.device("meta"):
             unet = Sr3UNet(config := sr3_config_of(denoiser))
             decider = _policy_of(policy, config.widths[0]) if policy else None
         load_weights(unet, denoiser, checkpoint.path)
@@ -183,16 +185,10 @@ def _signal_shares() -> list[float]:
 
 
 def _policy_of(tensors: Mapping[str, Tensor], told: int) -> Policy:
-    width, channels = tensors["look.0.weight"].shape[:2]
+    width, channels = sides(tensors, "look.0.weight", 4)[:2]
     if channels not in (2 * PICTURE, 3 * PICTURE):
-        raise ValueError(f"a policy that sees {channels} channels")
-    return Policy(width, tensors["accept.weight"].shape[1], told, after=channels == 3 * PICTURE)
-
-
-def _part(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
-    """The tensors under a name; empty if there is no such mapping."""
-    held = checkpoint.content.get(name)
-    return {k: t for k, t in held.items() if isinstance(t, Tensor)} if isinstance(held, Mapping) else {}
+        raise UnknownVariant(f"a policy that sees {channels} channels (look.0.weight)", "6, or 9 to decide afterwards")
+    return Policy(width, sides(tensors, "accept.weight", 2)[1], told, after=channels == 3 * PICTURE)
 
 
 FAMILY = Skipdiff()

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoomrt.export.checkpoint import Checkpoint, load_weights
+from zoomrt.export.checkpoint import Checkpoint, loaded
 from zoomrt.export.family import Family, FamilyFacts, SizeRule, TilingAdvice
+from zoomrt.export.layout import Layout, Naming, UnknownVariant, children, sides
 from zoomrt.export.sources import NO_SOURCES, Sources
 from zoomrt.export.windows import WINDOW, WindowAttention, cyclic_masks
 
 __all__ = ["FAMILY", "SwinConfig", "SwinNetwork"]
 
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; RGB
-WRAPPERS = ("params_ema", "params")
-REBUILT = ("relative_position_index", "attn_mask")  # buffers that files carry for one picture size
 Tail = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv"]
 
 
@@ -159,17 +158,22 @@ def shuffles(features: int, scale: int) -> list[nn.Module]:
 def config_of(tensors: Mapping[str, Tensor]) -> SwinConfig:
     """Read widths, counts, tail and scale off a state dict. KeyError or ValueError if it is of no such network."""
     block = "layers.0.residual_group.blocks.0"
-    offsets, heads = tensors[f"{block}.attn.relative_position_bias_table"].shape
+    width, colours = sides(tensors, "conv_first.weight", 4)[:2]
+    if colours != 3:
+        seen = f"{colours} channel{'s' * (colours != 1)} (conv_first.weight)"
+        raise UnknownVariant(seen, "3 channels: files for grey pictures are for other tasks")
+    offsets, heads = sides(tensors, f"{block}.attn.relative_position_bias_table", 2)
     if offsets != (2 * WINDOW - 1) ** 2:
-        raise ValueError(f"{offsets} relative positions")
-    parts = [key.split(".") for key in tensors if key.startswith("layers.") and key.endswith("norm1.weight")]
-    groups = [int(part[1]) for part in parts]
+        seen = f"windows of {(math.isqrt(offsets) + 1) // 2} pixels ({block}.attn.relative_position_bias_table)"
+        raise UnknownVariant(seen, f"windows of {WINDOW}: files for JPEG have others")
     tail, features, scale = _tail_of(tensors)
     return SwinConfig(
-        width=tensors["conv_first.weight"].shape[0],
-        depths=tuple(groups.count(i) for i in range(max(groups) + 1)),
+        width=width,
+        depths=tuple(
+            children(tensors, f"layers.{i}.residual_group.blocks.") for i in range(children(tensors, "layers."))
+        ),
         heads=heads,
-        mlp=tensors[f"{block}.mlp.fc1.weight"].shape[0],
+        mlp=sides(tensors, f"{block}.mlp.fc1.weight", 2)[0],
         long_end="conv_after_body.4.weight" in tensors,
         tail=tail,
         features=features,
@@ -180,13 +184,17 @@ def config_of(tensors: Mapping[str, Tensor]) -> SwinConfig:
 def _tail_of(tensors: Mapping[str, Tensor]) -> tuple[Tail, int, int]:
     """Kind, width and scale."""
     if "conv_up1.weight" in tensors:
-        return "nearest+conv", tensors["conv_up1.weight"].shape[0], 4 if "conv_up2.weight" in tensors else 2
+        features = sides(tensors, "conv_up1.weight", 4)[0]
+        return "nearest+conv", features, 4 if "conv_up2.weight" in tensors else 2
     if "conv_last.weight" not in tensors:
-        scale = math.isqrt(tensors["upsample.0.weight"].shape[0] // 3)
+        scale = math.isqrt(sides(tensors, "upsample.0.weight", 4)[0] // 3)
         return "pixelshuffledirect", 0, scale
-    features = tensors["conv_last.weight"].shape[1]
-    layers = [tensor for key, tensor in tensors.items() if key.startswith("upsample.") and key.endswith("weight")]
-    return "pixelshuffle", features, math.isqrt(math.prod(layer.shape[0] // features for layer in layers))
+    features = sides(tensors, "conv_last.weight", 4)[1]
+    layers = [key for key in tensors if key.startswith("upsample.") and key.endswith("weight")]
+    scale = math.isqrt(math.prod(sides(tensors, key, 4)[0] // features for key in layers))
+    if scale not in (2, 3, 4, 8):
+        raise UnknownVariant(f"x{scale}", "x2, x3, x4 or x8: files for denoising and JPEG enlarge nothing")
+    return "pixelshuffle", features, scale
 
 
 class SwinIR(Family):
@@ -200,26 +208,25 @@ class SwinIR(Family):
         weights_licence="SwinIR Apache-2.0",
     )
 
-    def recognises(self, checkpoint: Checkpoint) -> bool:
-        keys = ("conv_first.weight", "layers.0.residual_group.blocks.0.attn.relative_position_bias_table")
-        return set(keys) <= checkpoint.tensors(*WRAPPERS).keys()
+    layout = Layout(
+        model=facts.name,
+        namings=(Naming(("conv_first.weight", "layers.0.residual_group.blocks.0.attn.relative_position_bias_table")),),
+        published="Use a super-resolution file (001, 002 or 003) of github.com/JingyunLiang/SwinIR/releases.",
+        rebuilt=("relative_position_index", "attn_mask"),  # which files carry for one picture size
+    )
 
     def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:
         return replace(self.facts, scale=self._config(checkpoint).scale)
 
     def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> SwinNetwork:  # noqa: ARG002
-        network = SwinNetwork(self._config(checkpoint))
-        tensors = checkpoint.tensors(*WRAPPERS)
-        load_weights(network, {k: t for k, t in tensors.items() if not k.endswith(REBUILT)}, checkpoint.path)
-        return network.eval()
+        config = self._config(checkpoint)
+        with self.layout.reading(checkpoint):
+            return loaded(lambda: SwinNetwork(config), self.layout.tensors(checkpoint), checkpoint.path).eval()
 
     def _config(self, checkpoint: Checkpoint) -> SwinConfig:
-        with checkpoint.read_as(
-            "swinir",
-            needed="keys like conv_first.weight, layers.0.residual_group.blocks.0.attn.relative_position_bias_table",
-            remedy="Use a super-resolution file (001, 002 or 003) of github.com/JingyunLiang/SwinIR/releases.",
-        ):
-            return config_of(checkpoint.tensors(*WRAPPERS))
+        tensors = self.layout.tensors(checkpoint)
+        with self.layout.reading(checkpoint):
+            return config_of(tensors)
 
 
 FAMILY = SwinIR()
