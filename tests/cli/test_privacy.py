@@ -34,7 +34,8 @@ def guarded(tmp_path: Path) -> Guarded:
         "TMPDIR": str(places["temporary"]),
         "ZOOMRT_CACHE": str(places["cache"]),
     }
-    for name in ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "CI"):
+    left = ("TORCHINDUCTOR_CACHE_DIR", "SKIMAGE_DATADIR")  # torch sets the first in this very process
+    for name in ("ORT_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "CI", *left):
         environment.pop(name, None)
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
