@@ -117,6 +117,15 @@ def test_a_list_is_not_a_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "l.pth")
 
 
+class Config(dict):
+    """A mapping of a class of its own, which is not looked for when it is read."""
+
+
+def test_a_mapping_of_another_class(tmp_path: Path) -> None:
+    torch.save(Config(network().state_dict()), tmp_path / "c.pth")
+    assert load_checkpoint(tmp_path / "c.pth").find("0.weight", "1.bias") is not None
+
+
 def test_a_network_instead_of_its_state(tmp_path: Path) -> None:
     torch.save(network(), tmp_path / "n.pth")
     with pytest.raises(CheckpointError, match=r"an object of torch\.nn\.\S*Sequential at the top.*state_dict\(\)"):

@@ -177,6 +177,12 @@ def test_any_damage(rng: np.random.Generator) -> None:
             continue
 
 
+def test_odd_escapes_are_no_warning() -> None:
+    """Warnings are errors here."""
+    read_pickle(b"S'\\_'\n.")
+    read_pickle(b"c\\_\n\\_\n.")
+
+
 def test_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickle_data, "MOST_INSTRUCTIONS", 100)
     read_pickle(b"N0" * 49 + b"N.")

@@ -29,7 +29,7 @@ __all__ = ["Checkpoint", "load_checkpoint", "load_tensors", "load_weights", "loa
 
 Network = TypeVar("Network", bound=nn.Module)
 _DANGEROUS = re.compile(
-    r"(?:os|posix|nt|sys|subprocess|shutil|socket|runpy|importlib|ctypes|pty|multiprocessing)\..*"
+    r"(?:os|posix|nt|sys|subprocess|shutil|socket|runpy|ctypes|pty)\..*|importlib\.(?:import_module|reload)"
     r"|(?:builtins|__builtin__)\.(?:eval|exec|execfile|compile|open|__import__|apply|input|breakpoint)"
 )
 """Globals that no checkpoint has a use for. They would do nothing here; that a file names one is worth saying."""
@@ -82,7 +82,7 @@ class Checkpoint:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Open a weights file without running anything in it. Raises CheckpointError."""
     content, file = _opened(path)
-    if not isinstance(content, Mapping) or isinstance(content, Made):
+    if not isinstance(content, Mapping) or (isinstance(content, Made) and not content):
         raise CheckpointError(
             f"weights {shown(path)} have an unknown layout",
             seen=f"{_kind_of(content)} at the top",

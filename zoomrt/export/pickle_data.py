@@ -9,20 +9,17 @@ that unpickles it (hashing recurses in C); here neither happens, as nothing is h
 from __future__ import annotations
 
 import pickletools
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Made", "Named", "Persistent", "Pickled", "read_pickle"]
 
-MOST_INSTRUCTIONS = 20_000_000
-"""Of one pickle, some 20 seconds; a checkpoint of 10,000 tensors with the state of its optimiser has two million."""
+MOST_INSTRUCTIONS = 10_000_000
+"""Of one pickle, some 10 seconds; a checkpoint of 10,000 tensors with the state of its optimiser has two million."""
 _KEYS = (str, int, float, bytes, type(None))
 _MARK = object()
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_MAKERS: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_DICT": dict}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_GETS, _PUTS = ("GET", "BINGET", "LONG_BINGET"), ("PUT", "BINPUT", "LONG_BINPUT")
-_NOTHING = ("PROTO", "FRAME")
+_OBJECTS = ("GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD", "BINPERSID", "PERSID")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +61,12 @@ def read_pickle(file: Any) -> Pickled:
     Raises ValueError, LookupError, TypeError or AttributeError for what is no pickle, or not a whole one.
     """
     machine = _Machine()
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
-        if count >= MOST_INSTRUCTIONS:
-            raise ValueError(f"a pickle of more than {MOST_INSTRUCTIONS} instructions")
-        machine.run(instruction.name, argument)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, about escapes in a text that nobody wrote
+        for count, (instruction, argument, _) in enumerate(pickletools.genops(file)):
+            if count >= MOST_INSTRUCTIONS:
+                raise ValueError(f"a pickle of more than {MOST_INSTRUCTIONS} instructions")
+            machine.run(instruction.name, argument)
     return machine.result
 
 
@@ -81,43 +80,89 @@ class _Machine:
 
     def run(self, name: str, argument: Any) -> None:
         stack = self._stack
-        if name in _PUTS:
-            self._memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
-        elif name in _GETS:
-            stack.append(self._memo[argument])
-        elif name == "MARK":
-            stack.append(_MARK)
-        elif name in _TUPLES:
-            count = _TUPLES[name]
-            stack[-count:] = [self._tuple(stack[-count:], count)]
-        elif name in ("TUPLE", "FROZENSET"):
-            stack.append(tuple(self._above_mark()))
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in _MAKERS:
-            stack.append(_MAKERS[name]())
-        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST", "OBJ"):
-            self._object(name, argument)
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            self._global(name, argument)
-        elif name in ("BINPERSID", "PERSID"):
-            reference = Persistent(stack.pop() if name == "BINPERSID" else argument)
-            self.result.persistent.append(reference)
-            stack.append(reference)
-        elif name in ("APPEND", "APPENDS", "LIST", "ADDITEMS"):
-            self._append(name)
-        elif name in ("SETITEM", "SETITEMS", "DICT"):
-            self._set(name)
-        elif name in ("POP", "POP_MARK", "DUP"):
-            self._shuffle(name)
-        elif name == "STOP":
-            (self.result.content,) = self._tuple(stack[-1:], 1)
-        elif argument is not None and name not in _NOTHING and not name.startswith("EXT"):
-            stack.append(argument)  # a number or a text, which the parser has read already
-        elif name not in _NOTHING:
-            raise ValueError(f"a pickle with the instruction {name}")
+        match name:
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "MARK":
+                stack.append(_MARK)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "EMPTY_LIST" | "EMPTY_SET":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                stack.append(tuple(self._popped(int(name[-1]))))
+            case "TUPLE" | "FROZENSET":
+                stack.append(tuple(self._above_mark()))
+            case "LIST":
+                stack.append(self._above_mark())
+            case "APPEND":
+                self._extend(self._popped(1))
+            case "APPENDS" | "ADDITEMS":
+                self._extend(self._above_mark())
+            case "SETITEM":
+                _fill(self._popped(2), stack[-1])
+            case "SETITEMS":
+                _fill(self._above_mark(), stack[-1])
+            case "DICT":
+                found = self._above_mark()
+                stack.append({})
+                _fill(found, stack[-1])
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                self._above_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "PROTO" | "FRAME":
+                pass
+            case "STOP":
+                (self.result.content,) = self._popped(1)
+            case "EXT1" | "EXT2" | "EXT4" | "NEXT_BUFFER" | "READONLY_BUFFER":
+                raise ValueError(f"a pickle with the instruction {name}")
+            case _ if name not in _OBJECTS:  # a number or a text, which the parser has read already
+                stack.append(argument)
+            case _:
+                self._object(name, argument)
+
+    def _object(self, name: str, argument: Any) -> None:
+        match name:
+            case "GLOBAL":
+                self._global(argument.replace(" ", ".", 1))
+            case "STACK_GLOBAL":
+                module, attribute = self._popped(2)
+                self._global(f"{_text(module)}.{_text(attribute)}")
+            case "REDUCE" | "NEWOBJ":
+                self._call(*self._popped(2))
+            case "NEWOBJ_EX":
+                self._call(*self._popped(3)[:2])  # the third are arguments by name
+            case "OBJ":
+                what, *args = self._above_mark()
+                self._call(what, tuple(args))
+            case "INST":
+                given = tuple(self._above_mark())
+                self._global(argument.replace(" ", ".", 1))
+                self._call(self._stack.pop(), given)
+            case "BUILD":  # sets attributes, of which none is needed
+                self._popped(1)
+            case "BINPERSID":
+                self._refer(*self._popped(1))
+            case "PERSID":
+                self._refer(argument)
+
+    def _popped(self, count: int) -> list[Any]:
+        found = self._stack[-count:]
+        if len(found) != count or any(value is _MARK for value in found):
+            raise ValueError("a pickle that takes more from its stack than there is")
+        del self._stack[-count:]
+        return found
 
     def _above_mark(self) -> list[Any]:
         stack = self._stack
@@ -128,62 +173,26 @@ class _Machine:
         del stack[place:]
         return found
 
-    def _tuple(self, values: list[Any], count: int) -> tuple[Any, ...]:
-        if len(values) != count or any(value is _MARK for value in values):
-            raise ValueError("a pickle that takes more from its stack than there is")
-        return tuple(values)
+    def _extend(self, items: list[Any]) -> None:
+        if isinstance(self._stack[-1], list):
+            self._stack[-1].extend(items)
 
-    def _global(self, name: str, argument: str) -> None:
-        if name == "STACK_GLOBAL":
-            attribute, module = self._stack.pop(), self._stack.pop()
-            full = f"{_text(module)}.{_text(attribute)}"
-        else:
-            full = argument.replace(" ", ".", 1)
-        self.result.names.add(full)
-        self._stack.append(Named(full))
+    def _global(self, name: str) -> None:
+        self.result.names.add(name)
+        self._stack.append(Named(name))
 
-    def _object(self, name: str, argument: str | None) -> None:
-        stack = self._stack
-        if name == "BUILD":  # sets attributes, of which none is needed
-            stack.pop()
-            return
-        if name == "INST":
-            args: Any = tuple(self._above_mark())
-            self._global("GLOBAL", argument or "")
-        elif name == "OBJ":
-            what, *rest = self._above_mark()
-            stack.append(what)
-            args = tuple(rest)
-        else:
-            if name == "NEWOBJ_EX":
-                stack.pop()  # arguments by name
-            args = stack.pop()
-        what = stack.pop()
+    def _refer(self, reference: Any) -> None:
+        self.result.persistent.append(Persistent(reference))
+        self._stack.append(self.result.persistent[-1])
+
+    def _call(self, what: Any, args: Any) -> None:
         if not isinstance(what, Named) or not isinstance(args, tuple):
             what, args = Named(f"a call of {type(what).__name__}"), ()
-        ordered = what.name == "collections.OrderedDict"
-        stack.append(_ordered(args) if ordered else Made(what, args))
-
-    def _append(self, name: str) -> None:
-        found = [self._stack.pop()] if name == "APPEND" else self._above_mark()
-        if name == "LIST":
-            self._stack.append(found)
-        elif isinstance(self._stack[-1], list):
-            self._stack[-1].extend(found)
-
-    def _set(self, name: str) -> None:
-        found = self._above_mark() if name != "SETITEM" else [self._stack.pop() for _ in range(2)][::-1]
-        if name == "DICT":
-            self._stack.append({})
-        _fill(self._stack[-1], zip(found[::2], found[1::2], strict=True))
-
-    def _shuffle(self, name: str) -> None:
-        if name == "DUP":
-            self._stack.append(self._stack[-1])
-        elif name == "POP":
-            self._stack.pop()
-        else:
-            self._above_mark()
+        made: dict[Any, Any] = {} if what.name == "collections.OrderedDict" else Made(what, args)
+        if not isinstance(made, Made):
+            for pair in args[0] if args else ():  # Python 2 gave the items as argument
+                _fill(list(pair), made)
+        self._stack.append(made)
 
 
 def _text(value: Any) -> str:
@@ -192,16 +201,8 @@ def _text(value: Any) -> str:
     return value
 
 
-def _ordered(args: tuple[Any, ...]) -> dict[Any, Any]:
-    """An OrderedDict; Python 2 gave its items as argument."""
-    made: dict[Any, Any] = {}
-    if args:
-        _fill(made, ((key, value) for key, value in args[0]))
-    return made
-
-
-def _fill(target: Any, items: Any) -> None:
-    """Into mappings only, under keys whose hash is cheap; whatever else was meant is not needed."""
-    for key, value in items:
+def _fill(items: list[Any], target: Any) -> None:
+    """Keys and values in turn into a mapping, under keys whose hash is cheap; whatever else was meant is not needed."""
+    for key, value in zip(items[::2], items[1::2], strict=True):
         if isinstance(target, dict) and isinstance(key, (*_KEYS, Named, Made)):
             target[key] = value
