@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ from torch import nn
 
 from zoomrt.errors import CheckpointError
 from zoomrt.export.checkpoint import load_checkpoint, load_tensors, load_weights, loaded
+from zoomrt.export.torch_file import TorchFile
 
 
 def network() -> nn.Module:
@@ -109,6 +111,17 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
             load_checkpoint(tmp_path / name)
     with pytest.raises(CheckpointError, match="not a file"):
         load_checkpoint(Path("/dev/zero"))
+
+
+def test_a_disk_that_fails_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_stream: object) -> TorchFile:
+        raise OSError(errno.EIO, "Input/output error")
+
+    torch.save({"a": torch.ones(3)}, tmp_path / "w.pt")
+    monkeypatch.setattr(TorchFile, "open", broken)
+    with pytest.raises(CheckpointError, match="Input/output error") as refusal:
+        load_checkpoint(tmp_path / "w.pt")
+    assert "damaged" not in str(refusal.value)
 
 
 def test_a_list_is_not_a_checkpoint(tmp_path: Path) -> None:

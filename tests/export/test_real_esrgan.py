@@ -69,8 +69,8 @@ def test_file_to_bundle(tmp_path: Path, channels: int, scale: int) -> None:
     # one block sees 18 pixels of the first convolution's, and two on either end
     manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", tile=80, overlap=40)
     assert (manifest.family, manifest.tile.scale) == ("real-esrgan", scale)
-    if channels < 48:  # whose trunk sees four times as far as the context reaches
-        assert_tiles_equal_one_pass(tmp_path / "b", network, 80, 124)
+    # the trunk of 48 channels works at a quarter of the size and sees farther than the context; another tile is 0.3 off
+    assert_tiles_equal_one_pass(tmp_path / "b", network, 80, 124, tolerance=1e-4 if channels < 48 else 5e-2)
 
 
 @pytest.mark.parametrize(

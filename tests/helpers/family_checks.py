@@ -54,7 +54,9 @@ def edge_pads(graph: Path) -> list[str]:
     return [node.name for node in model.graph.node if node.op_type == "Pad" and edge in node.attribute]
 
 
-def assert_tiles_equal_one_pass(folder: Path, network: nn.Module, height: int, width: int) -> None:
+def assert_tiles_equal_one_pass(
+    folder: Path, network: nn.Module, height: int, width: int, tolerance: float = 1e-4
+) -> None:
     """A float frame of several tiles through the bundle, against the whole frame through the network.
 
     For networks that see no farther than the bundle's context, and values within [0, 1] after clipping.
@@ -64,7 +66,7 @@ def assert_tiles_equal_one_pass(folder: Path, network: nn.Module, height: int, w
         got = upscaler(frame)
     wanted = run(network, torch.from_numpy(frame).permute(2, 0, 1)).clip(0, 1).transpose(1, 2, 0)
     assert got.shape == wanted.shape
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
+    np.testing.assert_allclose(got, wanted, atol=tolerance)
 
 
 def assert_engine_at_true_size(

@@ -100,7 +100,10 @@ def test_tiff_with_channels_apart(tmp_path: Path, rng: np.random.Generator, chan
 
 
 def test_tiff_with_premultiplied_alpha(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Against the division in float64; where alpha is small, a code of the product is many codes of the colour."""
+    """Against the division in float64. libvips divides in FP32 and cuts the fraction off: a code, and FP32's rounding.
+
+    Where alpha is small, a code of the product is many codes of the colour.
+    """
     straight, alpha = samples(rng, 3), rng.integers(6000, 65536, (H, W, 1), np.uint16)
     product = np.rint(straight.astype(np.float64) * alpha / 65535).astype(np.uint16)
     values = np.dstack([product, alpha])
@@ -108,7 +111,7 @@ def test_tiff_with_premultiplied_alpha(tmp_path: Path, rng: np.random.Generator)
     read = read_picture(tmp_path / "a.tif")
     assert np.array_equal(read.alpha, alpha[..., 0])
     expected = np.minimum(product.astype(np.float64) * 65535 / alpha, 65535)
-    assert np.abs(read.pixels - expected).max() <= 1
+    assert np.abs(read.pixels - expected).max() <= 1 + 65535 * 2**-21
 
 
 def test_tiff_with_more_channels_than_it_says_what_they_are(tmp_path: Path, rng: np.random.Generator) -> None:

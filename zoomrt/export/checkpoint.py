@@ -7,6 +7,7 @@ before its keys, is found in `state_dicts.py`; that its tensors are dense floati
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -132,6 +133,8 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         except ForeignFile as cause:
             raise foreign_file(path, cause) from cause
         except (*FAULTS, SafetensorError) as cause:
+            if isinstance(cause, OSError) and cause.errno != errno.EINVAL:  # the disk's, which open_file tells
+                raise
             raise CheckpointError(
                 f"weights {shown(path)} are damaged or truncated",
                 seen=" ".join(str(cause).split())[:160] or type(cause).__name__,
