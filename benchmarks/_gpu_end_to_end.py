@@ -87,9 +87,9 @@ def part_timeline(run: Run) -> list[Row]:
     import torch
 
     from benchmarks.scheduler_timeline import draw
-    from zoomrt.runtime.cuda_device import CudaDevice, CudaStream
-    from zoomrt.runtime.device import Buffer, Stream
-    from zoomrt.runtime.scheduler import Pipeline
+    from zoomrt.runtime.gpu.cuda_device import CudaDevice, CudaStream
+    from zoomrt.runtime.gpu.device import Buffer, Stream
+    from zoomrt.runtime.gpu.scheduler import Pipeline
     from zoomrt.runtime.session import batches_of
 
     a = torch.randn(6144, 6144, dtype=torch.float16, device="cuda")
@@ -165,9 +165,9 @@ class _Subject:
 
     def network(self) -> Any:
         """FP32, on the CPU."""
-        from zoomrt.export.checkpoint import load_checkpoint
-        from zoomrt.export.families import family_named
-        from zoomrt.export.sources import NO_SOURCES
+        from zoomrt.models.checkpoint import load_checkpoint
+        from zoomrt.models.families import family_named
+        from zoomrt.models.sources import NO_SOURCES
 
         family, sources = family_named(self.options["model"]), self.options.get("sources", NO_SOURCES)
         return family.network(load_checkpoint(self.options["weights"]), sources).eval()
@@ -175,7 +175,8 @@ class _Subject:
     @lru_cache  # noqa: B019 - one subject, for as long as the process lives
     def bundle(self, target: str) -> Path:
         """Built on first use."""
-        from zoomrt.export.pipeline import BuildRequest, build
+        from zoomrt.export.build import build
+        from zoomrt.export.request import BuildRequest
 
         request = BuildRequest(precision="fp16", target=target, tile=_SIDE, **self.options)
         return build(request, self.folder / target, use_cache=False).path
@@ -197,7 +198,7 @@ def _subject() -> _Subject:
     sys.path.append(str(Path(__file__).parent.parent / "tests" / "export"))
     from published_files import TRUE, osediff_layout, random_state, unet_shapes, vae_shapes, write_base
 
-    from zoomrt.export.sources import Sources
+    from zoomrt.models.sources import Sources
 
     torch.save(osediff_layout(TRUE).content(), folder / "osediff.pkl")
     torch.save(torch.randn(1, 77, TRUE.text_width), folder / "prompt.pt")
@@ -259,9 +260,9 @@ def _sessions(subject: _Subject) -> dict[str, Callable[[], Any]]:
     """Backend -> what opens its session. TensorRT-RTX has targets for some GPUs only: another part tries the rest."""
     from zoomrt.bundle import open_bundle
     from zoomrt.export.targets import TARGETS
-    from zoomrt.runtime.cuda_device import CudaDevice
-    from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
-    from zoomrt.runtime.tensorrt_session import tensorrt_session
+    from zoomrt.runtime.gpu.cuda_device import CudaDevice
+    from zoomrt.runtime.sessions.onnxruntime_cuda import onnxruntime_cuda_session
+    from zoomrt.runtime.sessions.tensorrt import tensorrt_session
 
     def onnxruntime() -> Any:
         return onnxruntime_cuda_session(open_bundle(subject.bundle("cuda")), CudaDevice())
@@ -332,8 +333,8 @@ def part_rtx_unset(_run: Run) -> list[Row]:
     import torch
 
     from zoomrt.bundle import open_bundle, unfinished
-    from zoomrt.runtime.cuda_device import CudaDevice
-    from zoomrt.runtime.tensorrt_session import tensorrt_session
+    from zoomrt.runtime.gpu.cuda_device import CudaDevice
+    from zoomrt.runtime.sessions.tensorrt import tensorrt_session
 
     subject = _subject()
     bundle = open_bundle(subject.bundle("cuda"), verify=False)

@@ -152,9 +152,9 @@ def part_frame(run: Run) -> list[Row]:
 
     from zoomrt.bundle import TileFacts
     from zoomrt.kernels import colour_match, tile_blend, tile_gather
-    from zoomrt.runtime import pixels
-    from zoomrt.runtime.blend import Blender
-    from zoomrt.runtime.tiles import plan
+    from zoomrt.runtime.tiles import pixels
+    from zoomrt.runtime.tiles.blend import Blender
+    from zoomrt.runtime.tiles.plan import plan
 
     facts = TileFacts(
         height=128, width=128, overlap=32, context=8, scale=4, batches=(1,), value_range=(-1.0, 1.0),

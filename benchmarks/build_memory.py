@@ -20,8 +20,9 @@ from typing import Any
 
 from benchmarks._record import record
 from zoomrt.bundle import Manifest
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.sources import Sources
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
+from zoomrt.models.sources import Sources
 
 BUILDS = {"cpu fp32": ("cpu", "fp32"), "cpu fp16": ("cpu", "fp16"), "sm89 fp16": ("sm89", "fp16")}
 

@@ -19,11 +19,11 @@ import torch
 
 from benchmarks._record import record
 from zoomrt.errors import BuildError
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.engine import EngineReport, build_engine
-from zoomrt.export.families.edge import FAMILY
-from zoomrt.export.graph import export_graph
+from zoomrt.export.engines.tensorrt import EngineReport, build_engine
+from zoomrt.export.graph.to_onnx import export_graph
 from zoomrt.export.targets import TARGETS
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 SIDE = 128
 RTX = TARGETS["rtx"].compute_capabilities

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks._record import record
-from zoomrt.export.graph import export_named
+from zoomrt.export.graph.to_onnx import export_named
 from zoomrt.export.targets import TARGETS
-from zoomrt.export.vq_autoencoder import CODES_AT_ONCE, Codebook, VqConfig
-from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.models.networks.vq_autoencoder import CODES_AT_ONCE, Codebook, VqConfig
+from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 
 SIDE = 128  # latent pixels of a 512 x 512 picture
 

@@ -37,15 +37,15 @@ from zoomrt.calibration.fake_quant import INT8
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import placement_of
 from zoomrt.calibration.quantise import quantise
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.cpu_engines import CpuEngine, Graphs
-from zoomrt.export.families import family_named
-from zoomrt.export.graph import export_graph
-from zoomrt.export.memory import return_freed_memory
-from zoomrt.export.parity import compare
-from zoomrt.export.probes import PHOTOGRAPH, photograph_tile
-from zoomrt.export.sources import NO_SOURCES, Sources
-from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.export.engines.cpu import CpuEngine, Graphs
+from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.export.heap import return_freed_memory
+from zoomrt.export.verify.parity import compare
+from zoomrt.export.verify.sample_tiles import PHOTOGRAPH, photograph_tile
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families import family_named
+from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.runtime.sessions.onnxruntime import core_count
 
 SIDE = 128
 SETTLE_S = 0.2

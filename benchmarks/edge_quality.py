@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks._record import record
 from training.evaluate_edge import contact_sheet, evaluate, held_out
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 
 def main() -> None:

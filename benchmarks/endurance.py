@@ -20,8 +20,9 @@ import numpy as np
 import psutil
 
 from benchmarks._record import record
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.runtime.zoom import ZoomSession
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
+from zoomrt.runtime.zoom.session import ZoomSession
 
 SIZE, OUTPUT = (120, 160), (160, 120)
 SETTLE = 1000

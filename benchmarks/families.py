@@ -30,12 +30,13 @@ from zoomrt.bench.record import Row
 from zoomrt.bench.run import BenchRequest, run_bench
 from zoomrt.bench.timing import Rule
 from zoomrt.errors import UsageError
-from zoomrt.export.families import family_named, family_names
-from zoomrt.export.families.edsr import EdsrConfig, EdsrNetwork
-from zoomrt.export.families.real_esrgan import DenseConfig, DenseNetwork
-from zoomrt.export.families.real_esrgan_compact import CompactConfig, CompactNetwork
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.sources import NO_SOURCES, Sources
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
+from zoomrt.models.families import family_named, family_names
+from zoomrt.models.families.edsr import EdsrConfig, EdsrNetwork
+from zoomrt.models.families.real_esrgan import DenseConfig, DenseNetwork
+from zoomrt.models.families.real_esrgan_compact import CompactConfig, CompactNetwork
+from zoomrt.models.sources import NO_SOURCES, Sources
 
 TILE = 128
 RESSHIFT_STEPS = 4

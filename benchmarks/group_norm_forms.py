@@ -1,5 +1,5 @@
 """`edge` on one 128x128 tile with GroupNorm in each of its forms, in each engine for the CPU that computes in floating
-point: in turns, with PSNR to torch. Why the CPU target writes `moments` (`zoomrt/export/group_norm.py`).
+point: in turns, with PSNR to torch. Why the CPU target writes `moments` (`zoomrt/export/graph/group_norm.py`).
 
 python -m benchmarks.group_norm_forms [--rounds 15]
 """
@@ -17,12 +17,12 @@ import torch
 
 from benchmarks._record import record, summary
 from benchmarks.cpu_engines import ENGINES, SIDE, Run, network_of, tile_facts, timed, torch_run
-from zoomrt.export.cpu_engines import Graphs
-from zoomrt.export.graph import export_graph
-from zoomrt.export.group_norm import GroupNormForm
-from zoomrt.export.parity import compare
-from zoomrt.export.probes import photograph_tile
-from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.export.engines.cpu import Graphs
+from zoomrt.export.graph.group_norm import GroupNormForm
+from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.export.verify.parity import compare
+from zoomrt.export.verify.sample_tiles import photograph_tile
+from zoomrt.runtime.sessions.onnxruntime import core_count
 
 FORMS: tuple[GroupNormForm, ...] = get_args(GroupNormForm)
 FLOATING = ("onnxruntime fp32", "openvino fp32", "openvino bf16")

@@ -17,12 +17,13 @@ from benchmarks._record import record
 from training.data import Pixels
 from training.evaluate_edge import held_out, quality, upscale
 from zoomrt.bundle import Manifest
-from zoomrt.export.calibration_options import Calibration
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.quantisation import quantise_network
+from zoomrt.calibration.options import Calibration
+from zoomrt.export.build import build
+from zoomrt.export.forms.quantisation import quantise_network
+from zoomrt.export.request import BuildRequest
 from zoomrt.export.targets import EIGHT_BIT
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 BUILDS = {
     "fp32 cpu": ("fp32", "cpu", None),

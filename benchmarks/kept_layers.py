@@ -19,8 +19,8 @@ from zoomrt.calibration.fake_quant import INT8
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import placement_of
 from zoomrt.calibration.quantise import psnr_db, quantise
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 TILE = 96
 ENDS = ("conv_in", "conv_out")

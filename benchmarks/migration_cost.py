@@ -27,10 +27,10 @@ from zoomrt.calibration.fake_quant import INT8
 from zoomrt.calibration.layers import layers_of, replace_layers
 from zoomrt.calibration.placement import placement_of
 from zoomrt.calibration.quantise import quantised_layers
-from zoomrt.export.engine import build_engine
-from zoomrt.export.graph import export_graph
-from zoomrt.export.half import to_half
-from zoomrt.export.probes import PHOTOGRAPH
+from zoomrt.export.engines.tensorrt import build_engine
+from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.export.verify.sample_tiles import PHOTOGRAPH
+from zoomrt.models.half import to_half
 
 SIDE = 64
 ACTIVATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -31,8 +31,8 @@ from zoomrt.calibration.observers import BINS, Observer
 from zoomrt.calibration.placement import Placement, placement_of
 from zoomrt.calibration.quantise import psnr_db, quantise
 from zoomrt.calibration.ranges import METHODS, PERCENTILE, range_of
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 TILE = 128
 SCHEMES = {

@@ -27,10 +27,11 @@ from numpy.typing import NDArray
 from benchmarks._random_files import jit_file, latent_files, skipdiff_file
 from benchmarks._record import record, summary
 from zoomrt.bundle import open_bundle
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.sources import Sources
-from zoomrt.runtime.multi_step_session import MultiStepSession
-from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
+from zoomrt.models.sources import Sources
+from zoomrt.runtime.sessions.multi_step import MultiStepSession
+from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.upscaler import Upscaler
 
 JIT_STEPS = 50  # as published for B/16

@@ -50,7 +50,7 @@ def group_norm_forms() -> list[str]:
     head = ["Engine", "form", "median (middle half)", "time over `moments`", "PSNR to torch"]
     title = (
         f"**How GroupNorm is written**, `edge` on one tile of {f['tile']}, {f['threads']} threads, in turns "
-        "(`zoomrt/export/group_norm.py`):"
+        "(`zoomrt/export/graph/group_norm.py`):"
     )
     return [title, "", *table(head, rows), source(document), ""]
 

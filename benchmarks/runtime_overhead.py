@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks._record import record, summary
 from zoomrt.bundle import open_bundle
-from zoomrt.runtime import pixels
-from zoomrt.runtime.colour import with_method
-from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
-from zoomrt.runtime.tiles import plan
+from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession
+from zoomrt.runtime.tiles import pixels
+from zoomrt.runtime.tiles.colour import with_method
+from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import Upscaler
 
 COLOURS = ("none", "adain", "wavelet")

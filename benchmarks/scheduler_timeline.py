@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks._record import record
 from tests.helpers.thread_device import SessionEngine, ThreadDevice, ThreadStream
-from zoomrt.runtime.device import Buffer
-from zoomrt.runtime.scheduler import Pipeline
+from zoomrt.runtime.gpu.device import Buffer
+from zoomrt.runtime.gpu.scheduler import Pipeline
 from zoomrt.runtime.session import batches_of
 
 STREAMS = ("copy in", "compute", "copy out")

@@ -19,9 +19,10 @@ from skimage.metrics import peak_signal_noise_ratio
 import zoomrt
 from benchmarks._record import record
 from training.data import HELD_OUT_PHOTOGRAPHS, photograph
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY
-from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 TILES = (128, 192)
 CROPS = ((240, 272), (300, 400))  # rows and columns from the top left corner, LR pixels

@@ -30,15 +30,16 @@ import torch
 
 from benchmarks._record import record, summary
 from zoomrt.bundle import Manifest
-from zoomrt.export.calibration_options import Calibration
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families import family_named
-from zoomrt.export.graph import export_graph
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.probes import photograph_tile
-from zoomrt.export.sources import Sources
+from zoomrt.calibration.options import Calibration
+from zoomrt.export.build import build
+from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.export.request import BuildRequest
 from zoomrt.export.targets import EIGHT_BIT
-from zoomrt.runtime.onnxruntime_session import bare_options, open_graph
+from zoomrt.export.verify.sample_tiles import photograph_tile
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families import family_named
+from zoomrt.models.sources import Sources
+from zoomrt.runtime.sessions.onnxruntime import bare_options, open_graph
 
 THREADS = 2
 

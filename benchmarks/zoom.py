@@ -27,10 +27,11 @@ from PIL import Image
 from skimage import data
 
 from benchmarks._record import record
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.runtime.crop import crop_of
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
 from zoomrt.runtime.upscaler import Upscaler, load
-from zoomrt.runtime.zoom import ZoomSession
+from zoomrt.runtime.zoom.crop import crop_of
+from zoomrt.runtime.zoom.session import ZoomSession
 
 SIZES = {"720p": (720, 1280), "1080p": (1080, 1920)}
 ZOOMS = (2.0, 4.0, 8.0)

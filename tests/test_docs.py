@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from zoomrt import bundle, errors
+from zoomrt import errors
+from zoomrt.bundle import folder as bundle
 from zoomrt.export.targets import TARGETS
 
 ROOT = Path(__file__).parent.parent

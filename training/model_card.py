@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from training.data import HELD_OUT_PAIRS, HELD_OUT_PHOTOGRAPHS, PHOTOGRAPHS
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 CARD = """\
 # edge: model card

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoomrt.bundle import Manifest, open_bundle
     from zoomrt.errors import ZoomrtError
-    from zoomrt.runtime.pixel_formats import CameraFrame
+    from zoomrt.runtime.frames.pixel_formats import CameraFrame
     from zoomrt.runtime.upscaler import Upscaler, load
-    from zoomrt.runtime.zoom import ZoomSession
-    from zoomrt.runtime.zoom_result import ZoomResult
+    from zoomrt.runtime.zoom.result import ZoomResult
+    from zoomrt.runtime.zoom.session import ZoomSession
 
 __all__ = [
     "CameraFrame",
@@ -36,9 +36,9 @@ _HOMES = {
     "ZoomrtError": "zoomrt.errors",
     "Upscaler": "zoomrt.runtime.upscaler",
     "load": "zoomrt.runtime.upscaler",
-    "CameraFrame": "zoomrt.runtime.pixel_formats",
-    "ZoomResult": "zoomrt.runtime.zoom_result",
-    "ZoomSession": "zoomrt.runtime.zoom",
+    "CameraFrame": "zoomrt.runtime.frames.pixel_formats",
+    "ZoomResult": "zoomrt.runtime.zoom.result",
+    "ZoomSession": "zoomrt.runtime.zoom.session",
 }
 
 

@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoomrt.bench.graph_cost import GROUPS, cost_of, group_of, node_costs
-from zoomrt.export.catalogue import CATALOGUE
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY, EdgeConfig, EdgeNetwork
-from zoomrt.export.families.edsr import EdsrConfig, EdsrNetwork
-from zoomrt.export.families.real_esrgan import DenseConfig, DenseNetwork
-from zoomrt.export.families.swinir import SwinConfig, SwinNetwork
-from zoomrt.export.graph import export_graph
+from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.models.catalogue import CATALOGUE
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY, EdgeConfig, EdgeNetwork
+from zoomrt.models.families.edsr import EdsrConfig, EdsrNetwork
+from zoomrt.models.families.real_esrgan import DenseConfig, DenseNetwork
+from zoomrt.models.families.swinir import SwinConfig, SwinNetwork
 
 TOLERANCE = 0.02  # of the sheets, which round
 EXACT = 1e-9  # of torch, which counts the same products

@@ -15,8 +15,8 @@ from zoomrt.bench.engine_facts import check_engines
 from zoomrt.bench.record import Ceilings, Cost
 from zoomrt.bundle import Bundle, Manifest, TileFacts, unfinished
 from zoomrt.errors import EngineMismatch, InputError
-from zoomrt.export.families.edge import EdgeConfig, EdgeNetwork
-from zoomrt.export.graph import export_graph
+from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.models.families.edge import EdgeConfig, EdgeNetwork
 
 SIDE = 32
 
@@ -64,7 +64,7 @@ def test_profiles_are_joined_and_grouped(graph: Path, backend: str, rng: np.rand
 
 def test_bf16_is_not_called_fp32(graph: Path) -> None:
     pytest.importorskip("openvino")
-    from zoomrt.runtime.openvino_session import cpu_capabilities
+    from zoomrt.runtime.sessions.openvino import cpu_capabilities
 
     if "BF16" not in cpu_capabilities():
         pytest.skip("this processor has no BF16")

@@ -10,11 +10,12 @@ import pytest
 from zoomrt.bench import roofline
 from zoomrt.bench.graph_cost import cost_of
 from zoomrt.bench.record import Record, Row
+from zoomrt.bench.report.table import render
 from zoomrt.bench.run import BenchRequest, run_bench
-from zoomrt.bench.table import render
 from zoomrt.bench.timing import Rule
 from zoomrt.bundle import open_bundle
-from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
 
 ROOT = Path(__file__).parent.parent.parent
 QUICK = Rule(repeats=1, seconds=0.0)
@@ -89,6 +90,6 @@ def test_every_family_has_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     sys.modules.pop("benchmarks", None)
     from benchmarks.families import FAMILIES
-    from zoomrt.export.families import family_names
+    from zoomrt.models.families import family_names
 
     assert set(FAMILIES) == set(family_names())

@@ -15,7 +15,7 @@ from zoomrt.calibration import data, degradation
 from zoomrt.calibration.data import Tiles, pictures_of, tiles_from_pictures
 from zoomrt.calibration.degradation import degrade
 from zoomrt.errors import InputError
-from zoomrt.runtime.noise import noise_map
+from zoomrt.runtime.tiles.noise import noise_map
 
 
 def tiles_of(folder: Path, count: int = 6, seed: int = 3, height: int = 24, width: int = 40, **more: bool) -> Tiles:

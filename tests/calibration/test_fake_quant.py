@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from zoomrt.calibration.fake_quant import FORMATS, FP8, INT8, Format, fake_quantised
 from zoomrt.errors import PrecisionError
-from zoomrt.export.graph import export_graph
+from zoomrt.export.graph.to_onnx import export_graph
 
 ENDS = {"int8": (-128.0, 127.0), "fp8": (-448.0, 448.0)}
 """Lowest and largest code: of eight bits in two's complement, and of E4M3 (arXiv 2209.05433, table 1)."""

@@ -22,9 +22,9 @@ from zoomrt.calibration.fake_quant import INT8, QuantConv2d, QuantLinear
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import Placement, placement_of
 from zoomrt.calibration.quantise import psnr_db, quantise
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.edge import FAMILY
-from zoomrt.export.graph import export_graph
+from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.edge import FAMILY
 
 
 def photographs(count: int, side: int, seed: int) -> Tiles:
@@ -120,9 +120,9 @@ def check_layer_by_layer(path: Path, network: nn.Module, tile: torch.Tensor, lay
 def small_osediff() -> nn.Module:
     """OSEDiff's whole inference with random weights, one level of small width."""
     diffusers = pytest.importorskip("diffusers")
-    from zoomrt.export.bicubic import PIL, Enlarge
-    from zoomrt.export.one_step import OneStepLatentSR
-    from zoomrt.export.schedule import one_step
+    from zoomrt.models.networks.bicubic import PIL, Enlarge
+    from zoomrt.models.networks.one_step import OneStepLatentSR
+    from zoomrt.models.networks.schedule import one_step
 
     unet = diffusers.UNet2DConditionModel(
         block_out_channels=(32,),

@@ -16,8 +16,8 @@ from seeds import rng_for
 
 from zoomrt.bench.compare import changes, is_slower, lines
 from zoomrt.bench.record import Memory, Record, read_record
+from zoomrt.bench.report.table import TIME_HEAD, bound_words, time_cells
 from zoomrt.bench.statistics import latency_of
-from zoomrt.bench.table import TIME_HEAD, bound_words, time_cells
 from zoomrt.bundle import open_bundle, writing_bundle
 from zoomrt.cli import bench
 from zoomrt.cli._common import run
@@ -116,7 +116,7 @@ class Balanced(HTMLParser):
 
 
 def test_the_page_stands_alone(record: Record) -> None:
-    from zoomrt.bench.page import page
+    from zoomrt.bench.report.page import page
 
     odd = msgspec.structs.replace(record, input="<script>alert(1)</script>")
     text = page(odd)
@@ -154,7 +154,7 @@ def test_a_floor_far_below_bounds_nothing(record: Record, floor_ms: float, words
 
 
 def test_every_peer_has_its_label_in_the_plot_of_memory(record: Record) -> None:
-    from zoomrt.bench import plots
+    from zoomrt.bench.report import plots
 
     labels = [f"peer{i}" for i in range(8)]  # all within one second of a hundred
     memory = Memory(at_s=(0.0, 100.0), mb=(5.0, 9.0), marks=tuple((i / 8, labels[i]) for i in range(8)), peak_mb=9.0)

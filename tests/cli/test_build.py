@@ -21,7 +21,7 @@ from cli_helpers import failure_line, tree
 from zoomrt.bundle import open_bundle
 from zoomrt.cli import _common, build
 from zoomrt.cli._common import run
-from zoomrt.export import families
+from zoomrt.models import families
 
 torch = pytest.importorskip("torch")
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from zoomrt.cli import demo
 from zoomrt.cli._common import run
-from zoomrt.cli._sheet import FONT_SIZE, GAP, INK, LABEL_HEIGHT, sheet
+from zoomrt.cli.video.sheet import FONT_SIZE, GAP, INK, LABEL_HEIGHT, sheet
 
 
 def test_psnr_is_that_of_the_literature(rng: np.random.Generator) -> None:

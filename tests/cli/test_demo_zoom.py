@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from zoomrt.cli import demo_zoom
-from zoomrt.cli._sheet import GAP, LABEL_HEIGHT
-from zoomrt.cli._zoom_path import parse_keyframes
+from zoomrt.cli.video.sheet import GAP, LABEL_HEIGHT
+from zoomrt.cli.video.zoom_path import parse_keyframes
 
 av = pytest.importorskip("av")
 

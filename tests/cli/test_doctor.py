@@ -40,19 +40,19 @@ def test_what_the_gpu_path_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = dict(doctor.gpu_path_lines())
     assert "no NVIDIA driver" in lines["device"]
     assert "onnxruntime" in lines
-    monkeypatch.setattr("zoomrt.runtime.cuda_device.require_driver", lambda _what: None)
+    monkeypatch.setattr("zoomrt.runtime.gpu.cuda_device.require_driver", lambda _what: None)
 
     class Device:
         name, sm, driver_version = "Fake GPU", 89, 13020
 
-    monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", Device)
+    monkeypatch.setattr("zoomrt.runtime.gpu.cuda_device.CudaDevice", Device)
     assert dict(doctor.gpu_path_lines())["device"] == "Fake GPU, SM89, a driver for CUDA 13.2"
 
     class Refused:
         def __init__(self) -> None:
             raise EngineMismatch("cannot use GPU 0", seen="an old driver", needed="a newer one", remedy="Update it.")
 
-    monkeypatch.setattr("zoomrt.runtime.cuda_device.CudaDevice", Refused)
+    monkeypatch.setattr("zoomrt.runtime.gpu.cuda_device.CudaDevice", Refused)
     assert "got an old driver" in dict(doctor.gpu_path_lines())["device"]
 
 

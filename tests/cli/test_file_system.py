@@ -16,8 +16,8 @@ from cli_helpers import failure_line, repeated, tree, write_noise
 from PIL import Image
 
 from zoomrt.bundle import MANIFEST, Manifest, open_bundle
+from zoomrt.bundle.manifest import parse_manifest
 from zoomrt.errors import BundleError, CheckpointError, InputError, StorageError
-from zoomrt.manifest import parse_manifest
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 LONG = "n" * 300

@@ -20,7 +20,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from zoomrt.cli import upscale
 from zoomrt.cli._common import run
-from zoomrt.runtime import images, picture_room
+from zoomrt.runtime.pictures import images
+from zoomrt.runtime.pictures import room as picture_room
 
 
 def saved(values: np.ndarray) -> Callable[[Path], object]:

@@ -82,7 +82,7 @@ def test_what_is_not_kept_is_a_warning_each_way(nearest_bundle: Path, tmp_path: 
     """Of reader and writer, although warnings of libraries are hidden."""
     import warnings
 
-    from zoomrt.runtime import images
+    from zoomrt.runtime.pictures import images
 
     plain = images.read_picture
 
@@ -124,7 +124,7 @@ def test_the_run_goes_on_only_where_the_next_picture_may_succeed(
             raise StorageError("cannot write", seen="full", needed="room", remedy="Make room.") from problem
         raise problem
 
-    from zoomrt.runtime import images
+    from zoomrt.runtime.pictures import images
 
     monkeypatch.setattr(images, "write_picture", failing)
     assert run(upscale.cli, [str(nearest_bundle), str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == code

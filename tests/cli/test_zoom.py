@@ -15,12 +15,12 @@ av = pytest.importorskip("av")
 
 from zoomrt.bundle import Bundle  # noqa: E402
 from zoomrt.cli._common import run  # noqa: E402
-from zoomrt.cli._video_frames import camera_frame  # noqa: E402
-from zoomrt.cli._zoom_path import parse_path  # noqa: E402
+from zoomrt.cli.video.frames import camera_frame  # noqa: E402
+from zoomrt.cli.video.zoom_path import parse_path  # noqa: E402
 from zoomrt.cli.zoom import cli  # noqa: E402
 from zoomrt.runtime import backends  # noqa: E402
-from zoomrt.runtime.yuv import read_window  # noqa: E402
-from zoomrt.runtime.zoom import ZoomSession  # noqa: E402
+from zoomrt.runtime.frames.yuv import read_window  # noqa: E402
+from zoomrt.runtime.zoom.session import ZoomSession  # noqa: E402
 
 WIDTH, HEIGHT, COUNT, RATE = 64, 48, 8, 8
 

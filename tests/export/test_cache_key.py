@@ -13,12 +13,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import zoomrt
-from zoomrt.export import cache, pipeline
+from zoomrt.calibration.options import Calibration
+from zoomrt.export import build as pipeline
+from zoomrt.export import cache
+from zoomrt.export.build import build
 from zoomrt.export.cache import digest_of
-from zoomrt.export.calibration_options import Calibration
-from zoomrt.export.families import edge
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.sources import Sources
+from zoomrt.export.request import BuildRequest
+from zoomrt.models.families import edge
+from zoomrt.models.sources import Sources
 
 PACKAGE = Path(zoomrt.__file__).parent
 
@@ -150,7 +152,7 @@ def test_a_processor_with_other_engines(key_of, monkeypatch: pytest.MonkeyPatch)
     """A cache may lie in a home folder that machines share: INT8's rest in BF16 runs on some of them only."""
     request, keys = BuildRequest(precision="int8"), []
     for capabilities in ({"FP32", "INT8"}, {"FP32", "INT8", "BF16"}):
-        monkeypatch.setattr("zoomrt.export.cpu_engines.cpu_capabilities", lambda found=capabilities: frozenset(found))
+        monkeypatch.setattr("zoomrt.export.engines.cpu.cpu_capabilities", lambda found=capabilities: frozenset(found))
         keys.append(key_of(request))
     assert keys[0] != keys[1]
 
@@ -158,19 +160,19 @@ def test_a_processor_with_other_engines(key_of, monkeypatch: pytest.MonkeyPatch)
 SHAPING = (
     "bundle.py",
     "calibration/data.py",
-    "export/families/edge.safetensors",
-    "export/parity.py",
-    "export/photograph.png",
+    "models/families/edge.safetensors",
+    "export/verify/parity.py",
+    "export/verify/photograph.png",
     "kernels/attention.py",
     "models/networks/new.py",
-    "runtime/noise.py",
+    "runtime/tiles/noise.py",
     "runtime/gpu/device.py",
 )
 NOT_SHAPING = (
     "bench/run.py",
     "cli/build.py",
     "export/__pycache__/parity.cpython-311.pyc",
-    "export/families/edge.md",
+    "models/families/edge.md",
     "py.typed",
 )
 
@@ -197,7 +199,7 @@ def test_a_comment_changes_the_key_but_not_the_tiles_of_parity(tmp_path: Path) -
     code = """
 import hashlib
 from zoomrt.export.cache import source_digest
-from zoomrt.export.probes import extreme_tiles, half_photograph_half_noise, probe_seed
+from zoomrt.export.verify.sample_tiles import extreme_tiles, half_photograph_half_noise, probe_seed
 seed = probe_seed("edge")
 tiles = [half_photograph_half_noise((2, 3, 32, 48), (-1.0, 1.0), seed), *extreme_tiles(24, (0.0, 1.0), seed).values()]
 print(source_digest(), hashlib.sha256(b"".join(tile.tobytes() for tile in tiles)).hexdigest(), seed)

@@ -25,10 +25,10 @@ from published_files import (
 )
 
 from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, Manifest, TileFacts
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families import family_named, family_names
-from zoomrt.export.family import SizeRule
-from zoomrt.export.sources import Sources
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families import family_named, family_names
+from zoomrt.models.family import SizeRule
+from zoomrt.models.sources import Sources
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.upscaler import Upscaler
 

@@ -8,7 +8,7 @@ import pytest
 from engine_graphs import quantised_graph, tiny_graph
 
 from zoomrt.errors import BuildError, UsageError
-from zoomrt.export.engine import build_engine
+from zoomrt.export.engines.tensorrt import build_engine
 from zoomrt.export.targets import (
     COMPILERS,
     CPU_RUNNERS,

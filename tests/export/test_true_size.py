@@ -24,9 +24,10 @@ from published_files import (
 )
 
 from zoomrt.bundle import Manifest, open_bundle
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.sources import Sources
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
 from zoomrt.export.targets import TARGETS
+from zoomrt.models.sources import Sources
 
 FOLDED = 865_910_724 + 83_653_863 - 25_824_960 - 2_050_560 - 25_559_040 - 36
 """Parameters of UNet and VAE, less time projections, time embedding, keys and values, and the log-variance."""

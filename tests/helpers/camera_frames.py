@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from zoomrt.runtime.pixel_formats import LAYOUTS, CameraFrame, plane_shapes
+from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame, plane_shapes
 
 WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 SITINGS = {

@@ -102,7 +102,7 @@ def one_level(picture: Pixels, radius: int) -> Pixels:
 
 
 def low(picture: Pixels) -> Pixels:
-    """Five levels of nine taps each, spelled out; tests/runtime/test_wavelet.py holds `one_level` against it."""
+    """Five levels of nine taps each, spelled out; tests/runtime/tiles/test_wavelet.py holds `one_level` against it."""
     for radius in (1, 2, 4, 8, 16):
         padded = np.pad(picture, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
         height, width = picture.shape[:2]
@@ -132,7 +132,7 @@ def lanczos(picture: Pixels, size: tuple[int, ...]) -> Pixels:
 def resampled(picture: Pixels, size: tuple[int, ...], kernel: Callable[[float], float], support: int) -> Pixels:
     """Pillow's definition: the kernel widens with the step, what lies beyond the picture is left out, weights sum to 1.
 
-    tests/runtime/test_reference.py holds it against Pillow itself.
+    tests/runtime/tiles/test_reference.py holds it against Pillow itself.
     """
     for axis in (1, 0):
         if picture.shape[axis] == size[axis]:

@@ -17,8 +17,8 @@ HARMLESS = {
     "trt-bench": ["nothing"],
     "trt-bench compare": ["nothing.json", "nothing.json"],
     "trt-doctor": ["nothing"],
-    "python -m zoomrt.kernels compile": ["--kernel", "nothing"],
-    "python -m zoomrt.kernels list": [],
+    "python -m zoomrt.cli.kernels compile": ["--kernel", "nothing"],
+    "python -m zoomrt.cli.kernels list": [],
     "demo": ["--photograph", "nothing"],
     "demo-zoom": [],
 }
@@ -28,7 +28,7 @@ HARMLESS = {
 def _found() -> Iterator[click.Command]:
     names = [f"zoomrt.cli.{module.name}" for module in pkgutil.iter_modules(zoomrt.cli.__path__)]
     modules = [importlib.import_module(name) for name in names if not name.rpartition(".")[2].startswith("_")]
-    for module in [*modules, importlib.import_module("zoomrt.kernels.__main__")]:
+    for module in [*modules, importlib.import_module("zoomrt.cli.kernels")]:
         for value in vars(module).values():
             if isinstance(value, click.Group):
                 for name, command in value.commands.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from zoomrt.runtime.interop import DeviceArray
+from zoomrt.runtime.frames.interop import DeviceArray
 
 OURS = 640
 

@@ -9,7 +9,7 @@ from fake_cuda import FakeCuda
 from runtime_helpers import write_bundle
 
 from zoomrt.bundle import Bundle, TileFacts, open_bundle
-from zoomrt.runtime.cuda_device import CudaDevice
+from zoomrt.runtime.gpu.cuda_device import CudaDevice
 
 
 def plan_of(batch: int) -> bytes:

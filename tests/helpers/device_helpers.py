@@ -13,8 +13,8 @@ from thread_device import SessionEngine, ThreadDevice, ThreadStream
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory, RuntimeFault
-from zoomrt.runtime.device import Buffer, Launch, Stream
-from zoomrt.runtime.device_session import DeviceSession
+from zoomrt.runtime.gpu.device import Buffer, Launch, Stream
+from zoomrt.runtime.gpu.device_session import DeviceSession
 
 
 def no_room(what: str = "the engine ran out of memory") -> OutOfMemory:

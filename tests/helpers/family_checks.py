@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoomrt
 from zoomrt.bundle import Manifest, open_bundle
-from zoomrt.export.pipeline import BuildRequest, build
-from zoomrt.export.sources import NO_SOURCES, Sources
+from zoomrt.export.build import build
+from zoomrt.export.request import BuildRequest
+from zoomrt.models.sources import NO_SOURCES, Sources
 
 
 def parameters_and_gmacs(network: nn.Module, channels: int, side: int) -> tuple[int, float]:

@@ -13,10 +13,10 @@ from fake_cuda import FakeCuda, at, fake_trt
 from runtime_helpers import facts
 
 from zoomrt.bundle import unfinished
-from zoomrt.kernel_file import KernelFile
+from zoomrt.bundle.kernel_file import KernelFile
 from zoomrt.runtime.backends import add_kernels
-from zoomrt.runtime.tensorrt_session import tensorrt_session
-from zoomrt.runtime.tiles import reflect_indices
+from zoomrt.runtime.sessions.tensorrt import tensorrt_session
+from zoomrt.runtime.tiles.plan import reflect_indices
 from zoomrt.runtime.upscaler import Upscaler
 
 ROWS, COLUMNS = 4, 128

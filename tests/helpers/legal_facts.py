@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from runtime_helpers import facts
 
 from zoomrt.bundle import TileFacts
-from zoomrt.manifest import check_tile
+from zoomrt.bundle.manifest import check_tile
 
 
 @st.composite

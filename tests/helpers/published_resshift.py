@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from published_files import Shapes, random_state
 
-from zoomrt.export.sources import Sources
+from zoomrt.models.sources import Sources
 
 
 @dataclass(frozen=True)

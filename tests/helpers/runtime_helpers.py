@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zoomrt.bundle import Manifest, TileFacts, writing_bundle
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.tiles import TilePlan
+from zoomrt.runtime.tiles.plan import TilePlan
 from zoomrt.runtime.upscaler import Upscaler
 
 ONNX_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}

@@ -24,10 +24,10 @@ from published_jit import SMALL as SMALL_JIT
 from published_jit import layout as jit_layout
 from published_resshift import SHALLOW, unet_layout, vae_layout
 
-from zoomrt.export.families.edge import EdgeConfig, EdgeNetwork
-from zoomrt.export.families.skipdiff import Policy
-from zoomrt.export.sources import Sources
-from zoomrt.export.sr3_unet import Sr3Config, Sr3UNet
+from zoomrt.models.families.edge import EdgeConfig, EdgeNetwork
+from zoomrt.models.families.skipdiff import Policy
+from zoomrt.models.networks.sr3_unet import Sr3Config, Sr3UNet
+from zoomrt.models.sources import Sources
 
 
 @dataclass

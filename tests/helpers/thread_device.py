@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.runtime.device import Buffer, Event, Launch, Stream
+from zoomrt.runtime.gpu.device import Buffer, Event, Launch, Stream
 
 __all__ = ["ArrayBuffer", "SessionEngine", "ThreadDevice", "ThreadStream"]
 

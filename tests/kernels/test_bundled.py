@@ -14,13 +14,14 @@ import toy_kernels
 from colour_steps import STEPS
 
 from zoomrt.bundle import TileFacts
+from zoomrt.bundle.kernel_file import coverage
 from zoomrt.cli.build import summary
 from zoomrt.cli.doctor import bundle_lines
-from zoomrt.export import kernel_files as subject
-from zoomrt.export.kernel_files import without_kernels, write_kernels
-from zoomrt.export.pipeline import BuildRequest, build
+from zoomrt.export.build import build
+from zoomrt.export.engines import kernel_files as subject
+from zoomrt.export.engines.kernel_files import without_kernels, write_kernels
+from zoomrt.export.request import BuildRequest
 from zoomrt.export.targets import TARGETS
-from zoomrt.kernel_file import coverage
 from zoomrt.kernels.configuration import Configuration
 
 TILE = TileFacts(

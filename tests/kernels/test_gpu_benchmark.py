@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import _gpu_run, gpu
 from benchmarks._gpu_end_to_end import _Subject, hidden_share, in_turns, rows_of
-from zoomrt.export.pipeline import BuildRequest
+from zoomrt.export.request import BuildRequest
 
 
 def test_arguments(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_a_subject_is_built_once_for_each_target(tmp_path: Path, monkeypatch: py
         asked.append((request.target, request.precision, request.tile))
         return SimpleNamespace(path=output)
 
-    monkeypatch.setattr("zoomrt.export.pipeline.build", build)
+    monkeypatch.setattr("zoomrt.export.build.build", build)
     subject = _Subject("some", tmp_path, {"model": "edge"})
     assert [subject.bundle(target) for target in ("cuda", "sm89", "cuda")] == [
         tmp_path / target for target in ("cuda", "sm89", "cuda")

@@ -1,4 +1,4 @@
-"""`python -m zoomrt.kernels`: the table, the files it writes, and one line for what it refuses."""
+"""`python -m zoomrt.cli.kernels`: the table, the files it writes, and one line for what it refuses."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ pytest.importorskip("triton", reason="the extra 'kernels' is not installed")
 import toy_kernels
 
 from zoomrt.cli._common import run
+from zoomrt.cli.kernels import cli
 from zoomrt.kernels import configuration
-from zoomrt.kernels.__main__ import cli
 from zoomrt.kernels.configuration import Configuration
 
 

@@ -12,9 +12,9 @@ from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError
 from zoomrt.kernels import colour_match
 from zoomrt.kernels.tile_blend import axis_table, cost, reference, sums_shape, tile_blend
-from zoomrt.runtime import pixels
-from zoomrt.runtime.blend import Blender
-from zoomrt.runtime.tiles import AxisPlan, TilePlan, plan
+from zoomrt.runtime.tiles import pixels
+from zoomrt.runtime.tiles.blend import Blender
+from zoomrt.runtime.tiles.plan import AxisPlan, TilePlan, plan
 
 
 def facts(tile: tuple[int, int], scale: int, value_range: tuple[float, float]) -> TileFacts:

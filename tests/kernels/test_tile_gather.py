@@ -18,12 +18,12 @@ from torch import Tensor
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, UsageError
 from zoomrt.kernels.tile_gather import KR_KB, cost, frame_arguments, reference, tile_gather, yuv_numbers
-from zoomrt.runtime import pixels
-from zoomrt.runtime.frame_bytes import bytes_of as bytes_of_picture
-from zoomrt.runtime.pixel_formats import CameraFrame
-from zoomrt.runtime.rgb_view import picture_of
-from zoomrt.runtime.tiles import TilePlan, plan
-from zoomrt.runtime.yuv import read_window
+from zoomrt.runtime.frames.frame_bytes import bytes_of as bytes_of_picture
+from zoomrt.runtime.frames.pixel_formats import CameraFrame
+from zoomrt.runtime.frames.rgb_view import picture_of
+from zoomrt.runtime.frames.yuv import read_window
+from zoomrt.runtime.tiles import pixels
+from zoomrt.runtime.tiles.plan import TilePlan, plan
 
 
 def facts(tile: tuple[int, int], value_range: tuple[float, float]) -> TileFacts:

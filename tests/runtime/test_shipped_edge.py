@@ -14,16 +14,17 @@ from PIL import Image
 from runtime_helpers import photograph, seam_ratio
 from skimage import data
 
-from zoomrt.runtime.tiles import plan
+from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import Upscaler, load
-from zoomrt.runtime.zoom import ZoomSession
+from zoomrt.runtime.zoom.session import ZoomSession
 
 torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
 def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upscaler]:
-    from zoomrt.export.pipeline import BuildRequest, build
+    from zoomrt.export.build import build
+    from zoomrt.export.request import BuildRequest
 
     result = build(BuildRequest(), tmp_path_factory.mktemp("edge") / "b", use_cache=False)
     with load(result.path, threads=2) as loaded:
@@ -32,8 +33,8 @@ def upscaler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upscaler]:
 
 def untiled(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
     """One pass over the whole frame in torch FP32; (4H, 4W, 3) in [0, 255], not rounded."""
-    from zoomrt.export.checkpoint import load_checkpoint
-    from zoomrt.export.families.edge import FAMILY
+    from zoomrt.models.checkpoint import load_checkpoint
+    from zoomrt.models.families.edge import FAMILY
 
     assert FAMILY.facts.embedded_weights is not None
     network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
@@ -89,7 +90,8 @@ def test_flat_pictures_stay_flat(upscaler: Upscaler) -> None:
 
 def test_public_names_in_two_lines(tmp_path: Path) -> None:
     import zoomrt
-    from zoomrt.export.pipeline import BuildRequest, build
+    from zoomrt.export.build import build
+    from zoomrt.export.request import BuildRequest
 
     bundle = build(BuildRequest(tile=32), tmp_path / "b").path
     with zoomrt.load(bundle) as loaded:

@@ -14,8 +14,8 @@ from runtime_helpers import facts, fake_upscaler, photograph, seam_ratio, write_
 import zoomrt
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import BundleError, EngineMismatch, InputError, OutOfMemory, RuntimeFault, UsageError
-from zoomrt.runtime import pixels as pixels_module
-from zoomrt.runtime.tiles import plan
+from zoomrt.runtime.tiles import pixels as pixels_module
+from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import Upscaler, load
 
 
@@ -100,7 +100,7 @@ def test_grey_is_three_equal_channels_in_and_luma_out(convolution: Path, rng: np
 
 def unclipped(upscaler: Upscaler, frame: np.ndarray) -> np.ndarray:
     """What the engine answers for one frame of one batch each, in [0, 1] units but not clipped, by a plain loop."""
-    from zoomrt.runtime.blend import Blender
+    from zoomrt.runtime.tiles.blend import Blender
 
     tile, low, high = upscaler.manifest.tile, *upscaler.manifest.tile.value_range
     tiles = plan(*frame.shape[:2], tile)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoomrt.bundle import Bundle
 from zoomrt.errors import EngineMismatch
-from zoomrt.export.plan_reader import UnreadablePlan, read_plan
+from zoomrt.export.engines.plan_reader import UnreadablePlan, read_plan
 
 __all__ = ["check_engines"]
 

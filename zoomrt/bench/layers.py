@@ -23,9 +23,9 @@ from zoomrt.bench.record import Layers, LayerTime
 from zoomrt.bundle import Bundle
 from zoomrt.errors import EngineMismatch, InputError
 from zoomrt.files import scratch_folder
-from zoomrt.runtime.onnxruntime_session import open_graph, session_options
-from zoomrt.runtime.openvino_session import ARITHMETICS
 from zoomrt.runtime.quiet import import_openvino
+from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
+from zoomrt.runtime.sessions.openvino import ARITHMETICS
 
 __all__ = ["TOP", "layers_from_rows", "layers_of", "onnxruntime_rows", "openvino_rows"]
 

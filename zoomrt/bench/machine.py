@@ -21,7 +21,7 @@ import psutil
 
 import zoomrt
 from zoomrt.bench.record import Memory
-from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.runtime.sessions.onnxruntime import core_count
 
 __all__ = ["MemoryWatch", "code_state", "conditions", "cpu_name", "gpus", "machine", "versions"]
 

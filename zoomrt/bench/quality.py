@@ -18,8 +18,8 @@ from skimage import metrics
 from zoomrt.bench.record import Quality
 from zoomrt.errors import InputError
 from zoomrt.files import entries, is_folder
-from zoomrt.runtime.images import read_rgb8
-from zoomrt.runtime.picture_formats import READABLE
+from zoomrt.runtime.pictures.formats import READABLE
+from zoomrt.runtime.pictures.images import read_rgb8
 from zoomrt.runtime.upscaler import Upscaler
 
 __all__ = ["EQUAL_DB", "bicubic", "compare_pictures", "pairs_in", "psnr_db", "quality_of"]

@@ -25,8 +25,8 @@ from zoomrt.bench.machine import cpu_name, versions
 from zoomrt.bench.record import Ceilings, Cost, Roofline
 from zoomrt.errors import MissingDependency
 from zoomrt.files import cache_path, read_cached, write_cached
-from zoomrt.runtime.onnxruntime_session import open_graph, session_options
 from zoomrt.runtime.quiet import import_openvino
+from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
 
 __all__ = ["ceilings", "measure_ceilings", "roofline_of"]
 

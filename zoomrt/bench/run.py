@@ -30,8 +30,8 @@ from zoomrt.bench.timing import WARM_UP_RUNS, Rule, time_alone, time_in_turns, w
 from zoomrt.bench.workload import SPANS, Workload, calling, frame_stages, tile_stages
 from zoomrt.bundle import Manifest, open_bundle
 from zoomrt.errors import EngineMismatch, ZoomrtError
-from zoomrt.export.sources import NO_SOURCES, Sources
-from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.runtime.sessions.onnxruntime import core_count
 from zoomrt.runtime.upscaler import Upscaler, load
 
 __all__ = ["ENGINE", "BenchRequest", "run_bench"]
@@ -334,7 +334,7 @@ def _let_go() -> None:
     """Of what a peer held, so that the next one's memory is its own. Loads no torch where no peer has."""
     gc.collect()
     if "torch" in sys.modules:
-        from zoomrt.export.memory import return_freed_memory
+        from zoomrt.export.heap import return_freed_memory
 
         return_freed_memory()
 

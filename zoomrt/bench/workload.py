@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from zoomrt.bench.record import What
 from zoomrt.bundle import TileFacts
-from zoomrt.export.probes import PHOTOGRAPH, with_noise
-from zoomrt.runtime import noise, pixels
-from zoomrt.runtime.blend import Blender
-from zoomrt.runtime.images import read_rgb8
+from zoomrt.export.verify.sample_tiles import PHOTOGRAPH, with_noise
+from zoomrt.runtime.pictures.images import read_rgb8
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.tiles import plan
+from zoomrt.runtime.tiles import noise, pixels
+from zoomrt.runtime.tiles.blend import Blender
+from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import Upscaler
 
 __all__ = ["SPANS", "RunSession", "Workload", "calling", "frame_stages", "tile_stages"]

@@ -20,9 +20,9 @@ from zoomrt.bundle import NoiseFacts
 from zoomrt.calibration.degradation import SCALE, degrade
 from zoomrt.errors import InputError, MissingDependency
 from zoomrt.files import exists, is_folder, sha256_of, walk
-from zoomrt.runtime.images import read_rgb8
-from zoomrt.runtime.noise import noise_at
-from zoomrt.runtime.picture_formats import READABLE
+from zoomrt.runtime.pictures.formats import READABLE
+from zoomrt.runtime.pictures.images import read_rgb8
+from zoomrt.runtime.tiles.noise import noise_at
 
 __all__ = ["Tiles", "pictures_of", "tiles_from_pictures"]
 

@@ -18,8 +18,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from zoomrt import __version__
-from zoomrt.cli._signals import Ended, raised_signals
-from zoomrt.cli._streams import open_streams, printable, stderr
+from zoomrt.cli.process.signals import Ended, raised_signals
+from zoomrt.cli.process.streams import open_streams, printable, stderr
 from zoomrt.errors import MissingDependency, OutOfMemory, StorageError, ZoomrtError
 from zoomrt.files import CacheWarning
 from zoomrt.runtime.quiet import quiet_process

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zoomrt.errors import InputError, StorageError, UsageError, unknown_name
 from zoomrt.files import entries, exists, is_file, is_folder, resolved, walk
-from zoomrt.runtime.picture_formats import NEW_ENDINGS, READABLE, WRITABLE, format_of
+from zoomrt.runtime.pictures.formats import NEW_ENDINGS, READABLE, WRITABLE, format_of
 
 
 @dataclass(frozen=True)

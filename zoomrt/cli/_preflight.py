@@ -12,7 +12,7 @@ from zoomrt.errors import ZoomrtError
 from zoomrt.files import shown
 
 if TYPE_CHECKING:
-    from zoomrt.runtime.images import PictureFacts
+    from zoomrt.runtime.pictures.images import PictureFacts
 
 __all__ = ["check_jobs"]
 
@@ -29,8 +29,8 @@ def check_jobs(
     failures : gets the errors of all others, which are reported: a picture that cannot be read, a result that cannot be
     made, that its format cannot hold or that memory has no room for.
     """
-    from zoomrt.runtime.images import check_fits, inspect_picture
-    from zoomrt.runtime.picture_room import check_room
+    from zoomrt.runtime.pictures.images import check_fits, inspect_picture
+    from zoomrt.runtime.pictures.room import check_room
 
     ready: list[Job] = []
     for job in jobs:

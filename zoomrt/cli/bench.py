@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
-from zoomrt.cli._numbers import THREADS, Number, Parsed, Whole, number
+from zoomrt.cli.options.numbers import THREADS, Number, Parsed, Whole, number
 from zoomrt.errors import unknown_name
 from zoomrt.files import check_writable
 
@@ -103,10 +103,10 @@ def cli(
     require("bench", "trt-bench")
 
     from zoomrt.bench.record import write_record
+    from zoomrt.bench.report.table import render
     from zoomrt.bench.run import BenchRequest, run_bench
-    from zoomrt.bench.table import render
     from zoomrt.bench.timing import Rule
-    from zoomrt.export.sources import Sources
+    from zoomrt.models.sources import Sources
 
     for place in (record_file, page_file):
         if place is not None:
@@ -134,7 +134,7 @@ def cli(
     if record_file is not None:
         write_record(record, record_file)
     if page_file is not None:
-        from zoomrt.bench.page import write_page
+        from zoomrt.bench.report.page import write_page
 
         write_page(record, page_file)
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoomrt.calibration.options import Calibration
 from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
-from zoomrt.cli._numbers import Number, Parsed, Whole, whole
+from zoomrt.cli.options.numbers import Number, Parsed, Whole, whole
 from zoomrt.errors import UsageError, unknown_name
-from zoomrt.export.calibration_options import Calibration
 from zoomrt.export.targets import COMPILERS, PRECISIONS, TARGETS, precision_named, target_named
 
 if TYPE_CHECKING:
     from zoomrt.bundle import Manifest
-    from zoomrt.export.pipeline import BuildRequest, BuildResult
+    from zoomrt.export.build import BuildResult
+    from zoomrt.export.request import BuildRequest
 
 MAX_SIDE, MAX_BATCH, MAX_MINUTES = 16_384, 1024, 100_000
 """Far above what any machine holds or anybody waits for: a slip of the hand is told before the work."""
@@ -134,10 +135,10 @@ def cli(
     quiet: bool,
 ) -> None:
     """Build a bundle that trt-upscale and zoomrt.load can run."""
-    from zoomrt.export.families import family_names
+    from zoomrt.models.families import family_names
 
     if listing:
-        from zoomrt.export.catalogue import table
+        from zoomrt.models.catalogue import table
 
         say(*table())
         return
@@ -164,8 +165,8 @@ def cli(
     if compiler in (*COMPILERS, "openvino"):
         require({"tensorrt_rtx": "rtx"}.get(compiler, compiler), f"building with {compiler}")
 
-    from zoomrt.export.pipeline import BuildRequest
-    from zoomrt.export.sources import Sources
+    from zoomrt.export.request import BuildRequest
+    from zoomrt.models.sources import Sources
 
     request = BuildRequest(
         model=model,
@@ -208,7 +209,7 @@ def cli(
 
 def build_with_progress(request: BuildRequest, output: Path, *, use_cache: bool, quiet: bool) -> BuildResult:
     """Build, showing each stage: a bar on a terminal, else a plain line."""
-    from zoomrt.export.pipeline import build
+    from zoomrt.export.build import build
 
     with progress_bar(quiet=quiet, lines=True) as advance:
         return build(request, output, use_cache=use_cache, on_progress=advance)
@@ -325,7 +326,7 @@ def _engine_lines(reports: dict[str, Any]) -> list[str]:
 
 def _kernel_lines(manifest: Manifest) -> list[str]:
     """Which compiled kernels the bundle carries, and for which GPUs."""
-    from zoomrt.kernel_file import coverage
+    from zoomrt.bundle.kernel_file import coverage
 
     return [f"{name} for {', '.join(f'SM{sm}' for sm in sms)}" for name, sms in coverage(manifest.kernels).items()]
 

@@ -50,7 +50,7 @@ def cli(photograph: str, output: Path, quiet: bool) -> None:
         )
     require("export", "the demo builds a bundle and")
     check_writable(output / "demo.png")
-    from zoomrt.export.pipeline import BuildRequest
+    from zoomrt.export.request import BuildRequest
 
     def show(*lines: str) -> None:
         if not quiet:
@@ -160,8 +160,8 @@ def _write_sheets(columns: list[tuple[str, NDArray[Any]]], crop: tuple[int, int,
     """OUTPUT/demo.png with everything, OUTPUT/demo-crop.png with the enlarged regions only; atomic."""
     import numpy as np
 
-    from zoomrt.cli._sheet import sheet
-    from zoomrt.runtime.images import Picture, write_picture
+    from zoomrt.cli.video.sheet import sheet
+    from zoomrt.runtime.pictures.images import Picture, write_picture
 
     with made_folder(output):
         write_picture(Picture(np.asarray(sheet(columns, crop))), output / "demo.png")

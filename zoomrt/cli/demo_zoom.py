@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from zoomrt.cli._common import ANY_PATH, is_installed, progress_bar, require, say, shared_options, start
-from zoomrt.cli._zoom_path import parse_keyframes
 from zoomrt.cli.build import build_with_progress, summary
+from zoomrt.cli.video.zoom_path import parse_keyframes
 from zoomrt.errors import MissingDependency
 
 SIZE = (480, 480)
@@ -40,7 +40,7 @@ def cli(output: Path, quiet: bool) -> None:
         )
     require("export", "the demo builds a bundle and")
     require("video", "the demo writes a video and")
-    from zoomrt.export.pipeline import BuildRequest
+    from zoomrt.export.request import BuildRequest
 
     bundle = output / "edge-fp32-cpu"
     result = build_with_progress(BuildRequest(model="edge"), bundle, use_cache=True, quiet=quiet)
@@ -55,12 +55,12 @@ def render(bundle: Path, output: Path, *, quiet: bool) -> str:
     from PIL import Image
     from skimage import data
 
-    from zoomrt.cli._sheet import sheet
-    from zoomrt.cli._video_writer import plan_recording, video_writer
-    from zoomrt.cli._zoom_run import half
-    from zoomrt.runtime.images import Picture, write_picture
-    from zoomrt.runtime.pixel_formats import CameraFrame
-    from zoomrt.runtime.zoom import ZoomSession
+    from zoomrt.cli.video.sheet import sheet
+    from zoomrt.cli.video.writer import plan_recording, video_writer
+    from zoomrt.cli.video.zoom_run import half
+    from zoomrt.runtime.frames.pixel_formats import CameraFrame
+    from zoomrt.runtime.pictures.images import Picture, write_picture
+    from zoomrt.runtime.zoom.session import ZoomSession
 
     picture = Image.fromarray(getattr(data, PHOTOGRAPH)())
     frame = CameraFrame((np.asarray(picture.resize((256, 256), Image.Resampling.BICUBIC)),), matrix="bt709")

@@ -110,7 +110,7 @@ def package_lines() -> Iterator[tuple[str, str]]:
 
 def gpu_path_lines() -> Iterator[tuple[str, str]]:
     """(part, finding) about what it takes to run engines on a GPU here."""
-    from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+    from zoomrt.runtime.gpu.cuda_device import CudaDevice, require_driver
     from zoomrt.runtime.quiet import import_onnxruntime
 
     try:
@@ -144,7 +144,7 @@ def gpu() -> str:
 
 def run_smoke_graph() -> str:
     """Run SMOKE_GRAPH in ONNX Runtime. Raises RuntimeFault on wrong numbers."""
-    from zoomrt.runtime.onnxruntime_session import open_graph, session_options
+    from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
 
     started = time.perf_counter()
     session = open_graph(SMOKE_GRAPH, session_options())
@@ -154,8 +154,8 @@ def run_smoke_graph() -> str:
 
 def run_smoke_graph_in_openvino() -> str:
     """The same in OpenVINO, in FP32; also says what this processor does fast. Raises RuntimeFault on wrong numbers."""
-    from zoomrt.runtime.openvino_session import cpu_capabilities
     from zoomrt.runtime.quiet import import_openvino
+    from zoomrt.runtime.sessions.openvino import cpu_capabilities
 
     started = time.perf_counter()
     core = import_openvino().Core()
@@ -184,7 +184,7 @@ def _check_smoke(engine: str, package: str, run: Callable[[NDArray[Any]], NDArra
 def bundle_lines(bundle: Path) -> Iterator[tuple[str, str]]:
     """(name, finding) about what a bundle is for: its target, and the GPUs its kernels are compiled for."""
     from zoomrt.bundle import open_bundle
-    from zoomrt.kernel_file import coverage
+    from zoomrt.bundle.kernel_file import coverage
 
     manifest = open_bundle(bundle, verify=False).manifest
     yield "target", f"{manifest.target}, by {manifest.backend}"

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 import click
 
 from zoomrt.cli._common import ANY_PATH, Advance, progress_bar, report, say, shared_options, start, tell_notes
-from zoomrt.cli._numbers import THREADS
 from zoomrt.cli._pictures import Job, plan_jobs
 from zoomrt.cli._preflight import check_jobs
-from zoomrt.cli._sizes import longest_option, result_size, scale_option, size_option
+from zoomrt.cli.options.numbers import THREADS
+from zoomrt.cli.options.sizes import longest_option, result_size, scale_option, size_option
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, ZoomrtError
 from zoomrt.files import check_writable, exists, made_folder
-from zoomrt.runtime.picture_formats import NEW_ENDINGS
+from zoomrt.runtime.pictures.formats import NEW_ENDINGS
 from zoomrt.runtime.resources import is_refusal, out_of_memory
 from zoomrt.runtime.sizes import ResultSize, result_of_each_pass
 
 if TYPE_CHECKING:
-    from zoomrt.runtime.images import PictureFacts
+    from zoomrt.runtime.pictures.images import PictureFacts
     from zoomrt.runtime.upscaler import Upscaler
 
 
@@ -153,7 +153,7 @@ def is_of_the_place(problem: ZoomrtError) -> bool:
 
 def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance, size: ResultSize | None) -> str:
     """Read, upscale and write one picture; returns the line that says so."""
-    from zoomrt.runtime.images import read_picture, upscale_picture, write_picture
+    from zoomrt.runtime.pictures.images import read_picture, upscale_picture, write_picture
 
     started = time.monotonic()
     advance(label, 0.0)
@@ -173,7 +173,7 @@ def _upscale_one(upscaler: Upscaler, job: Job, label: str, advance: Advance, siz
 @contextlib.contextmanager
 def _picture_warnings() -> Iterator[None]:
     """Report what of a picture is not kept; all other warnings are hidden."""
-    from zoomrt.runtime.images import PictureWarning
+    from zoomrt.runtime.pictures.images import PictureWarning
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("ignore")

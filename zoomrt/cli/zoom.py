@@ -22,14 +22,14 @@ from zoomrt.cli._common import (
     start,
     tell_notes,
 )
-from zoomrt.cli._numbers import THREADS, Number, Parsed, bad_value, fraction
-from zoomrt.cli._sizes import sides
-from zoomrt.cli._zoom_path import parse_keyframes, parse_path
+from zoomrt.cli.options.numbers import THREADS, Number, Parsed, bad_value, fraction
+from zoomrt.cli.options.sizes import sides
+from zoomrt.cli.video.zoom_path import parse_keyframes, parse_path
 from zoomrt.errors import UsageError
 
 if TYPE_CHECKING:
-    from zoomrt.cli._video import Source
-    from zoomrt.cli._zoom_run import ZoomRun
+    from zoomrt.cli.video.clip import Source
+    from zoomrt.cli.video.zoom_run import ZoomRun
 
 MAX_SIDE = 16_384  # of a view; no encoder takes more
 
@@ -85,12 +85,12 @@ def cli(
 ) -> None:
     """Zoom into VIDEO with BUNDLE. VIDEO is a file, numbered pictures (%04d.png) or a camera (--device-kind)."""
     require("video", "reading and writing video")
-    from zoomrt.cli._numbered import check_output, is_pattern, numbered
-    from zoomrt.cli._video import Source
-    from zoomrt.cli._zoom_run import Progress, ZoomRun
+    from zoomrt.cli.options.numbered import check_output, is_pattern, numbered
+    from zoomrt.cli.video.clip import Source
+    from zoomrt.cli.video.zoom_run import Progress, ZoomRun
     from zoomrt.files import check_writable, made_folder
     from zoomrt.runtime.upscaler import load
-    from zoomrt.runtime.zoom import ZoomSession
+    from zoomrt.runtime.zoom.session import ZoomSession
 
     if size and side_by_side and size[0] % 2:  # two views side by side share no column of chroma
         raise bad_value("--size", f"{size[0]}x{size[1]}", "an even width with --side-by-side")
@@ -133,7 +133,7 @@ _Plan = tuple[Callable[["ZoomRun"], None], Sequence[str]]
 
 def _video(output: Path, size: tuple[int, int], source: Source, until: float | None) -> _Plan:
     """Raises StorageError where there is no such video."""
-    from zoomrt.cli._video_writer import plan_recording
+    from zoomrt.cli.video.writer import plan_recording
 
     recording = plan_recording(output, size, source.rate, source.first, source, until)
     return lambda run: run.video(output, recording), recording.losses
@@ -141,8 +141,8 @@ def _video(output: Path, size: tuple[int, int], source: Source, until: float | N
 
 def _pictures(output: Path, size: tuple[int, int], source: Source, _until: float | None) -> _Plan:
     """Of 16 bits a channel where the source has more than 8. Raises StorageError for a size that the format lacks."""
-    from zoomrt.runtime import picture_vips
-    from zoomrt.runtime.images import PictureFacts, check_fits
+    from zoomrt.runtime.pictures import vips as picture_vips
+    from zoomrt.runtime.pictures.images import PictureFacts, check_fits
 
     deep, curve = source.bits > 8, source.colours.curve
     name, holds = check_fits(PictureFacts(size[1], size[0], 3, deep, alpha=False), output)

@@ -10,17 +10,18 @@ from torch import nn
 
 from zoomrt.bundle import ColourMethod, Manifest, TileFacts, writing_bundle
 from zoomrt.errors import CheckpointError, UsageError
-from zoomrt.export.checkpoint import Checkpoint, load_checkpoint
-from zoomrt.export.families import family_named, family_of
-from zoomrt.export.family import Family, FamilyFacts
-from zoomrt.export.kernel_files import without_kernels, write_kernels
-from zoomrt.export.memory import check_budget, check_files, plan_memory, return_freed_memory, stored_bytes
-from zoomrt.export.multi_step import MultiStepNetwork
-from zoomrt.export.multi_step_parts import MultiStepParts
-from zoomrt.export.parts import EMULATED_SIDE, EightBitParts, Parts
-from zoomrt.export.pipeline import DEFAULT_MODEL, BuildRequest, Progress
-from zoomrt.export.probes import probe_seed
+from zoomrt.export.engines.kernel_files import without_kernels, write_kernels
+from zoomrt.export.forms.one_graph import EMULATED_SIDE, EightBitParts, Parts
+from zoomrt.export.forms.several_steps import MultiStepParts
+from zoomrt.export.heap import return_freed_memory
+from zoomrt.export.memory.plan import check_budget, check_files, plan_memory, stored_bytes
+from zoomrt.export.request import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.targets import COMPILERS, EIGHT_BIT, Target, floating_point
+from zoomrt.export.verify.sample_tiles import probe_seed
+from zoomrt.models.checkpoint import Checkpoint, load_checkpoint
+from zoomrt.models.families import family_named, family_of
+from zoomrt.models.family import Family, FamilyFacts
+from zoomrt.models.networks.multi_step import MultiStepNetwork
 
 __all__ = ["assemble"]
 

@@ -2,7 +2,7 @@
 kernels around one table of 256 codes per channel.
 
 `source_kernel` sums the input frame, `tile_blend` has summed the blended one; `table_kernel` makes from both the affine
-map of `zoomrt/runtime/moments.py`, in float64, as a table of codes, which `apply_kernel` looks up in place. All in FP64
+map of `runtime/tiles/moments.py`, in float64, as a table of codes, which `apply_kernel` looks up in place. All in FP64
 where the CPU has FP64; sums differ from the CPU's in their last bits, so a code can differ where the map lands within
 1e-4 of a half. Other steps are not here: they stay on the CPU.
 """

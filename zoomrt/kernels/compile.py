@@ -26,9 +26,9 @@ from pathlib import Path
 
 import msgspec
 
+from zoomrt.bundle.kernel_file import kernel_key
 from zoomrt.errors import MissingDependency, PluginError, UsageError
 from zoomrt.files import cache_path, read_cached, scratch_folder, write_cached
-from zoomrt.kernel_file import kernel_key
 from zoomrt.kernels.binary import LIMITS, Compiled, check_fit
 from zoomrt.kernels.compile_child import Job, Refusal
 from zoomrt.kernels.configuration import Configuration

@@ -1,6 +1,6 @@
 """The child process that compiles kernels: jobs come as JSON lines on stdin, answers leave as JSON lines on stdout.
 
-`python -m zoomrt.kernels.compile_child`. A process of its own because LLVM aborts on combinations it does not know;
+`python -m zoomrt.cli.kernels.compile_child`. A process of its own because LLVM aborts on combinations it does not know;
 one child takes many jobs, since importing Triton and the kernels costs seconds. It ends when its stdin closes.
 
 Triton writes the PTX; its last stage, the assembler, is replaced by ours, for two reasons. Two parameters that Triton

@@ -2,7 +2,7 @@
 
 Every output pixel is gathered from the one, two or four tiles that cover it, so there is no accumulator in memory, no
 atomic, and the same bits each time. Which tile, where in it and with which weight is told by one table per axis
-(`axis_table`), made from the runtime's plan. The order of operations is that of `zoomrt/runtime/blend.py` and
+(`axis_table`), made from the runtime's plan. The order of operations is that of `zoomrt/runtime/tiles/blend.py` and
 `pixels.store`: without fused multiply-adds the bytes are the CPU's, before the colour step.
 """
 
@@ -30,7 +30,7 @@ LARGE = 3.4e38
 
 
 class SpanLike(Protocol):
-    """What is read of `zoomrt.runtime.tiles.Span`."""
+    """What is read of `zoomrt.runtime.tiles.plan.Span`."""
 
     @property
     def start(self) -> int: ...

@@ -1,9 +1,9 @@
 """A camera's frame to the engine's input tiles on the GPU: bytes are read once, nothing else crosses.
 
 All tiles of a launch come from one frame, 8-bit RGB, BGR or NV12; tiles reach beyond the frame's edges as
-`zoomrt/runtime/tiles.py` mirrors them, and values are computed in the order of `zoomrt/runtime/pixels.py` and
-`pixel_formats.py`, without fused multiply-adds, so that FP32 tiles are the CPU's bit for bit. `_pixels` also serves
-`colour_match.py`.
+`zoomrt/runtime/tiles/plan.py` mirrors them, and values are computed in the order of
+`zoomrt/runtime/tiles/pixels.py` and `zoomrt/runtime/frames/pixel_formats.py`, without fused multiply-adds, so that FP32
+tiles are the CPU's bit for bit. `_pixels` also serves `colour_match.py`.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ def tile_gather(
     origins : (tiles, 2) int32, frame row and column of each tile's first pixel, negative or beyond allowed: mirrored.
     out : (tiles, channels, height, width) FP16 or FP32 with contiguous rows; channels 0 to 2 are written.
     value_range : the engine's black and white.
-    matrix, full_range, siting : how nv12 is meant, see `zoomrt.runtime.pixel_formats`.
+    matrix, full_range, siting : how nv12 is meant, see `zoomrt.runtime.frames.pixel_formats`.
 
     Returns `out`. Raises InputError, UsageError.
     """

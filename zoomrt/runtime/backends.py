@@ -13,16 +13,16 @@ import msgspec
 from zoomrt.bundle import Bundle, Manifest, SamplingFacts
 from zoomrt.errors import EngineMismatch, UsageError, unknown_name
 from zoomrt.runtime.batch_choice import choose_batch
-from zoomrt.runtime.colour import kernels_match, takes_codes
-from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.frame_engine import ColourKernels, FrameKernels
-from zoomrt.runtime.onnxruntime_session import core_count
+from zoomrt.runtime.gpu.device_session import DeviceSession
+from zoomrt.runtime.gpu.frame_engine import ColourKernels, FrameKernels
 from zoomrt.runtime.resources import check_process
 from zoomrt.runtime.session import Session
+from zoomrt.runtime.sessions.onnxruntime import core_count
 from zoomrt.runtime.sizes import MAX_DEVICE_PIXELS
+from zoomrt.runtime.tiles.colour import kernels_match, takes_codes
 
 if TYPE_CHECKING:
-    from zoomrt.runtime.cuda_device import CudaDevice
+    from zoomrt.runtime.gpu.cuda_device import CudaDevice
 
 __all__ = ["CPU_SESSIONS", "GPU_SESSIONS", "add_kernels", "check_smaller", "in_other_runner", "open_session"]
 
@@ -105,7 +105,7 @@ def in_other_runner(bundle: Bundle, backend: str) -> Bundle:
 
 
 def _onnxruntime(bundle: Bundle, threads: int | None) -> Session:
-    from zoomrt.runtime.onnxruntime_session import OnnxRuntimeSession
+    from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession
 
     manifest = bundle.manifest
     if manifest.sampling is not None:
@@ -114,14 +114,14 @@ def _onnxruntime(bundle: Bundle, threads: int | None) -> Session:
 
 
 def _openvino(bundle: Bundle, threads: int | None) -> Session:
-    from zoomrt.runtime.openvino_session import OpenVinoSession
+    from zoomrt.runtime.sessions.openvino import OpenVinoSession
 
     return OpenVinoSession(bundle, threads)
 
 
 def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) -> Session:
-    from zoomrt.runtime.multi_step_session import MultiStepSession
-    from zoomrt.runtime.onnxruntime_graph import OnnxRuntimeGraph
+    from zoomrt.runtime.sessions.multi_step import MultiStepSession
+    from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 
     parts = bundle.manifest.graphs
     graphs = {part: OnnxRuntimeGraph(bundle.graph(part), threads, keep=part == "step") for part in parts}
@@ -129,19 +129,19 @@ def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) ->
 
 
 def _tensorrt(bundle: Bundle, device: CudaDevice) -> DeviceSession:
-    from zoomrt.runtime.tensorrt_session import tensorrt_session
+    from zoomrt.runtime.sessions.tensorrt import tensorrt_session
 
     return tensorrt_session(bundle, device)
 
 
 def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> DeviceSession:
-    from zoomrt.runtime.onnxruntime_cuda_session import onnxruntime_cuda_session
+    from zoomrt.runtime.sessions.onnxruntime_cuda import onnxruntime_cuda_session
 
     return onnxruntime_cuda_session(bundle, device)
 
 
 def _on_gpu(bundle: Bundle) -> Session:
-    from zoomrt.runtime.cuda_device import CudaDevice, require_driver
+    from zoomrt.runtime.gpu.cuda_device import CudaDevice, require_driver
 
     manifest = bundle.manifest
     what = f"cannot run bundle {str(bundle.path)!r} here"
@@ -164,8 +164,8 @@ def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> N
 
     YUV frames take all the kernels that RGB ones do, or none.
     """
-    from zoomrt.kernel_file import find_kernel
-    from zoomrt.runtime.cuda_kernel import CudaKernel
+    from zoomrt.bundle.kernel_file import find_kernel
+    from zoomrt.runtime.gpu.cuda_kernel import CudaKernel
 
     manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
     kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]

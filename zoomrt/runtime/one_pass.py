@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
-from zoomrt.runtime import noise, pixels
-from zoomrt.runtime.blend import Blender
-from zoomrt.runtime.blocks import Block, resized
-from zoomrt.runtime.colour import corrected, takes_codes, waiting_bytes
-from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.reference import InputReference, planes_of
-from zoomrt.runtime.rgb_view import Picture, peak_of
+from zoomrt.runtime.frames.rgb_view import Picture, peak_of
+from zoomrt.runtime.gpu.device_session import DeviceSession
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.tiles import plan
+from zoomrt.runtime.tiles import noise, pixels
+from zoomrt.runtime.tiles.blend import Blender
+from zoomrt.runtime.tiles.blocks import Block, resized
+from zoomrt.runtime.tiles.colour import corrected, takes_codes, waiting_bytes
+from zoomrt.runtime.tiles.plan import plan
+from zoomrt.runtime.tiles.reference import InputReference, planes_of
 
 __all__ = ["upscale_once", "working_bytes"]
 

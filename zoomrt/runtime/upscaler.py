@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge
-from zoomrt.runtime import pixels
 from zoomrt.runtime.backends import check_smaller, in_other_runner, open_session
-from zoomrt.runtime.colour import check_method, with_method
-from zoomrt.runtime.device_session import DeviceSession
-from zoomrt.runtime.interop import DeviceArray, is_on_gpu
+from zoomrt.runtime.frames.interop import DeviceArray, is_on_gpu
+from zoomrt.runtime.frames.pixel_formats import CameraFrame
+from zoomrt.runtime.frames.rgb_view import Picture, picture_of
+from zoomrt.runtime.gpu.device_session import DeviceSession
 from zoomrt.runtime.one_pass import upscale_once
-from zoomrt.runtime.pixel_formats import CameraFrame
 from zoomrt.runtime.resources import check_threads
-from zoomrt.runtime.rgb_view import Picture, picture_of
 from zoomrt.runtime.session import Session, SessionStats
 from zoomrt.runtime.sizes import result_of_each_pass
-from zoomrt.runtime.tiles import plan
+from zoomrt.runtime.tiles import pixels
+from zoomrt.runtime.tiles.colour import check_method, with_method
+from zoomrt.runtime.tiles.plan import plan
 
 __all__ = ["Upscaler", "load"]
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoomrt.bench.workload import RunSession
 from zoomrt.bundle import Bundle
-from zoomrt.export.sources import NO_SOURCES, Sources
-from zoomrt.runtime.multi_step_session import Graph, MultiStepSession
+from zoomrt.models.sources import NO_SOURCES, Sources
 from zoomrt.runtime.session import Session
+from zoomrt.runtime.sessions.multi_step import Graph, MultiStepSession
 
 if TYPE_CHECKING:
     from torch import nn

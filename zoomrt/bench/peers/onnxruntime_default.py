@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.errors import MissingDependency
-from zoomrt.runtime.multi_step_session import Graph
-from zoomrt.runtime.onnxruntime_session import bare_options
 from zoomrt.runtime.quiet import import_onnxruntime
+from zoomrt.runtime.sessions.multi_step import Graph
+from zoomrt.runtime.sessions.onnxruntime import bare_options
 
 __all__ = ["opened"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bench.peers import Job, Opened, session_of
-from zoomrt.runtime.multi_step_session import Graph
 from zoomrt.runtime.quiet import import_openvino
+from zoomrt.runtime.sessions.multi_step import Graph
 
 __all__ = ["opened"]
 

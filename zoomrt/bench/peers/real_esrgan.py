@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoomrt.bench.peers import Job, Opened
 from zoomrt.bench.workload import RunSession
 from zoomrt.errors import EngineMismatch
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families.real_esrgan import FAMILY, DenseConfig, DenseNetwork
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families.real_esrgan import FAMILY, DenseConfig, DenseNetwork
 
 __all__ = ["opened"]
 

@@ -15,10 +15,10 @@ from torch import nn
 from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.bundle import Bundle
 from zoomrt.errors import UsageError
-from zoomrt.export.checkpoint import load_checkpoint
-from zoomrt.export.families import family_named, family_names
-from zoomrt.export.multi_step import MultiStepNetwork
-from zoomrt.export.sources import Sources
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families import family_named, family_names
+from zoomrt.models.networks.multi_step import MultiStepNetwork
+from zoomrt.models.sources import Sources
 
 __all__ = ["TorchGraph", "network_of", "opened"]
 

@@ -1,0 +1,163 @@
+"""The memory plan: its sums, its table, and refusals that come before the work."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn, randn
+
+from zoomrt.bundle import TileFacts
+from zoomrt.errors import OutOfMemory
+from zoomrt.export.memory import plan as memory
+from zoomrt.export.memory.plan import MemoryPlan, Stage, check_budget, check_files, plan_memory, stored_bytes
+from zoomrt.models.sources import NO_SOURCES, Sources
+
+WIDTH = 64
+WEIGHTS = 4 * (3 * WIDTH * 9 + WIDTH + WIDTH * 3 * 9 + 3)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), nn.Conv2d(WIDTH, 3, 3, padding=1)).eval()
+
+
+def tile(side: int, batches: tuple[int, ...] = (1,)) -> TileFacts:
+    return TileFacts(
+        scale=1,
+        height=side,
+        width=side,
+        batches=batches,
+        overlap=2,
+        context=0,
+        value_range=(-1.0, 1.0),
+        dtype="float32",
+    )
+
+
+def plan(side: int = 128, batches: tuple[int, ...] = (1,), precision: str = "fp32", backend: str = "onnxruntime"):
+    facts = tile(side, batches)
+    return plan_memory(network(), facts, probe=48, precision=precision, backend=backend, stored=WEIGHTS)
+
+
+def stages(found: MemoryPlan) -> dict[str, Stage]:
+    return {stage.name: stage for stage in found.stages}
+
+
+def test_stages_of_each_kind_of_build() -> None:
+    assert list(stages(plan())) == ["weights", "reference", "export", "parity"]
+    names = ["weights", "reference", "fp16", "export", "parity", "engine"]
+    assert list(stages(plan(precision="fp16", backend="tensorrt_rtx"))) == names
+    quantised = stages(plan(precision="int8", backend="tensorrt_rtx"))
+    assert list(quantised) == ["weights", "reference", "calibrate", *names[2:]]
+    assert quantised["engine"].weights == WEIGHTS // 4
+    assert "fp16" not in stages(plan(precision="int8"))
+
+
+def test_weights_and_activations_are_counted() -> None:
+    found = stages(plan(128, (1, 2, 5), precision="fp16"))
+    assert found["weights"].weights == found["reference"].weights == WEIGHTS
+    assert found["export"].weights == found["parity"].weights == WEIGHTS // 2
+    assert found["reference"].activations == 5 * 128 * 128 * 4 * (3 + WIDTH + 3)  # the largest batch
+    assert found["fp16"].activations == 5 * 48 * 48 * 4 * (3 + WIDTH + 3)  # the small tiles together
+    assert found["weights"].activations == found["export"].activations == 0
+
+
+def test_files_beside_the_weights() -> None:
+    def workspace(stored: int) -> int:
+        made = plan_memory(network(), tile(32), probe=32, precision="fp32", backend="onnxruntime", stored=stored)
+        return stages(made)["weights"].workspace - memory.PROGRAM_BYTES
+
+    assert workspace(WEIGHTS) == 0  # FP32, and the tensors of the file become the network's
+    assert workspace(WEIGHTS + 1000) == 1000  # adapters
+    assert workspace(WEIGHTS // 2) == WEIGHTS // 2  # FP16, widened
+
+
+def test_json_is_plain_and_the_peak_is_the_largest() -> None:
+    found = plan(256, precision="fp16", backend="tensorrt_rtx")
+    document = json.loads(json.dumps(found.to_json()))
+    totals = {stage["name"]: stage["total"] for stage in document["stages"]}
+    assert document["peak_bytes"] == max(totals.values()) == totals[document["peak_stage"]]
+    assert all(s["total"] == s["weights"] + s["activations"] + s["workspace"] for s in document["stages"])
+    assert list(document["parts"]) == ["0", "1"]
+
+
+def test_table() -> None:
+    made = MemoryPlan(
+        (Stage("weights", 3_800_000_000, 0, 500_000_000), Stage("parity", 999_400_000, 1_000_000, 0)),
+        {"encoder": 674_000_000, "to_mean": 4_000_000, "unet": 140_000_000, "decoder": 809_000_000},
+    )
+    assert made.lines() == [
+        "memory           weights  activations   workspace     total",
+        "  weights        3.80 GB         0 MB      500 MB   4.30 GB",
+        "  parity          999 MB         1 MB        0 MB   1.00 GB",
+        "  peak 4.30 GB in weights; activations by part: decoder 809 MB, encoder 674 MB, unet 140 MB",
+    ]
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 10**11)] * 3), min_size=1, max_size=6), st.integers(1, 10**12))
+def test_budget(rows: list[tuple[int, int, int]], limit: int) -> None:
+    made = MemoryPlan(tuple(Stage(f"stage{i}", *row) for i, row in enumerate(rows)), {})
+    above = [f"stage{i}" for i, row in enumerate(rows) if sum(row) > limit]
+    if not above:
+        check_budget(made, limit)
+        return
+    with pytest.raises(OutOfMemory) as caught:
+        check_budget(made, limit)
+    assert [part.split()[0] for part in caught.value.seen.split("; ")] == above
+    assert memory.size(max(map(sum, rows))) in caught.value.remedy
+    weight_bound = any(row[0] + row[2] > limit for row in rows)
+    assert ("smaller --tile" in caught.value.remedy) != weight_bound
+
+
+def test_what_the_system_allows_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tighter one of both is named."""
+    made = MemoryPlan((Stage("reference", 600, 300, 100),), {})
+    monkeypatch.setattr(memory, "address_space", lambda: 999.0)
+    for allowed in (None, 1000, 10**9):
+        with pytest.raises(OutOfMemory, match=r"address space of this process \(ulimit -v\).*allow"):
+            check_budget(made, allowed)
+        with pytest.raises(OutOfMemory, match="ulimit -v"):
+            check_files(0, allowed)
+    with pytest.raises(OutOfMemory, match="--max-memory"):
+        check_budget(made, 998)
+    monkeypatch.setattr(memory, "address_space", lambda: 1000.0)
+    check_budget(made, None)
+
+
+def test_no_budget_is_no_limit() -> None:
+    check_budget(plan(), None)
+    check_files(10**15, None)
+
+
+def test_stored_bytes_are_those_of_the_files_that_are_read(tmp_path: Path) -> None:
+    def write(name: str) -> int:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.randbytes(random.randrange(1, 257)))
+        return path.stat().st_size
+
+    weights, decoder, single = write("w"), write("d"), write("single")
+    base = write("base/unet/diffusion_pytorch_model.safetensors") + write("base/vae/diffusion_pytorch_model.bin")
+    write("base/unet/diffusion_pytorch_model.fp16.safetensors")
+    write("base/text_encoder/model.safetensors")
+    assert stored_bytes(None, NO_SOURCES) == 0
+    assert stored_bytes(tmp_path / "missing", NO_SOURCES) == 0
+    assert stored_bytes(tmp_path / "w", Sources(base=tmp_path / "base")) == weights + base
+    both = Sources(base=tmp_path / "single", decoder=tmp_path / "d")
+    assert stored_bytes(tmp_path / "w", both) == weights + decoder + single
+
+
+def test_files_alone_can_be_too_much(tmp_path: Path) -> None:
+    save_file({"w": randn(250_000)}, tmp_path / "w")
+    stored = stored_bytes(tmp_path / "w", NO_SOURCES)
+    assert stored == pytest.approx(1_000_000, rel=0.01)
+    check_files(stored, memory.PROGRAM_BYTES + stored)
+    with pytest.raises(
+        OutOfMemory, match=r"--max-memory: got weights files of 1 MB, and \d+ MB .* need \d+ MB or less"
+    ):
+        check_files(stored, memory.PROGRAM_BYTES + stored - 1)

@@ -1,0 +1,69 @@
+"""The family contract, held by every file in families/ alike; and recognition by keys."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families import family_named, family_names, family_of
+from zoomrt.models.family import SizeRule
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_facts_are_consistent(name: str) -> None:
+    facts = family_named(name).facts
+    assert facts.name == name
+    assert facts.scale >= 1
+    assert facts.steps >= 1
+    assert facts.value_range[0] < facts.value_range[1]
+    assert facts.weights_licence
+    facts.size.check(facts.tiling.tile)
+    assert 0 <= 2 * facts.tiling.context < facts.tiling.overlap <= facts.tiling.tile // 2
+    assert facts.embedded_weights is None or facts.embedded_weights.is_file()
+
+
+def test_names_without_torch() -> None:
+    code = "import sys; from zoomrt.models.families import family_names; print(family_names(), 'torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "'edge'" in run.stdout
+    assert run.stdout.strip().endswith("False")
+
+
+def test_unknown_name_suggests() -> None:
+    with pytest.raises(UsageError, match=r"Did you mean edge\b"):
+        family_named("egde")
+
+
+def test_recognised_by_keys_never_by_name(tmp_path: Path, tiny_edge_weights: Path) -> None:
+    renamed = tmp_path / "osediff.pkl"
+    torch.save(load_file(tiny_edge_weights), renamed)
+    assert family_of(load_checkpoint(renamed)).facts.name == "edge"
+
+
+def test_foreign_keys_are_named(tmp_path: Path) -> None:
+    save_file({"model.weight": torch.zeros(2)}, tmp_path / "edge.safetensors")
+    checkpoint = load_checkpoint(tmp_path / "edge.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.weight"):
+        family_of(checkpoint)
+    with pytest.raises(
+        CheckpointError, match=r"not a checkpoint of edge.*got keys like model\.weight, need keys like time_embedding"
+    ):
+        family_named("edge").network(checkpoint)
+
+
+@pytest.mark.parametrize("tile", [1, 30, 33, 130])
+def test_size_rule_offers_legal_sides(tile: int) -> None:
+    rule = SizeRule(minimum=32, multiple_of=4)
+    with pytest.raises(UsageError) as caught:
+        rule.check(tile)
+    offered = [int(word.rstrip(".")) for word in caught.value.remedy.split() if word.rstrip(".").isdigit()]
+    assert len(offered) == 2
+    for side in offered:
+        rule.check(side)

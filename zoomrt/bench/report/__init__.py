@@ -1,0 +1,1 @@
+"""Results of a benchmark for people: table, plots, page."""

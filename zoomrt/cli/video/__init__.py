@@ -1,0 +1,1 @@
+"""Videos: clips in, clips out, and what is carried over."""

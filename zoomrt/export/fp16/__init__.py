@@ -1,0 +1,1 @@
+"""FP16 that is proved safe: ranges, scale groups, emulation."""

@@ -1,0 +1,1 @@
+"""torch to ONNX: export, forms of norms and padding, facts read off a graph."""

@@ -1,0 +1,1 @@
+"""How much memory a build will take, told before it takes it."""

@@ -1,0 +1,1 @@
+"""Whether a graph does what its network does."""

@@ -1,0 +1,137 @@
+"""Does the graph compute what the network computes? ONNX Runtime against torch FP32, in figures for the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from zoomrt.bundle import NoiseFacts
+from zoomrt.errors import ExportError
+from zoomrt.export.graph.to_onnx import INPUT, OUTPUT, operator_counts
+from zoomrt.export.recording import Visitor, watched
+from zoomrt.export.verify.sample_tiles import half_photograph_half_noise, with_noise
+from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
+
+__all__ = ["MINIMUM_PSNR_DB", "Parity", "Reference", "Runner", "check_parity", "compare", "reference"]
+
+MINIMUM_PSNR_DB = {"fp32": 80.0, "fp16": 45.0, "bf16": 40.0}
+"""PSNR against torch FP32, peak = the value range. FP32 differs by summation order only; 45 dB keeps FP16 below one
+8-bit code value of RMS error (1.4) with room for the eye. BF16 rounds eight times coarser than FP16 (18 dB): `edge` has
+63.5 dB or better on photograph and noise, Stable Diffusion with random weights 43.6 dB; 40 dB, 2.6 code values, is what
+`--min-psnr` asks of 8-bit layers too."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One comparison on one probe: worst absolute difference and PSNR, in units of the value range."""
+
+    probe: str
+    runner: str
+    max_abs: float
+    psnr_db: float
+    needed_psnr_db: float
+    max_relative: float
+    """Worst absolute difference over the largest wanted magnitude."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A batch of tiles and what torch makes of it in FP32; both (N, 3, ...) float32."""
+
+    lr: NDArray[np.float32]
+    sr: NDArray[np.float32]
+    value_range: tuple[float, float]
+    probe: str
+    """What the tiles show."""
+    needed_psnr_db: float
+    """How close a graph must come; of `MINIMUM_PSNR_DB`, but for graphs with 8-bit layers."""
+
+
+class Runner(NamedTuple):
+    """What runs a graph: its name for messages and the manifest, and tiles in, tiles out."""
+
+    name: str
+    run: Callable[[NDArray[np.float32]], NDArray[Any]]
+
+
+def reference(
+    network: nn.Module,
+    shape: tuple[int, int, int, int],
+    value_range: tuple[float, float],
+    seed: int,
+    *,
+    half: bool,
+    visitors: tuple[Visitor, ...] = (),
+    noise: NoiseFacts | None = None,
+) -> Reference:
+    """Run the FP32 network on a photograph and random pixels, one beside the other.
+
+    seed : of the random pixels, see `probes.probe_seed`.
+    half : round the pixels to FP16 first, as they will be for the graph.
+    shape : (N, 3, h, w). visitors : see `watching.watched`. noise : start noise, which follows the picture's channels.
+    """
+    lr = with_noise(half_photograph_half_noise(shape, value_range, seed), noise)
+    if half:
+        lr = lr.astype(np.float16).astype(np.float32)
+    sr = watched(network, torch.from_numpy(lr), *visitors).numpy()
+    return Reference(lr, sr, value_range, "photograph and noise", MINIMUM_PSNR_DB["fp16" if half else "fp32"])
+
+
+def check_parity(graph: Path, wanted: Reference, loss_db: float = 0.0, runner: Runner | None = None) -> Parity:
+    """Run the graph on the reference's tiles and compare. ONNX Runtime computes FP16 graphs in FP32 on a CPU, so for
+    FP16 this proves the wiring; `fp16.py` proves the range.
+
+    loss_db : see `family.FamilyFacts.parity_loss_db`.
+    runner : what will run the graph; None for ONNX Runtime as it comes, where that is an engine for a GPU.
+
+    Raises ExportError when the graph differs from the network.
+    """
+    name, run = runner or _onnxruntime(graph)
+    ran = run(wanted.lr)
+    low, high = wanted.value_range
+    needed = wanted.needed_psnr_db - loss_db
+    result = compare(wanted.sr, ran.astype(np.float32), wanted.probe, name, high - low, needed)
+    if result.psnr_db < result.needed_psnr_db:
+        seen = f"PSNR {result.psnr_db:.1f} dB" if np.isfinite(result.psnr_db) else "non-finite values"
+        raise ExportError(
+            f"the graph does not match torch FP32 on the {wanted.probe} tile",
+            seen=f"{seen}, worst difference {result.max_abs:.3g} ({name})",
+            needed=f"{result.needed_psnr_db:.0f} dB",
+            remedy="Run in fp32 or fp16 with --bisect to see the first node that differs, and report this model.",
+        )
+    return result
+
+
+def _onnxruntime(graph: Path) -> Runner:
+    session = open_graph(graph, session_options("int8" if "QuantizeLinear" in operator_counts(graph) else "fp32"))
+    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+
+    def run(lr: NDArray[np.float32]) -> NDArray[Any]:
+        (result,) = session.run([OUTPUT], {INPUT: lr.astype(dtype)})
+        return np.asarray(result)
+
+    return Runner("onnxruntime", run)
+
+
+def compare(
+    wanted: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, needed: float
+) -> Parity:
+    """peak : what PSNR is relative to. needed : the PSNR that is demanded, for the record.
+
+    A non-finite value anywhere makes the PSNR minus infinity.
+    """
+    difference = got.astype(np.float64) - wanted.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        psnr = float(10 * np.log10(peak**2 / np.mean(difference**2)))
+    # an exact match is infinitely good, which JSON cannot say
+    psnr = min(psnr, 200.0) if np.isfinite(difference).all() else float("-inf")
+    worst = float(np.abs(difference).max())
+    relative = worst / max(float(np.abs(wanted).max()), 1e-20)
+    return Parity(probe, runner, worst, round(psnr, 2), needed, relative)

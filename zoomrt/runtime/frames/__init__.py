@@ -1,0 +1,1 @@
+"""Frames as callers hand them over: pixel formats, array protocols, bytes."""

@@ -1,0 +1,1 @@
+"""Picture files: what is read and written, and with which library."""

@@ -1,0 +1,1 @@
+"""Sessions: one file for each engine, behind the contract of `runtime/session.py`."""

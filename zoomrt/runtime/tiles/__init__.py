@@ -1,0 +1,1 @@
+"""The arithmetic of tiles and pictures: plan, blend, colour, resampling."""

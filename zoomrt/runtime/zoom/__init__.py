@@ -1,0 +1,1 @@
+"""Zooming in a frame loop: crop, cache, deadline, view."""
