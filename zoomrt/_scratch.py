@@ -1,4 +1,4 @@
-"""Scratch beside the target of a write: names, locks, sweeping, and the step that puts a folder into its place.
+"""Scratch beside the target of a write: names, locks, sweeping, the step into its place, and what no write may replace.
 
 Scratch has a name that nobody can guess and is made exclusively, without following links. Its writer holds a lock on it
 (flock), which the system lets go when the process ends, however it ends: scratch that is not locked belongs to nobody,
@@ -16,14 +16,13 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
-
-__all__ = ["claim", "flush_folder", "scratch_name", "swap_in"]
 
 _ATTEMPTS = 100
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
@@ -145,3 +144,40 @@ def _exchange(one: Path, other: Path) -> None:
     at_cwd, exchange = -100, 2
     if libc.renameat2(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def kind_of(there: os.stat_result | None) -> str:
+    """What stands in the place of a file, for a message."""
+    if there is None:
+        return "nothing there"
+    return "a folder" if stat.S_ISDIR(there.st_mode) else "something that is not a file"
+
+
+def cannot_be_replaced(target: Path, there: os.stat_result | None, folder: bool) -> str | None:
+    """Why a new file or `folder` may not take the place of what is there; None where it may."""
+    if not folder and os.path.realpath(target.parent) == "/dev":
+        return "a device"  # replacing /dev/stdout, a link to what may be a file, would break the machine
+    if there is None:
+        return None
+    wanted = stat.S_ISDIR if folder else stat.S_ISREG
+    if not wanted(there.st_mode):
+        return "a file" if stat.S_ISREG(there.st_mode) else kind_of(there)
+    place = os.path.realpath(target)
+    if os.path.ismount(target) or place in _mount_points():
+        return "a mount point, which cannot be replaced"
+    if not folder:
+        return None
+    if target.name in ("", "..") or os.path.commonpath([place, os.path.realpath(os.curdir)]) == place:
+        return "the folder that this command runs in, or one above it"
+    return None
+
+
+def _mount_points() -> set[str]:
+    """Of this process, on Linux: `os.path.ismount` misses folders of the same disk that are mounted elsewhere."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return set()
+    octal = re.compile(rb"\\([0-7]{3})")
+    places = (octal.sub(lambda code: bytes([int(code[1], 8)]), line.split()[4]) for line in lines)
+    return {os.fsdecode(place) for place in places}

@@ -13,7 +13,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -24,38 +23,8 @@ from typing import BinaryIO, NamedTuple
 
 import platformdirs
 
-from zoomrt._scratch import claim, flush_folder, scratch_name, swap_in
+from zoomrt._scratch import cannot_be_replaced, claim, flush_folder, kind_of, scratch_name, swap_in
 from zoomrt.errors import InputError, StorageError, ZoomrtError
-
-__all__ = [
-    "CacheWarning",
-    "Identity",
-    "atomic_file",
-    "atomic_folder",
-    "cache_path",
-    "check_writable",
-    "entries",
-    "exists",
-    "free_bytes",
-    "identity",
-    "inode",
-    "is_file",
-    "is_folder",
-    "made_folder",
-    "open_file",
-    "read_bytes",
-    "read_cached",
-    "resolved",
-    "scratch_folder",
-    "sha256_of",
-    "shown",
-    "size_of",
-    "total_bytes",
-    "walk",
-    "warn_no_cache",
-    "write_bytes",
-    "write_cached",
-]
 
 AnyPath = str | os.PathLike[str]
 
@@ -69,7 +38,6 @@ _REMEDIES = {
     errno.EMFILE: "Close other programs, or raise the limit on open files: ulimit -n.",
     errno.ENFILE: "Close other programs, or raise the limit on open files: ulimit -n.",
 }
-
 
 _told: list[str] = []
 """Why the cache cannot be used, once it was said."""
@@ -242,13 +210,7 @@ def _regular(path: AnyPath, error: type[ZoomrtError], needed: str) -> os.stat_re
     there = _stat(path, error)
     if there is not None and stat.S_ISREG(there.st_mode):
         return there
-    raise error(f"cannot read {shown(path)}", seen=_kind(there), needed=needed, remedy="Check the path.")
-
-
-def _kind(there: os.stat_result | None) -> str:
-    if there is None:
-        return "nothing there"
-    return "a folder" if stat.S_ISDIR(there.st_mode) else "something that is not a file"
+    raise error(f"cannot read {shown(path)}", seen=kind_of(there), needed=needed, remedy="Check the path.")
 
 
 def _refusal(
@@ -272,7 +234,7 @@ def check_writable(path: AnyPath, *, folder: bool = False) -> None:
     target = Path(path)
     with _storage(target):
         there = _stat(target, StorageError)
-        if problem := _cannot_be_replaced(target, there, folder):
+        if problem := cannot_be_replaced(target, there, folder):
             kind = "folder" if folder else "file"
             raise StorageError(
                 f"cannot write {shown(target)}",
@@ -285,35 +247,6 @@ def check_writable(path: AnyPath, *, folder: bool = False) -> None:
             _stat(nearest / part, StorageError)  # names that are too long are refused only where their folder is
         with scratch_folder(nearest):
             pass
-
-
-def _cannot_be_replaced(target: Path, there: os.stat_result | None, folder: bool) -> str | None:
-    if not folder and os.path.realpath(target.parent) == "/dev":
-        return "a device"  # replacing /dev/stdout, a link to what may be a file, would break the machine
-    if there is None:
-        return None
-    wanted = stat.S_ISDIR if folder else stat.S_ISREG
-    if not wanted(there.st_mode):
-        return "a file" if stat.S_ISREG(there.st_mode) else _kind(there)
-    place = os.path.realpath(target)
-    if os.path.ismount(target) or place in _mount_points():
-        return "a mount point, which cannot be replaced"
-    if not folder:
-        return None
-    if target.name in ("", "..") or os.path.commonpath([place, os.path.realpath(os.curdir)]) == place:
-        return "the folder that this command runs in, or one above it"
-    return None
-
-
-def _mount_points() -> set[str]:
-    """Of this process, on Linux: `os.path.ismount` misses folders of the same disk that are mounted elsewhere."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except OSError:
-        return set()
-    octal = re.compile(rb"\\([0-7]{3})")
-    places = (octal.sub(lambda code: bytes([int(code[1], 8)]), line.split()[4]) for line in lines)
-    return {os.fsdecode(place) for place in places}
 
 
 @contextlib.contextmanager
@@ -330,7 +263,7 @@ def atomic_file(path: AnyPath, *, parents: bool = False) -> Iterator[BinaryIO]:
     """
     target = Path(path)
     with _storage(target), made_folder(target.parent) if parents else contextlib.nullcontext():
-        if problem := _cannot_be_replaced(target, _stat(target, StorageError), folder=False):
+        if problem := cannot_be_replaced(target, _stat(target, StorageError), folder=False):
             raise OSError(errno.EISDIR, problem)
         with scratch_name(target.parent, target.suffix) as scratch:
             with open(scratch, "w+b", opener=lambda name, _: claim(Path(name), folder=False)) as stream:
@@ -359,7 +292,7 @@ def atomic_folder(path: AnyPath) -> Iterator[Path]:
     """
     target = Path(path)
     with _storage(target), made_folder(target.parent), scratch_folder(target.parent) as scratch:
-        if problem := _cannot_be_replaced(target, _stat(target, StorageError), folder=True):
+        if problem := cannot_be_replaced(target, _stat(target, StorageError), folder=True):
             raise OSError(errno.ENOTDIR, problem)
         yield scratch
         for file in walk(scratch, StorageError):

@@ -12,8 +12,6 @@ from zoomrt.bench.record import Record
 from zoomrt.bench.statistics import CONFIDENCE
 from zoomrt.errors import InputError
 
-__all__ = ["Change", "Changes", "changes", "check_comparable", "is_slower", "lines"]
-
 _PSNR_STEP_DB = 0.1
 _MACHINE = ("cpu", "cores", "affinity", "governor")
 

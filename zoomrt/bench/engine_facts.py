@@ -6,8 +6,6 @@ from zoomrt.bundle import Bundle
 from zoomrt.errors import EngineMismatch
 from zoomrt.export.engines.plan_reader import UnreadablePlan, read_plan
 
-__all__ = ["check_engines"]
-
 
 def check_engines(bundle: Bundle) -> None:
     """Read TensorRT-RTX engines back and compare kernels, GPUs and size. Raises EngineMismatch.

@@ -16,8 +16,6 @@ from onnx.helper import tensor_dtype_to_np_dtype
 
 from zoomrt.bench.record import Cost
 
-__all__ = ["GROUPS", "NodeCost", "cost_of", "group_of", "node_costs"]
-
 GROUPS = ("convolution", "norm+activation", "attention", "matmul", "other")
 
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger", "DeformConv"}

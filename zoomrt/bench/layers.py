@@ -27,8 +27,6 @@ from zoomrt.runtime.quiet import import_openvino
 from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
 from zoomrt.runtime.sessions.openvino import ARITHMETICS
 
-__all__ = ["TOP", "layers_from_rows", "layers_of", "onnxruntime_rows", "openvino_rows"]
-
 TOP = 10
 _WIDE = frozenset({"float", "f32", "fp32", "float32"})
 

@@ -23,8 +23,6 @@ import zoomrt
 from zoomrt.bench.record import Memory
 from zoomrt.runtime.sessions.onnxruntime import core_count
 
-__all__ = ["MemoryWatch", "code_state", "conditions", "cpu_name", "gpus", "machine", "versions"]
-
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _SAMPLE_S = 0.05
 

@@ -22,8 +22,6 @@ from zoomrt.runtime.pictures.formats import READABLE
 from zoomrt.runtime.pictures.images import read_rgb8
 from zoomrt.runtime.upscaler import Upscaler
 
-__all__ = ["EQUAL_DB", "bicubic", "compare_pictures", "pairs_in", "psnr_db", "quality_of"]
-
 EQUAL_DB = 200.0
 """What stands for equal pictures, whose PSNR is infinite."""
 _WINDOW = 11

@@ -14,24 +14,6 @@ import msgspec
 from zoomrt.errors import InputError
 from zoomrt.files import read_bytes, write_bytes
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "Ceilings",
-    "Cost",
-    "Latency",
-    "LayerTime",
-    "Layers",
-    "Memory",
-    "Quality",
-    "Ratio",
-    "Record",
-    "Roofline",
-    "Row",
-    "What",
-    "read_record",
-    "write_record",
-]
-
 SCHEMA_VERSION = 1
 """Grows when a field changes its meaning or goes away; new fields with a default do not count."""
 

@@ -28,8 +28,6 @@ from zoomrt.files import cache_path, read_cached, write_cached
 from zoomrt.runtime.quiet import import_openvino
 from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
 
-__all__ = ["ceilings", "measure_ceilings", "roofline_of"]
-
 _SIDE = 2048
 _COPY_BYTES = 128 << 20
 _CHAIN = 256

@@ -34,8 +34,6 @@ from zoomrt.models.sources import NO_SOURCES, Sources
 from zoomrt.runtime.sessions.onnxruntime import core_count
 from zoomrt.runtime.upscaler import Upscaler, load
 
-__all__ = ["ENGINE", "BenchRequest", "run_bench"]
-
 ENGINE = "zoomrt"
 """Name of the row of the bundle's own engine."""
 _STAGE_ROUNDS = 5
@@ -79,8 +77,8 @@ def run_bench(request: BenchRequest, report: Progress = lambda _label, _fraction
     work = Workload.of(request.what, bundle.manifest.tile, request.picture)
     threads = request.threads or core_count()
     job = Job(bundle, threads, request.weights, request.sources, request.baseline)
-    with machine.MemoryWatch() as watch, ExitStack() as stack:
-        run = _Run(request, job, work, pairs, watch, report, stack)
+    run = _Run(request, job, work, pairs, report)
+    with run.watch, run.stack:
         run.everything()
     manifest = bundle.manifest
     return Record(
@@ -104,7 +102,7 @@ def run_bench(request: BenchRequest, report: Progress = lambda _label, _fraction
         ceilings=run.wall,
         layers=run.layers,
         quality=tuple(run.quality),
-        memory=watch.result(),
+        memory=run.watch.result(),
         engine_report=manifest.engine_report,
         notes=tuple(run.notes),
     )
@@ -114,17 +112,10 @@ class _Run:
     """The state of one benchmark while it is made."""
 
     def __init__(
-        self,
-        request: BenchRequest,
-        job: Job,
-        work: Workload,
-        pairs: list[tuple[Path, Path]],
-        watch: machine.MemoryWatch,
-        report: Progress,
-        stack: ExitStack,
+        self, request: BenchRequest, job: Job, work: Workload, pairs: list[tuple[Path, Path]], report: Progress
     ) -> None:
-        self.request, self.job, self.work, self.pairs = request, job, work, pairs
-        self.watch, self.report, self.stack = watch, report, stack
+        self.request, self.job, self.work, self.pairs, self.report = request, job, work, pairs, report
+        self.watch, self.stack = machine.MemoryWatch(), ExitStack()
         self.manifest = job.bundle.manifest
         self.machine = machine.machine()
         self.rows: list[Row] = []

@@ -15,8 +15,6 @@ import numpy as np
 
 from zoomrt.bench.record import Latency, Ratio
 
-__all__ = ["CONFIDENCE", "latency_of", "median_interval", "ratio_of"]
-
 CONFIDENCE = 0.95
 """Probability with which an interval encloses the true median, where there are samples enough: six."""
 

@@ -14,8 +14,6 @@ import numpy as np
 
 from zoomrt.bench.statistics import CONFIDENCE, median_interval
 
-__all__ = ["WARM_UP_RUNS", "Rule", "time_alone", "time_in_turns", "warm_up"]
-
 WARM_UP_RUNS = 2
 """Before anything is timed, of the engine and of every peer; the first of them is `Row.first_ms`."""
 _SETTLE_S = 0.1

@@ -26,8 +26,6 @@ from zoomrt.runtime.tiles.blend import Blender
 from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import Upscaler
 
-__all__ = ["SPANS", "RunSession", "Workload", "calling", "frame_stages", "tile_stages"]
-
 SPANS: dict[What, str] = {
     "engine": "the tile into the engine's buffer, the engine, and the check that its output is finite",
     "tile": "one tile of 8-bit pixels: converted, through the engine, blended and converted back",

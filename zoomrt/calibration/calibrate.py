@@ -26,8 +26,6 @@ from zoomrt.calibration.ranges import range_of
 from zoomrt.errors import RuntimeFault
 from zoomrt.files import read_cached, write_cached
 
-__all__ = ["Ranges", "Statistics", "network_digest", "observe", "ranges_of"]
-
 Progress = Callable[[str, float], None]
 _LAYOUT = "zoomrt statistics 2"  # of the file and of what is counted; another number makes old files strangers
 _SAVE_EVERY_S = 10.0

@@ -24,8 +24,6 @@ from zoomrt.runtime.pictures.formats import READABLE
 from zoomrt.runtime.pictures.images import read_rgb8
 from zoomrt.runtime.tiles.noise import noise_at
 
-__all__ = ["Tiles", "pictures_of", "tiles_from_pictures"]
-
 
 @dataclass(frozen=True, eq=False)
 class Tiles:

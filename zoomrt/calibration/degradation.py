@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-__all__ = ["SCALE", "degrade"]
-
 SCALE = 4
 BLUR_SIGMA = (0.2, 1.5)
 """Gaussian blur in HR pixels; Real-ESRGAN (arXiv 2107.10833, section 4.1) draws up to 3."""

@@ -27,8 +27,6 @@ from torch import Tensor, nn
 from zoomrt.calibration.calibrate import Statistics
 from zoomrt.errors import PrecisionError
 
-__all__ = ["Seam", "equalise", "seams_of"]
-
 MIGRATION = 0.5
 """SmoothQuant's alpha: 0 leaves activations alone, 1 makes all their channels equal."""
 _SMALLEST_SHARE = 1e-4  # channels weaker than this share of the strongest count as this strong

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 
 from zoomrt.errors import PrecisionError
 
-__all__ = ["FORMATS", "FP8", "INT8", "Format", "QuantConv2d", "QuantLinear", "fake_quantised"]
-
 
 @dataclass(frozen=True)
 class Format:

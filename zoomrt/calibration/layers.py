@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Layer", "layers_of", "replace_layers", "watching", "with_layers"]
-
 
 @dataclass(frozen=True)
 class Layer:

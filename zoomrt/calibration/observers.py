@@ -14,8 +14,6 @@ from torch import Tensor
 
 from zoomrt.errors import RuntimeFault
 
-__all__ = ["BINS", "Observer"]
-
 BINS = 2048
 _SMALLEST_EXPONENT = -100  # of an empty histogram; magnitudes below 2**-100 count as zero
 _EXACT_COUNT = 1 << 24  # torch.histc counts in float32, which is exact up to here

@@ -11,8 +11,6 @@ from torch import nn
 from zoomrt.calibration.layers import Layer
 from zoomrt.errors import unknown_name
 
-__all__ = ["BACKENDS", "BackendRule", "Placement", "backend_rule", "placement_of"]
-
 
 @dataclass(frozen=True)
 class BackendRule:

@@ -14,8 +14,6 @@ from zoomrt.calibration.layers import with_layers
 from zoomrt.calibration.placement import Placement, backend_rule
 from zoomrt.errors import PrecisionError
 
-__all__ = ["psnr_db", "quantise", "quantised_layers"]
-
 _EXACT_DB = 200.0  # JSON knows no infinity
 
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from zoomrt.calibration.observers import Observer
 from zoomrt.errors import unknown_name
 
-__all__ = ["METHODS", "range_of"]
-
 PERCENTILE = 99.99
 """Share of values not clipped, in percent; of pytorch-quantization's choices (99.9 to 99.9999) the second."""
 ENTROPY_LEVELS = 128

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PICTURE", "TABLE", "write_report"]
-
 TABLE, PICTURE = "calibration.md", "calibration.png"
 
 

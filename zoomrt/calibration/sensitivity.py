@@ -32,8 +32,6 @@ from zoomrt.calibration.quantise import psnr_db, quantised_layers
 from zoomrt.errors import PrecisionError
 from zoomrt.files import read_cached, write_cached
 
-__all__ = ["Damage", "Search", "blocks_of"]
-
 Progress = Callable[[str, float], None]
 
 

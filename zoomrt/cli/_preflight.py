@@ -12,9 +12,7 @@ from zoomrt.errors import ZoomrtError
 from zoomrt.files import shown
 
 if TYPE_CHECKING:
-    from zoomrt.runtime.pictures.images import PictureFacts
-
-__all__ = ["check_jobs"]
+    from zoomrt.runtime.pictures.source import PictureFacts
 
 
 def check_jobs(

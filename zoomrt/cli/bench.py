@@ -79,16 +79,12 @@ def cli(
     picture: Path | None,
     pairs: tuple[Path, Path] | None,
     weights: Path | None,
-    base: Path | None,
-    decoder: Path | None,
-    autoencoder: Path | None,
-    prompt_embedding: Path | None,
-    steps: int | None,
     baseline_weights: Path | None,
     new_ceilings: bool,
     record_file: Path | None,
     page_file: Path | None,
     quiet: bool,
+    **sources: Any,
 ) -> None:
     """Time BUNDLE, alone and in turns with peers: median with its interval, quality, and the distance to the wall.
 
@@ -120,9 +116,7 @@ def cli(
         picture=picture,
         pairs=pairs,
         weights=weights,
-        sources=Sources(
-            base=base, decoder=decoder, autoencoder=autoencoder, prompt_embedding=prompt_embedding, steps=steps
-        ),
+        sources=Sources(**sources),
         baseline=baseline_weights,
         new_ceilings=new_ceilings,
         words=sys.argv[1:],

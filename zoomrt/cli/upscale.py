@@ -27,7 +27,7 @@ from zoomrt.runtime.resources import is_refusal, out_of_memory
 from zoomrt.runtime.sizes import ResultSize, result_of_each_pass
 
 if TYPE_CHECKING:
-    from zoomrt.runtime.pictures.images import PictureFacts
+    from zoomrt.runtime.pictures.source import PictureFacts
     from zoomrt.runtime.upscaler import Upscaler
 
 

@@ -142,7 +142,8 @@ def _video(output: Path, size: tuple[int, int], source: Source, until: float | N
 def _pictures(output: Path, size: tuple[int, int], source: Source, _until: float | None) -> _Plan:
     """Of 16 bits a channel where the source has more than 8. Raises StorageError for a size that the format lacks."""
     from zoomrt.runtime.pictures import vips as picture_vips
-    from zoomrt.runtime.pictures.images import PictureFacts, check_fits
+    from zoomrt.runtime.pictures.images import check_fits
+    from zoomrt.runtime.pictures.source import PictureFacts
 
     deep, curve = source.bits > 8, source.colours.curve
     name, holds = check_fits(PictureFacts(size[1], size[0], 3, deep, alpha=False), output)

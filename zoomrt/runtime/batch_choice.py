@@ -10,8 +10,6 @@ import numpy as np
 
 from zoomrt.runtime.session import Session
 
-__all__ = ["choose_batch"]
-
 _ROUNDS = 3
 _WORTH = 0.97  # a larger batch keeps a tile waiting longer, so it must take at most this share of the time per tile
 

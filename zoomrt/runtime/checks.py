@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from numbers import Real
 
-__all__ = ["brief", "within"]
-
 _LONGEST = 60  # characters of a value in a message
 
 

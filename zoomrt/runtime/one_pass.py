@@ -26,8 +26,6 @@ from zoomrt.runtime.tiles.colour import corrected, takes_codes, waiting_bytes
 from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.tiles.reference import InputReference, planes_of
 
-__all__ = ["upscale_once", "working_bytes"]
-
 _BAND_PIXELS = 1 << 16
 
 

@@ -17,8 +17,6 @@ from zoomrt.errors import MissingDependency, StorageError
 from zoomrt.files import cache_path, check_writable
 from zoomrt.runtime.resources import is_refusal, out_of_memory
 
-__all__ = ["import_onnxruntime", "import_openvino", "quiet_process"]
-
 _NO_TELEMETRY = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime, Privacy.md in its package
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, "Environment variables"

@@ -14,8 +14,6 @@ import threading
 
 from zoomrt.errors import OutOfMemory, UsageError
 
-__all__ = ["MAX_THREADS", "address_space", "check_process", "check_threads", "is_refusal", "out_of_memory"]
-
 MAX_THREADS = 1024
 """Of one engine; more than any machine has cores, few enough to be had."""
 _IMPORTS_BYTES = 100_000_000

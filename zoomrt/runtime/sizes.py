@@ -11,20 +11,6 @@ from numbers import Integral
 
 from zoomrt.errors import InputError, UsageError
 
-__all__ = [
-    "MAX_DEVICE_PIXELS",
-    "MAX_DEVICE_SIDE",
-    "MAX_PIXELS",
-    "MAX_RESULT_PIXELS",
-    "MAX_RESULT_SIDE",
-    "MAX_SIDE",
-    "ResultSize",
-    "check_result_size",
-    "check_size",
-    "fits_device",
-    "result_of_each_pass",
-]
-
 MAX_SIDE = 65535
 """Longest side of a frame, LR pixels: that of a JPEG."""
 MAX_PIXELS = 2**28

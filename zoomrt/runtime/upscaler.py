@@ -31,8 +31,6 @@ from zoomrt.runtime.tiles import pixels
 from zoomrt.runtime.tiles.colour import check_method, with_method
 from zoomrt.runtime.tiles.plan import plan
 
-__all__ = ["Upscaler", "load"]
-
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 

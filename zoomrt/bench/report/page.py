@@ -11,8 +11,6 @@ from zoomrt.bench.report import plots
 from zoomrt.bench.report.table import TIME_HEAD, WALL_HEAD, bound_words, ms_words, time_cells, wall_cells
 from zoomrt.files import write_bytes
 
-__all__ = ["page", "write_page"]
-
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #5d6878; --line: #d9dee6; --back: #ffffff; --card: #f6f8fa; }
 @media (prefers-color-scheme: dark) {

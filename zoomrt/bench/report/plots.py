@@ -14,8 +14,6 @@ from matplotlib.figure import Figure
 
 from zoomrt.bench.record import Record, Row
 
-__all__ = ["Plot", "of"]
-
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _COLOURS = ("#2f7ed8", "#e0803a", "#4aa564", "#b75fb3", "#d4a72c", "#5cb8c4", "#d8575b")
 _SIZE = (6.4, 3.6)

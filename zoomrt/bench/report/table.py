@@ -12,8 +12,6 @@ from rich.table import Table
 from zoomrt.bench.record import Ratio, Record, Roofline, Row
 from zoomrt.bench.statistics import CONFIDENCE
 
-__all__ = ["TIME_HEAD", "WALL_HEAD", "bound_words", "ms_words", "render", "time_cells", "wall_cells"]
-
 TIME_HEAD = ("", "median ms", "interval", "n", "p90", "p99", "min", "mean", "MAD", "time / zoomrt", "PSNR dB")
 WALL_HEAD = ("", "TFLOP/s", "GB/s", "the wall", "load s", "first ms", "memory MB")
 

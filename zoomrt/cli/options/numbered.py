@@ -12,8 +12,6 @@ from zoomrt.errors import StorageError, UsageError
 from zoomrt.files import entries, exists, is_folder, resolved
 from zoomrt.runtime.pictures.formats import READABLE, WRITABLE
 
-__all__ = ["check_output", "is_pattern", "numbered"]
-
 _NUMBER = re.compile(r"%(0\d+)?d")
 
 

@@ -16,8 +16,6 @@ import click
 from zoomrt.errors import UsageError
 from zoomrt.runtime.resources import MAX_THREADS
 
-__all__ = ["THREADS", "Number", "Parsed", "Whole", "bad_value", "fraction", "number", "whole"]
-
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
 _SHOWN = 60

@@ -10,8 +10,6 @@ from zoomrt.cli.options.numbers import Parsed, Whole, fraction, whole
 from zoomrt.errors import UsageError
 from zoomrt.runtime.sizes import MAX_RESULT_PIXELS, MAX_RESULT_SIDE, ResultSize
 
-__all__ = ["longest_option", "result_size", "scale_option", "sides", "size_option"]
-
 MOST_TIMES = 1000
 
 

@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["Ended", "raised_signals"]
-
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _ONCE_S = 0.5
 """A signal that follows another so soon is the same wish: of a shell and of its parent, or of an impatient hand."""

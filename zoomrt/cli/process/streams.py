@@ -12,8 +12,6 @@ import os
 import re
 import sys
 
-__all__ = ["Stderr", "open_streams", "printable", "stderr"]
-
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 """What a terminal acts on instead of showing it: controls, escapes, ends of lines, marks that turn the direction of
 writing (Unicode TR 9), and surrogates, which stand for bytes of a file name that are no UTF-8."""

@@ -19,8 +19,6 @@ from zoomrt.errors import InputError
 from zoomrt.files import exists, shown
 from zoomrt.runtime.frames.pixel_formats import CameraFrame
 
-__all__ = ["Source", "reason"]
-
 _MIN_RATE, _MAX_RATE = Fraction(1, 1000), Fraction(10_000)
 """Pictures a second, beyond which a file's rate is taken for a slip."""
 _MAX_SECONDS = 2**31

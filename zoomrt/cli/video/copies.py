@@ -17,8 +17,6 @@ from av.stream import Disposition
 
 from zoomrt.cli.video.clip import Source
 
-__all__ = ["Copies", "copies_of"]
-
 _QUICKTIME = {"mp4", "mov", "ipod", "3gp", "3g2"}
 _HOLD_ALL = {"matroska", "webm", *_QUICKTIME}
 """Containers of chapters and of tags with any name."""
@@ -98,7 +96,15 @@ def copies_of(source: Source, container: str, until: float | None) -> Copies:
         else:
             options = _ANY_TAGS
     losses = (f"left out, as {container} does not hold them: {', '.join(lost)}",) if lost else ()
-    return Copies(tuple(kept), chapters, tags, _lasting(video.metadata), int(video.disposition), options, losses)
+    return Copies(
+        streams=tuple(kept),
+        chapters=chapters,
+        tags=tags,
+        video_tags=_lasting(video.metadata),
+        disposition=int(video.disposition),
+        options=options,
+        losses=losses,
+    )
 
 
 def _is_cover(stream: Any) -> bool:

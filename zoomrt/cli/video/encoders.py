@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from zoomrt.cli.video.frames import Colours
 
-__all__ = ["ENCODERS", "Encoder", "options_of"]
-
 
 class Encoder(NamedTuple):
     """even, odd : FFmpeg's pixel format for sizes of even sides, and of an odd one."""

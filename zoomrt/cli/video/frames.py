@@ -20,18 +20,6 @@ import numpy as np
 
 from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame, Matrix, PixelFormat, Siting, plane_shapes
 
-__all__ = [
-    "LAYOUT_NAMES",
-    "Colours",
-    "bits_of",
-    "camera_frame",
-    "chroma_step",
-    "colours_of",
-    "losses_of",
-    "planes_of",
-    "siting_of",
-]
-
 LAYOUT_NAMES: dict[str, PixelFormat] = {
     "yuv420p": "i420",
     "yuv422p": "i422",

@@ -24,8 +24,6 @@ from zoomrt.errors import StorageError
 from zoomrt.files import atomic_file, shown
 from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame
 
-__all__ = ["Recording", "VideoWriter", "plan_recording", "video_writer"]
-
 _SPACES: dict[str, int] = {"bt709": 1, "bt601": 6, "bt2020": 9}
 _FULL, _LIMITED = 2, 1  # AVCOL_RANGE_JPEG, AVCOL_RANGE_MPEG
 _CLOCK = Fraction(1, 60000)
@@ -122,7 +120,7 @@ def plan_recording(
     for encoder in encoders:
         if encoder.name not in av.codecs_available:
             continue
-        recording = Recording(container, encoder, size, rate, like, colours, copies, lead)
+        recording = Recording(container, encoder, size, rate, like, colours=colours, copies=copies, lead=lead)
         try:
             recording.begin(io.BytesIO())[0].close()
         except av.FFmpegError as cause:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from zoomrt.cli.options.numbers import bad_value, number
 
-__all__ = ["Keyframe", "ZoomPath", "parse_keyframes", "parse_path"]
-
 Center = tuple[float, float]
 _REMEDY = "Write --zoom 1:8 or --keyframes '0=1 3=8@0.6,0.4'."
 

@@ -20,8 +20,6 @@ from zoomrt.runtime.frames.pixel_formats import CameraFrame
 from zoomrt.runtime.pictures.images import Picture, write_picture
 from zoomrt.runtime.zoom.session import ZoomSession
 
-__all__ = ["Progress", "ZoomRun", "half"]
-
 
 class Progress:
     """Share of the input done, with the time that is left; the number of frames where the length is not known."""

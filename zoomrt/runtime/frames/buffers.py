@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from zoomrt.errors import InputError, MissingDependency, RuntimeFault
 
-__all__ = ["contiguous_strides", "from_device", "host_array"]
-
 Copy = Callable[[int, int, int, "int | None"], None]
 """copy(host address, device address, bytes, stream or None): returns once the bytes are there."""
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from zoomrt.runtime.frames.rgb_view import Picture, RgbView
 from zoomrt.runtime.frames.yuv import YuvNumbers, chroma_planes, yuv_numbers
 
-__all__ = ["FrameBytes", "Nv12Bytes", "RgbBytes", "bytes_of"]
-
 
 @dataclass(frozen=True)
 class RgbBytes:

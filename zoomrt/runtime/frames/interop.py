@@ -18,8 +18,6 @@ import numpy as np
 from zoomrt.errors import InputError
 from zoomrt.runtime.frames.buffers import contiguous_strides
 
-__all__ = ["DeviceArray", "DeviceView", "device_view", "is_on_gpu", "stream_handle"]
-
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
 _KINDS = {0: "i", 1: "u", 2: "f"}  # DLPack's type codes
 _CODES = {kind: code for code, kind in _KINDS.items()}

@@ -18,18 +18,6 @@ from zoomrt.errors import InputError, unknown_name
 from zoomrt.runtime.checks import brief, within
 from zoomrt.runtime.frames.buffers import host_array
 
-__all__ = [
-    "FORMATS",
-    "LAYOUTS",
-    "CameraFrame",
-    "Layout",
-    "Matrix",
-    "PixelFormat",
-    "Siting",
-    "empty_like",
-    "plane_shapes",
-]
-
 PixelFormat = Literal["rgb", "bgr", "rgb48", "nv12", "nv21", "i420", "i422", "i444", "p010", "i010", "i210", "i410"]
 Matrix = Literal["bt601", "bt709", "bt2020"]
 Siting = Literal[

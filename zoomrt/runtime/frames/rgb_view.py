@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame
 from zoomrt.runtime.frames.yuv import read_window
 
-__all__ = ["Picture", "RgbView", "peak_of", "picture_of"]
-
 
 class RgbView:
     """A YUV frame seen as (H, W, 3) float32 RGB in [0, 1], as `read_window` has it: not rounded to 8 bits."""

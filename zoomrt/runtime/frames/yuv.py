@@ -13,16 +13,6 @@ from numpy.typing import NDArray
 
 from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame, Siting
 
-__all__ = [
-    "YuvNumbers",
-    "chroma_planes",
-    "read_window",
-    "rows_to_write",
-    "write_rows",
-    "write_view",
-    "yuv_numbers",
-]
-
 _WEIGHTS: dict[str, tuple[float, float]] = {
     "bt601": (0.299, 0.114),
     "bt709": (0.2126, 0.0722),

@@ -9,17 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-__all__ = [
-    "CLASSIC_TIFF_BYTES",
-    "FORMATS",
-    "NEW_ENDINGS",
-    "READABLE",
-    "WRITABLE",
-    "Format",
-    "Holds",
-    "format_of",
-]
-
 
 @dataclass(frozen=True)
 class Holds:

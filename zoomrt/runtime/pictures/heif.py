@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoomrt.errors import InputError, MissingDependency
-from zoomrt.runtime.pictures.source import Planes, Raw, Source, stretched
+from zoomrt.runtime.pictures.source import PictureFacts, Planes, Raw, Source, stretched
 from zoomrt.runtime.sizes import check_size
-
-__all__ = ["is_heif", "open_with_libheif"]
 
 _BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 """ISO/IEC 23008-12, annex B. An AVIF may have the last two as well, and names itself beside them."""
@@ -70,7 +68,7 @@ def open_with_libheif(stream: BinaryIO, what: str, notes: list[str]) -> Source:
         notes.append("its high dynamic range is read as if it were standard range")
     elif primaries not in _SRGB_PRIMARIES and not image.info.get("icc_profile"):
         notes.append(f"its colours are read as sRGB, there is no profile for primaries {primaries}")
-    channels = 1 if mode.startswith("L") else 3
     # what the file says of turning is applied by libheif, and EXIF's orientation does not count (annex A.4.2)
     info = {key: image.info.get(key) for key in ("icc_profile", "xmp")}
-    return Source("HEIF", height, width, channels, bits > 8, mode.endswith("A"), 1, decode, lambda: Raw(info, exif))
+    facts = PictureFacts(height, width, 1 if mode.startswith("L") else 3, bits > 8, mode.endswith("A"))
+    return Source(facts, 1, decode, lambda: Raw(info, exif))

@@ -12,7 +12,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -35,19 +35,6 @@ from zoomrt.runtime.tiles.alpha import fill_hidden, resize_alpha
 if TYPE_CHECKING:
     from zoomrt.runtime.upscaler import Upscaler
 
-__all__ = [
-    "WRITABLE",
-    "Picture",
-    "PictureFacts",
-    "PictureWarning",
-    "check_fits",
-    "inspect_picture",
-    "read_picture",
-    "read_rgb8",
-    "upscale_picture",
-    "write_picture",
-]
-
 Pixels = NDArray[Any]
 _HEAD = 512  # bytes that tell a format
 
@@ -57,23 +44,15 @@ class PictureWarning(UserWarning):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """An upright picture and what belongs to it.
+class Picture(Metadata):
+    """An upright picture with its metadata.
 
     pixels : (H, W, 3) RGB or (H, W) grey; uint8 or uint16.
     alpha : (H, W) of the same type, straight (not premultiplied), or None for an opaque picture.
-    icc : ICC profile of the pixels; None means sRGB, or grey with its curve.
-    exif : EXIF block with the `Exif` header, without orientation. xmp : XML packet. iptc : IIM records.
-    dpi : pixels per inch, horizontal and vertical.
     """
 
     pixels: Pixels
     alpha: Pixels | None = None
-    icc: bytes | None = None
-    exif: bytes | None = None
-    dpi: tuple[float, float] | None = None
-    xmp: bytes | None = None
-    iptc: bytes | None = None
 
 
 def inspect_picture(path: str | os.PathLike[str]) -> PictureFacts:
@@ -113,8 +92,9 @@ def read_rgb8(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
 def _facts(source: Source) -> PictureFacts:
     """`deep` only where it could be written too."""
-    deep = source.deep and (vips.available() or (source.channels == 1 and not source.alpha))
-    return PictureFacts(source.height, source.width, source.channels, deep, source.alpha)
+    facts = source.facts
+    deep = facts.deep and (vips.available() or (facts.channels == 1 and not facts.alpha))
+    return replace(facts, deep=deep)
 
 
 def _opened(stream: BinaryIO, what: str, notes: list[str]) -> Source:
@@ -200,12 +180,8 @@ def upscale_picture(
         pixels = fill_hidden(pixels, alpha)
     large = upscaler.upscale(pixels, size=size, on_tile=on_tile)
     height, width = large.shape[:2]
-    metadata = resized(_metadata(picture), (height, width), width / pixels.shape[1])
-    return Picture(large, None if alpha is None else resize_alpha(alpha, (height, width)), **vars(metadata))
-
-
-def _metadata(picture: Picture) -> Metadata:
-    return Metadata(picture.icc, picture.exif, picture.xmp, picture.iptc, picture.dpi)
+    alpha = None if alpha is None else resize_alpha(alpha, (height, width))
+    return replace(resized(picture, (height, width), width / pixels.shape[1]), pixels=large, alpha=alpha)
 
 
 def write_picture(picture: Picture, path: str | os.PathLike[str]) -> None:
@@ -226,7 +202,7 @@ def write_picture(picture: Picture, path: str | os.PathLike[str]) -> None:
     if deep and not holds.deep:
         notes.append(f"its 16 bits a channel are written as 8, {name} holds no more")
         pixels, alpha = eight_bits(pixels), None if alpha is None else eight_bits(alpha)
-    metadata = fitting(_metadata(picture), pixels.ndim == 2, name, holds, notes)
+    metadata = fitting(picture, pixels.ndim == 2, name, holds, notes)
     try:
         with files.atomic_file(file) as stream:
             encode((pixels, alpha), metadata, name, stream)

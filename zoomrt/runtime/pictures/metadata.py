@@ -14,23 +14,12 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import ExifTags, Image, ImageCms
 
 from zoomrt.runtime.pictures.formats import Holds
 from zoomrt.runtime.pictures.source import TURNED, Raw
-
-__all__ = [
-    "Metadata",
-    "fitting",
-    "metadata_of",
-    "photoshop_segment",
-    "resized",
-    "tiff_tags",
-    "usable_profile",
-    "with_tags",
-]
 
 NAMES = {"exif": "EXIF", "xmp": "XMP", "iptc": "IPTC", "icc": "its ICC profile"}
 
@@ -61,16 +50,19 @@ _IPTC_TAG = 33723
 _INCHES, _CENTIMETRES = 2, 3  # EXIF's and TIFF's units of resolution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """icc : ICC profile of the pixels. exif : with the `Exif` header. xmp : an XML packet. iptc : IIM records.
-    dpi : pixels per inch, horizontal and vertical."""
+    """icc : ICC profile of the pixels; None means sRGB, or grey with its curve. exif : with the `Exif` header, without
+    orientation. xmp : an XML packet. iptc : IIM records. dpi : pixels per inch, horizontal and vertical."""
 
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None
+
+
+_M = TypeVar("_M", bound=Metadata)
 
 
 class _Unusable(ValueError):
@@ -194,7 +186,7 @@ def _exif_dpi(exif: Image.Exif) -> tuple[float, float] | None:
     return across * factor, down * factor
 
 
-def resized(metadata: Metadata, size: tuple[int, int], factor: float) -> Metadata:
+def resized(metadata: _M, size: tuple[int, int], factor: float) -> _M:
     """The metadata of the same picture at (height, width) `size`, `factor` times as large."""
     dpi = metadata.dpi and _dpi([number * factor for number in metadata.dpi], [])
     exif, xmp = _exif_with_size(metadata.exif, size, factor), _xmp_with_size(metadata.xmp, size)

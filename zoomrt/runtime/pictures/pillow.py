@@ -37,10 +37,8 @@ from PIL import (  # each registers the format that it reads, and no other
 from zoomrt.errors import InputError
 from zoomrt.runtime.pictures import png, vips
 from zoomrt.runtime.pictures.formats import FORMATS
-from zoomrt.runtime.pictures.source import AT_8_BITS, TURNED, Planes, Raw, Source, stretched, upright
+from zoomrt.runtime.pictures.source import AT_8_BITS, TURNED, PictureFacts, Planes, Raw, Source, stretched, upright
 from zoomrt.runtime.sizes import MAX_PIXELS, check_size
-
-__all__ = ["open_with_pillow"]
 
 _NAMES = [form.name for form in FORMATS if form.name != "HEIF"]
 # Pillow's modes of 8 bits a channel, and whether they are grey. CMYK and LAB are converted to sRGB.
@@ -99,7 +97,7 @@ def open_with_pillow(stream: BinaryIO, what: str, notes: list[str]) -> Source:
         found = holder[0]
         return Raw({**found.info, **kept}, lambda: _exif(found), getattr(image, "tag_v2", {}))
 
-    return Source(form, *size, channels, deep, alpha, orientation, decode, raw)
+    return Source(PictureFacts(*size, channels, deep, alpha), orientation, decode, raw)
 
 
 _lock = threading.Lock()

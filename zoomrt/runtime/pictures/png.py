@@ -16,8 +16,6 @@ from PIL import Image, PngImagePlugin
 
 from zoomrt.runtime.pictures.metadata import Metadata
 
-__all__ = ["SIGNATURE", "AfterHeader", "metadata_only", "pixels_only"]
-
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"acTL", b"IDAT", b"IEND"}
 _METADATA = {b"eXIf", b"iCCP", b"iTXt", b"pHYs", b"tEXt", b"zTXt"}

@@ -13,8 +13,6 @@ from zoomrt.errors import OutOfMemory
 from zoomrt.runtime.pictures.formats import format_of
 from zoomrt.runtime.pictures.source import PictureFacts
 
-__all__ = ["available_bytes", "check_room", "needed_bytes"]
-
 _WEBP_BYTES = 10
 """A pixel of WebP while it is encoded: Pillow's copy, and libwebp's planes and what it keeps while it searches."""
 

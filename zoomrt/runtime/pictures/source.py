@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["AT_8_BITS", "TURNED", "PictureFacts", "Planes", "Raw", "Source", "eight_bits", "stretched", "upright"]
-
 Pixels = NDArray[Any]
 Planes = tuple[Pixels, Pixels | None]
 """(H, W, 3) RGB or (H, W) grey, and alpha, (H, W), straight, or None; uint8 or uint16."""
@@ -50,18 +48,11 @@ class Raw:
 class Source:
     """A picture whose header was read and whose pixels were not.
 
-    format : as in `picture_formats`. height, width : of the upright picture. channels : 1 or 3.
-    deep : 16 bits a channel will be read. alpha : beside them.
     orientation : EXIF's, 1 to 8, of the stored picture.
     decode : gives the upright planes; takes notes. raw : gives the metadata, after decoding.
     """
 
-    format: str
-    height: int
-    width: int
-    channels: int
-    deep: bool
-    alpha: bool
+    facts: PictureFacts
     orientation: int
     decode: Callable[[list[str]], Planes]
     raw: Callable[[], Raw]

@@ -14,10 +14,8 @@ from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
 from zoomrt.errors import InputError, MissingDependency
 from zoomrt.runtime.pictures import vips
 from zoomrt.runtime.pictures.metadata import Metadata, tiff_tags, with_tags
-from zoomrt.runtime.pictures.source import TURNED, Planes, Raw, Source, upright
+from zoomrt.runtime.pictures.source import TURNED, PictureFacts, Planes, Raw, Source, upright
 from zoomrt.runtime.sizes import check_size
-
-__all__ = ["SIGNATURES", "add_metadata", "check_one_page", "deep_source"]
 
 SIGNATURES = tuple(PREFIXES)
 _THUMBNAILS = 8
@@ -105,7 +103,7 @@ def deep_source(stream: BinaryIO, what: str) -> Source | None:
         return result
 
     size = (width, height) if orientation in TURNED else (height, width)
-    return Source("TIFF", *size, channels, True, alpha, orientation, decode, lambda: Raw(_info(tags), exif, tags))
+    return Source(PictureFacts(*size, channels, True, alpha), orientation, decode, lambda: Raw(_info(tags), exif, tags))
 
 
 def _info(tags: ImageFileDirectory_v2) -> dict[str, Any]:

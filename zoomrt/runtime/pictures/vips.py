@@ -20,8 +20,6 @@ from zoomrt.errors import MissingDependency
 from zoomrt.runtime.pictures.formats import CLASSIC_TIFF_BYTES
 from zoomrt.runtime.pictures.source import Planes, stretched
 
-__all__ = ["available", "decode", "encode", "split"]
-
 _LOADERS = {"AVIF": "heifload_source", "PNG": "pngload_source", "TIFF": "tiffload_source"}
 _BAND_BYTES = 1 << 23
 

@@ -15,8 +15,6 @@ from zoomrt.runtime.pictures.png import AfterHeader
 from zoomrt.runtime.pictures.source import Planes
 from zoomrt.runtime.pictures.tiff import add_metadata
 
-__all__ = ["encode"]
-
 _QUALITY = 95
 _HORIZONTAL = 2  # TIFF's predictor: differences of neighbours, which deflate better
 

@@ -13,8 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["fill_hidden", "resize_alpha"]
-
 Pixels = NDArray[Any]
 _SUPPORT = 2  # of a bicubic kernel, in pixels
 _LEVELS = 4

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from zoomrt.runtime.tiles.plan import TilePlan
 
-__all__ = ["Blender"]
-
 
 class Blender:
     """Blends one frame.

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from zoomrt.runtime.tiles.resample import LANCZOS, Band, add_resampled, cut, outputs, plan_axis
 
-__all__ = ["Block", "RowBuffer", "resized"]
-
 Block = tuple[slice, slice, NDArray[np.float32]]
 
 

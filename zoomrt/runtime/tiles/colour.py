@@ -22,8 +22,6 @@ from zoomrt.runtime.tiles.moments import Moments, matching_affine
 from zoomrt.runtime.tiles.reference import Reference
 from zoomrt.runtime.tiles.wavelet import match_low_frequencies
 
-__all__ = ["METHODS", "check_method", "corrected", "kernels_match", "takes_codes", "waiting_bytes", "with_method"]
-
 METHODS: tuple[str, ...] = get_args(ColourMethod)
 _BAND_PIXELS = 1 << 16  # pixels worked on at a time
 

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FIXED_WHITE", "to_codes"]
-
 FIXED_WHITE = 1 << 14
 
 

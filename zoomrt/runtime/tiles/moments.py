@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Moments", "matching_affine"]
-
 
 class Moments:
     """Running float64 count, mean and variance of each channel, of values around [0, 1].

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from zoomrt.bundle import NoiseFacts
 from zoomrt.runtime.tiles.plan import TilePlan
 
-__all__ = ["PERIOD", "gather", "noise_at", "noise_map"]
-
 PERIOD = 512
 """LR pixels after which the map repeats, both axes. Changing it changes what every bundle with noise gives."""
 

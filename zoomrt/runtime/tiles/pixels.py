@@ -13,8 +13,6 @@ from zoomrt.runtime.frames.rgb_view import Picture, RgbView, peak_of
 from zoomrt.runtime.sizes import check_size
 from zoomrt.runtime.tiles.plan import TilePlan
 
-__all__ = ["LUMA", "check_frame", "empty_frame", "gather", "result_dtype", "store", "values_of"]
-
 _Part = slice | NDArray[np.intp]
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)

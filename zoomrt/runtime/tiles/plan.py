@@ -17,14 +17,6 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
 
-__all__ = [
-    "AxisPlan",
-    "Span",
-    "TilePlan",
-    "plan",
-    "reflect_indices",
-]
-
 
 @dataclass(frozen=True)
 class Span:

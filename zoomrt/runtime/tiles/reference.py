@@ -27,8 +27,6 @@ from zoomrt.runtime.tiles.resample import (
     resampled_columns,
 )
 
-__all__ = ["InputReference", "Reference", "planes_of"]
-
 _BAND_PIXELS = 1 << 16  # pixels worked on at a time, so that temporaries stay small whatever the frame
 
 

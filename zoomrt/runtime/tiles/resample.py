@@ -20,22 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "BICUBIC",
-    "LANCZOS",
-    "TORCH_BICUBIC",
-    "Axis",
-    "Band",
-    "Kernel",
-    "add_resampled",
-    "add_resampled_rows",
-    "axis_sum",
-    "cut",
-    "outputs",
-    "plan_axis",
-    "resampled_columns",
-]
-
 _GROUP = 16
 """Outputs per matrix: fewer make more calls, more make emptier matrices (`benchmarks/zoom.py` has the time)."""
 _ONE_THREAD = 1 << 18

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from zoomrt.runtime.tiles.blocks import Block, RowBuffer
 from zoomrt.runtime.tiles.reference import Reference
 
-__all__ = ["REACH", "match_low_frequencies"]
-
 _SPACINGS = (1, 2, 4, 8, 16)
 REACH = sum(_SPACINGS)
 """Pixels to either side that have a part in one blurred pixel."""

@@ -15,17 +15,6 @@ from zoomrt.errors import InputError
 from zoomrt.runtime.checks import brief, within
 from zoomrt.runtime.tiles.plan import AxisPlan, TilePlan
 
-__all__ = [
-    "MAX_ZOOM",
-    "Crop",
-    "centre_first",
-    "checked_zoom",
-    "crop_of",
-    "lr_range",
-    "needed_spans",
-    "network_share",
-]
-
 MAX_ZOOM = 64.0
 """Largest zoom: beyond it a 1080p view shows 30 frame pixels."""
 

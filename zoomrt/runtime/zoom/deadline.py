@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["PROBE_EVERY", "CostEstimate", "Mode", "Planner", "mode_of"]
-
 Mode = Literal["full", "centre_first", "bicubic", "dropped"]
 
 GAIN, DEVIATION_GAIN = 1 / 8, 1 / 4

@@ -13,8 +13,6 @@ from concurrent.futures import Future
 from zoomrt.errors import RuntimeFault
 from zoomrt.runtime.zoom.result import Ticket, ZoomResult
 
-__all__ = ["NewestFirst", "closed_fault", "ms_since"]
-
 
 class NewestFirst:
     """Answers frames in a thread of its own, which starts with the first of them."""

@@ -12,8 +12,6 @@ from zoomrt.errors import RuntimeFault
 from zoomrt.runtime.frames.pixel_formats import CameraFrame
 from zoomrt.runtime.zoom.deadline import Mode
 
-__all__ = ["Ticket", "ZoomResult"]
-
 
 @dataclass(frozen=True, eq=False)
 class ZoomResult:

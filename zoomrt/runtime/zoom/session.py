@@ -38,8 +38,6 @@ from zoomrt.runtime.zoom.tile_cache import Codes, TileCache, unchanged
 from zoomrt.runtime.zoom.tile_engine import Job, TileEngine
 from zoomrt.runtime.zoom.view import View, view_of
 
-__all__ = ["ZoomSession"]
-
 
 @dataclass(frozen=True, eq=False)
 class _Request:
@@ -249,9 +247,8 @@ class ZoomSession:
         started = time.perf_counter()
         _write(view, window, shown, out)
         self._planner.finish.observe(time.perf_counter() - started)
-        mode = mode_of(len(shown), len(view.wanted))
-        latency = ms_since(request.arrival)
-        return ZoomResult(out, mode, len(view.wanted), computed, reused, latency, problem)
+        wanted, latency = len(view.wanted), ms_since(request.arrival)
+        return ZoomResult(out, mode_of(len(shown), wanted), wanted, computed, reused, latency, problem=problem)
 
     def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float], pixel_aspect: float) -> View:
         """The plan of this view; that of the frame before if nothing moved."""

@@ -10,8 +10,6 @@ from zoomrt.errors import UsageError, unknown_name
 from zoomrt.runtime.checks import brief, within
 from zoomrt.runtime.frames.pixel_formats import FORMATS
 
-__all__ = ["check_settings", "check_wait"]
-
 _MAX_SIDE = 16384
 _MAX_BUDGET_MS = 1_000_000
 """17 minutes: far above any frame's time, far below what overflows a system's clock."""

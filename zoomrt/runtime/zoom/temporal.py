@@ -16,8 +16,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GATE", "KEEP", "Smoother"]
-
 KEEP = 0.75
 GATE = (1.25, 2.5)
 _REACH = 3  # pixels to either side over which the difference is averaged

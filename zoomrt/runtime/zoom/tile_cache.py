@@ -24,8 +24,6 @@ from zoomrt.runtime.tiles.colour import takes_codes
 from zoomrt.runtime.tiles.fixed_point import FIXED_WHITE, to_codes
 from zoomrt.runtime.tiles.pixels import values_of
 
-__all__ = ["Codes", "TileCache", "code_white", "codes_of", "largest_change", "unchanged"]
-
 Codes = NDArray[np.uint16] | NDArray[np.int16]
 _BLOCK = 8  # pixels a side over which a change is averaged: larger than noise, smaller than what moves
 

@@ -24,8 +24,6 @@ from zoomrt.runtime.upscaler import Upscaler
 from zoomrt.runtime.zoom.tile_cache import Codes, codes_of
 from zoomrt.runtime.zoom.view import View
 
-__all__ = ["Job", "TileEngine"]
-
 _NICENESS = 10
 """Of a thread that yields, at least: a tenth of the share of one at 0."""
 

@@ -27,8 +27,6 @@ from zoomrt.runtime.tiles.resample import BICUBIC, LANCZOS, Axis, Band, add_resa
 from zoomrt.runtime.zoom.crop import Crop, centre_first, crop_of, lr_range, needed_spans, network_share
 from zoomrt.runtime.zoom.tile_cache import Codes, code_white
 
-__all__ = ["View", "view_of"]
-
 _STRIP = 64
 """Rows of a strip: those of a 1080p view take 1.5 MB (`benchmarks/zoom.py` has the time)."""
 
