@@ -112,6 +112,15 @@ def test_luma_of_any_format_is_read_with_up_to_10_bits(format: str, size: tuple[
     assert np.abs(rgb(camera_frame(frame)) - expected).max() <= (1e-5 if bits <= 10 else step)
 
 
+def test_a_conversion_is_the_same_every_time() -> None:
+    """FFmpeg's threads, a slice each, write beyond the end of an odd row into the next slice: pixels in 1 of 80."""
+    codes = np.full((21, 33), 500, np.uint16)
+    chroma = np.full((11, 33), 512, np.uint16)
+    for _ in range(400):
+        (luma, *_rest) = camera_frame(planar("yuv440p10le", [codes, chroma, chroma])).planes
+        assert np.array_equal(luma, codes)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("format", ["gray", "gray9le", "gray10le", "gray12le", "gray16le"])
 def test_grey_is_read_with_its_bits(format: str, size: tuple[int, int]) -> None:

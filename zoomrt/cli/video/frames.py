@@ -110,7 +110,7 @@ def camera_frame(frame: Any, siting: Siting = "left", pixel_aspect: float = 1.0)
         # chroma of odd sizes, mirrored, would lie where no siting has it
         name = "yuv444p10le" if bits_of(frame.format) > 8 else "yuv444p"
     if name != _plain_name(frame.format.name):
-        frame = frame.reformat(format=name)
+        frame = frame.reformat(format=name, threads=1)  # in slices, odd widths overwrite each other (swscale)
     form = LAYOUT_NAMES[name]
     planes = planes_of(frame, form)
     if any(turn):
