@@ -23,10 +23,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     ends = [
         helper.make_tensor_value_info(name, kind, [1, 3, side, side])
-        for name, side in (("lr", TILE), ("sr", TILE * SCALE))
+        for name, side in (("image", TILE), ("upscaled_image", TILE * SCALE))
     ]
     scales = onnx.numpy_helper.from_array(np.array([1, 1, SCALE, SCALE], np.float32), "scales")
-    node = helper.make_node("Resize", ["lr", "", "scales"], ["sr"], mode="linear")
+    node = helper.make_node("Resize", ["image", "", "scales"], ["upscaled_image"], mode="linear")
     graph = helper.make_graph([node], "linear", ends[:1], ends[1:], [scales])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     tile = TileFacts(

@@ -53,9 +53,14 @@ def _conv(rng: np.random.Generator, path: Path) -> Bundle:
     import onnx
 
     helper = onnx.helper
-    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 16, 16]) for name in ("lr", "sr")]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 16, 16])
+        for name in ("image", "upscaled_image")
+    ]
     weights = onnx.numpy_helper.from_array(rng.random((3, 3, 1, 1), np.float32), "w")
-    graph = helper.make_graph([helper.make_node("Conv", ["lr", "w"], ["sr"])], "one", ends[:1], ends[1:], [weights])
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w"], ["upscaled_image"])], "one", ends[:1], ends[1:], [weights]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, str(path / "graph.onnx"))
     return unfinished(path, msgspec.structs.replace(MANIFEST, graphs={"1": "graph.onnx"}))

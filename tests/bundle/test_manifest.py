@@ -34,9 +34,9 @@ KERNEL = KernelFile(
 SAMPLING = SamplingFacts(
     channels=3,
     pixels=4,
-    base=0.5,
+    image_latents=0.5,
     noise=1.0,
-    evaluations=tuple(Evaluation(timestep=t, state=(0.5, 0.0, 0.5, 0.0)) for t in (2.0, 1.0)),
+    evaluations=tuple(Evaluation(timestep=t, prev_sample=(0.5, 0.0, 0.5, 0.0)) for t in (2.0, 1.0)),
 )
 ONE_STEP = manifest(
     files={"graph.onnx": ENTRY, "kernels/k.cubin": ENTRY, "fp16.engine": ENTRY},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from seeds import rng_for
 
 from zoomrt.bundle import Evaluation, SamplingFacts
-from zoomrt.bundle.sampling import split_draws, time_features, trajectory
+from zoomrt.bundle.sampling import split_draws, timestep_embedding, trajectory
 
 COARSE, FINE = 3, 6
 
@@ -22,13 +22,13 @@ def facts(decide: str | None, spread: float = 0.0) -> SamplingFacts:
         Evaluation(
             timestep=float(i),
             gain=float(rng.uniform(0.5, 2)),
-            state=(*rng.uniform(-1, 1, 3), spread),
+            prev_sample=(*rng.uniform(-1, 1, 3), spread),
             held=(0.5, 0.25, 0.125),
             skippable=i >= COARSE,
         )
         for i in range(COARSE + FINE)
     )
-    return SamplingFacts(channels=2, pixels=1, base=0.5, noise=2.0, evaluations=evaluations, decide=decide)
+    return SamplingFacts(channels=2, pixels=1, image_latents=0.5, noise=2.0, evaluations=evaluations, decide=decide)
 
 
 class Run:
@@ -57,8 +57,8 @@ def slow_chain(run: Run, sampling: SamplingFacts, script: list[bool]) -> np.ndar
     x = 0.5 * run.base.astype(np.float64) + 2 * run.draws[0]
     h, draws, decisions = 0 * x, iter(run.draws[1:]), iter(script)
     for one in sampling.evaluations:
-        p, n = np.sin(one.gain * x + one.timestep), next(draws) if one.state[3] else 0
-        (a, b, c, d), (e, f, g) = one.state, one.held
+        p, n = np.sin(one.gain * x + one.timestep), next(draws) if one.prev_sample[3] else 0
+        (a, b, c, d), (e, f, g) = one.prev_sample, one.held
         if not one.skippable or next(decisions):
             x, h = a * x + b * h + c * p + d * n, e * x + f * h + g * p
     return x
@@ -78,7 +78,7 @@ def test_any_script(script: list[bool], decide: str, spread: float) -> None:
     assert run.asked == [(i, decide == "after") for i in range(COARSE, COARSE + FINE)]
     assert run.moments[-1].calls == len(calls)
     assert [moment.accepted for moment in run.moments] == [True] * COARSE + script
-    np.testing.assert_allclose(run.moments[-1].state, slow_chain(run, sampling, script), atol=1e-4)
+    np.testing.assert_allclose(run.moments[-1].sample, slow_chain(run, sampling, script), atol=1e-4)
 
 
 @pytest.mark.parametrize("decide", ["before", "after"])
@@ -86,15 +86,15 @@ def test_all_accept_is_the_plain_sampler_and_all_reject_the_coarse_result(decide
     sampling = facts(decide)
     plain = Run(sampling, None)
     assert plain.asked == []
-    np.testing.assert_array_equal(Run(sampling, [True] * FINE).moments[-1].state, plain.moments[-1].state)
+    np.testing.assert_array_equal(Run(sampling, [True] * FINE).moments[-1].sample, plain.moments[-1].sample)
     rejected = Run(sampling, [False] * FINE)
-    np.testing.assert_array_equal(rejected.moments[-1].state, plain.moments[COARSE - 1].state)
+    np.testing.assert_array_equal(rejected.moments[-1].sample, plain.moments[COARSE - 1].sample)
     assert rejected.moments[-1].calls == (COARSE if decide == "before" else COARSE + FINE)
 
 
 @given(st.floats(0, 2000), st.integers(1, 90))
 def test_time_features(timestep: float, half: int) -> None:
-    got = time_features(timestep, 2 * half)
+    got = timestep_embedding(timestep, 2 * half)
     assert got.dtype == np.float32
     angles = [timestep / 10000 ** (i / half) for i in range(half)]
     wanted = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
@@ -107,11 +107,11 @@ def test_draws_are_squares_of_channels(rng: np.random.Generator) -> None:
     sampling = SamplingFacts(
         channels=3,
         pixels=2,
-        base=0.0,
+        image_latents=0.0,
         noise=1.0,
         evaluations=(
-            Evaluation(timestep=0.0, state=(1.0, 0.0, 0.0, 1.0)),
-            Evaluation(timestep=1.0, state=(1.0, 0.0, 0.0, 0.0)),
+            Evaluation(timestep=0.0, prev_sample=(1.0, 0.0, 0.0, 1.0)),
+            Evaluation(timestep=1.0, prev_sample=(1.0, 0.0, 0.0, 0.0)),
         ),
     )
     assert (sampling.draws, sampling.noise_channels) == (2, 24)

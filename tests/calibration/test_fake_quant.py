@@ -141,7 +141,7 @@ def test_exported_layer_equals_eager(
     network = fake_quantised(LAYERS[kind](), float(rng.uniform(1.5, 3)), form, per_channel=per_channel)
     export_graph(network, tmp_path / "g.onnx", shape=shape, half=half, opset=23)
     x = rng.normal(size=shape).astype(np.float16 if half else np.float32)
-    (got,) = runner(tmp_path / "g.onnx").run(None, {"lr": x})
+    (got,) = runner(tmp_path / "g.onnx").run(None, {"image": x})
     with torch.no_grad():
         wanted = network(torch.from_numpy(x.astype(np.float32))).numpy()  # FP16 storage, FP32 sums: as on a GPU
     tolerance = 4e-3 if half else 2e-6

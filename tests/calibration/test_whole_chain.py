@@ -44,7 +44,7 @@ def run(path: Path, tile: torch.Tensor) -> torch.Tensor:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"lr": tile.numpy()})[0])
+    return torch.from_numpy(session.run(None, {"image": tile.numpy()})[0])
 
 
 def check_graph(path: Path, placement: Placement, attentions: int) -> None:
@@ -107,7 +107,7 @@ def check_layer_by_layer(path: Path, network: nn.Module, tile: torch.Tensor, lay
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path.with_name("all.onnx")), options, providers=["CPUExecutionProvider"])
-    values = dict(zip(names, session.run(names, {"lr": tile.numpy()}), strict=True))
+    values = dict(zip(names, session.run(names, {"image": tile.numpy()}), strict=True))
     for twin, (before, after) in places.items():
         module, got = twins[twin], values[after]
         with torch.no_grad():

@@ -26,16 +26,20 @@ def nearest_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     helper = onnx.helper
     # channel c of the picture -> its SCALE^2 phases, in the order of DepthToSpace's CRD mode
     spread = np.kron(np.eye(3, dtype=np.float32), np.ones((SCALE * SCALE, 1), np.float32))[:, :, None, None]
-    shapes = {"lr": [1, 3, TILE, TILE], "sr": [1, 3, TILE * SCALE, TILE * SCALE]}
+    shapes = {"image": [1, 3, TILE, TILE], "upscaled_image": [1, 3, TILE * SCALE, TILE * SCALE]}
     tensors = {
         name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
     }
     nodes = [
-        helper.make_node("Conv", ["lr", "spread"], ["phases"]),
-        helper.make_node("DepthToSpace", ["phases"], ["sr"], blocksize=SCALE, mode="CRD"),
+        helper.make_node("Conv", ["image", "spread"], ["phases"]),
+        helper.make_node("DepthToSpace", ["phases"], ["upscaled_image"], blocksize=SCALE, mode="CRD"),
     ]
     graph = helper.make_graph(
-        nodes, "nearest", [tensors["lr"]], [tensors["sr"]], [onnx.numpy_helper.from_array(spread, "spread")]
+        nodes,
+        "nearest",
+        [tensors["image"]],
+        [tensors["upscaled_image"]],
+        [onnx.numpy_helper.from_array(spread, "spread")],
     )
     path = tmp_path_factory.mktemp("bundles") / "nearest"
     with writing_bundle(path) as (scratch, manifests):

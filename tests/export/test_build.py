@@ -51,7 +51,7 @@ def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path, rng: np.random.Gene
     session = onnxruntime.InferenceSession(str(tmp_path / "b" / "fp32-b2.onnx"), providers=["CPUExecutionProvider"])
     with torch.no_grad():
         wanted = FAMILY.network(load_checkpoint(tiny_edge_weights))(torch.from_numpy(lr)).numpy()
-    np.testing.assert_allclose(session.run(None, {"lr": lr})[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(session.run(None, {"image": lr})[0], wanted, atol=1e-4)
 
 
 def test_second_identical_build_comes_from_the_cache(

@@ -84,7 +84,13 @@ def _exported(network: Callable[[], nn.Module], opset: int, half_input: bool) ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                module, (x,), dynamo=True, opset_version=opset, input_names=["lr"], output_names=["sr"], verbose=False
+                module,
+                (x,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=["image"],
+                output_names=["upscaled_image"],
+                verbose=False,
             )
     finally:
         logging.disable(logging.NOTSET)

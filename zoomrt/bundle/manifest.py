@@ -32,7 +32,7 @@ __all__ = [
     "parse_manifest",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 
 _MOST_PIXELS = 1 << 31
 """Output pixels of the largest batch; 8 tiles of 1024 x 1024 at scale 4 are 2^27."""
@@ -112,14 +112,14 @@ class TileFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One network evaluation of a sampler. All samplers here are linear in what they know: the state x, a value h that
-    is held beside it, the network's answer p, and fresh standard normal noise n."""
+    """One network evaluation of a sampler. All samplers here are linear in what they know: the sample x, a value h that
+    is held beside it, the network's output p, and fresh standard normal noise n."""
 
     timestep: Number
-    """What the network is told, as `bundle/sampling.py` writes it."""
+    """Of the schedule; the network gets its embedding, `sampling.timestep_embedding`."""
     gain: Number = 1.0
     """The network sees gain * x."""
-    state: tuple[Number, Number, Number, Number]
+    prev_sample: tuple[Number, Number, Number, Number]
     """The next x, in shares of x, h, p and n; noise is drawn where its share is not 0."""
     held: tuple[Number, Number, Number] = (0.0, 0.0, 0.0)
     """The next h, in shares of x, h and p."""
@@ -134,11 +134,11 @@ class SamplingFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     channels: Count
-    """Of the state."""
+    """Of the sample."""
     pixels: Annotated[int, Meta(ge=1, le=64)]
-    """State pixels per LR pixel, each axis."""
-    base: Number
-    """The first x is base * what the encoder calls `base`, plus noise * n; 0 where the encoder gives none."""
+    """Sample pixels per LR pixel, each axis."""
+    image_latents: Number
+    """The first x is this times the encoder's `image_latents`, plus noise * n; 0 where the encoder gives none."""
     noise: Number
     evaluations: Annotated[tuple[Evaluation, ...], Meta(min_length=1, max_length=4096)]
     """In the order in which they run."""
@@ -148,11 +148,11 @@ class SamplingFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def draws(self) -> int:
         """How often noise is drawn: at the start, and in evaluations that want it."""
-        return 1 + sum(one.state[3] != 0 for one in self.evaluations)
+        return 1 + sum(one.prev_sample[3] != 0 for one in self.evaluations)
 
     @property
     def noise_channels(self) -> int:
-        """Channels of `NoiseFacts` that hold all draws, a state pixel of one LR pixel per channel."""
+        """Channels of `NoiseFacts` that hold all draws, a sample pixel of one LR pixel per channel."""
         return self.draws * self.channels * self.pixels**2
 
 

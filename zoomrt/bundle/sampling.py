@@ -1,4 +1,4 @@
-"""The loop of a multi-step model: from start noise to the clean state, one network evaluation after another.
+"""The loop of a multi-step model: from start noise to the clean sample, one network evaluation after another.
 
 Generic: what a sampler does is a table of coefficients in the bundle (`bundle.SamplingFacts`), so that Euler, Heun,
 DDIM and ResShift's chain are the same loop. The algebra is FP32 whatever the network computes in. Knows nothing of
@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle.manifest import Evaluation, SamplingFacts
 
-__all__ = ["Moment", "Policy", "Predict", "split_draws", "time_features", "trajectory"]
+__all__ = ["Moment", "Policy", "Predict", "split_draws", "timestep_embedding", "trajectory"]
 
-State = NDArray[np.float32]
-Predict = Callable[[State, Evaluation], State]
+Sample = NDArray[np.float32]
+Predict = Callable[[Sample, Evaluation], Sample]
 """(gain * x, evaluation) -> p, of the same shape."""
-Policy = Callable[[State, State | None, Evaluation], bool]
-"""(x, the state that would follow, evaluation) -> whether the evaluation counts; None where it was not computed yet."""
+Policy = Callable[[Sample, Sample | None, Evaluation], bool]
+"""(x, the next sample, evaluation) -> whether the evaluation counts; None where it was not computed yet."""
 
 
 class Moment(NamedTuple):
-    """After one evaluation: the state, how many network calls it took so far, and whether the evaluation counted."""
+    """After one evaluation: the sample, how many network calls it took so far, and whether the evaluation counted."""
 
-    state: State
+    sample: Sample
     calls: int
     accepted: bool
 
 
-def time_features(timestep: float, count: int) -> NDArray[np.float32]:
+def timestep_embedding(timestep: float, count: int) -> NDArray[np.float32]:
     """(1, count) float32: cosines, then sines, of timestep * 10000^(-i / (count / 2)) (resshift_sinsr.md section 1,
     jit_sr.md section 1). Computed here and not in the graph, where FP16 would spoil the angles."""
     half = count // 2
@@ -41,10 +41,10 @@ def time_features(timestep: float, count: int) -> NDArray[np.float32]:
     return np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32)[None]
 
 
-def split_draws(facts: SamplingFacts, channels: NDArray[np.float32]) -> list[State]:
+def split_draws(facts: SamplingFacts, channels: NDArray[np.float32]) -> list[Sample]:
     """All draws of one tile: (1, facts.noise_channels, h, w) -> `facts.draws` times (1, facts.channels, H, W).
 
-    Each LR pixel's channels become a square of state pixels, so that tiles agree where they overlap.
+    Each LR pixel's channels become a square of sample pixels, so that tiles agree where they overlap.
     """
     _, _, high, wide = channels.shape
     side = facts.pixels
@@ -54,14 +54,14 @@ def split_draws(facts: SamplingFacts, channels: NDArray[np.float32]) -> list[Sta
 
 def trajectory(
     facts: SamplingFacts,
-    base: State | None,
-    draws: Sequence[State],
+    image_latents: Sample | None,
+    draws: Sequence[Sample],
     predict: Predict,
     policy: Policy | None = None,
 ) -> Iterator[Moment]:
     """Run the sampler; one `Moment` for each evaluation, skipped ones included.
 
-    base : what the encoder calls so, shaped as the state; None where `facts.base` is 0.
+    image_latents : what the encoder calls so, shaped as the sample; None where `facts.image_latents` is 0.
     draws : see `split_draws`. policy : for evaluations that may be skipped; without one none is.
 
     A skipped evaluation leaves x and h as they are; its draw of noise is gone all the same, so that what others
@@ -69,26 +69,26 @@ def trajectory(
     """
     fresh = iter(draws)
     x = np.float32(facts.noise) * next(fresh)
-    if base is not None:
-        x += np.float32(facts.base) * base
+    if image_latents is not None:
+        x += np.float32(facts.image_latents) * image_latents
     h = np.zeros_like(x)
     calls = 0
     for one in facts.evaluations:
-        noise = next(fresh) if one.state[3] else None
+        noise = next(fresh) if one.prev_sample[3] else None
         asked = policy if one.skippable else None
         if asked is not None and facts.decide == "before" and not asked(x, None, one):
             yield Moment(x, calls, False)
             continue
-        answer = predict(x * np.float32(one.gain), one)
+        model_output = predict(x * np.float32(one.gain), one)
         calls += 1
-        following = _mixed(one.state, (x, h, answer, noise))
-        accepted = asked is None or facts.decide == "before" or asked(x, following, one)
+        prev_sample = _mixed(one.prev_sample, (x, h, model_output, noise))
+        accepted = asked is None or facts.decide == "before" or asked(x, prev_sample, one)
         if accepted:
-            x, h = following, _mixed(one.held, (x, h, answer))
+            x, h = prev_sample, _mixed(one.held, (x, h, model_output))
         yield Moment(x, calls, accepted)
 
 
-def _mixed(shares: Sequence[float], values: Sequence[State | None]) -> State:
+def _mixed(shares: Sequence[float], values: Sequence[Sample | None]) -> Sample:
     """The sum of the values in their shares, float32; a value whose share is 0 is not touched."""
     total = np.zeros(next(value for value in values if value is not None).shape, np.float32)
     for share, value in zip(shares, values, strict=True):

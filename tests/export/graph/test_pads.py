@@ -35,7 +35,7 @@ def exported(network: nn.Module, folder: Path, x: Tensor) -> tuple[Path, Tensor]
     half = x.dtype is torch.float16
     export_graph(network, folder / "g.onnx", shape=tuple(x.shape), half=half, opset=23)  # type: ignore[arg-type]
     session = onnxruntime.InferenceSession(str(folder / "g.onnx"), providers=["CPUExecutionProvider"])
-    return folder / "g.onnx", torch.from_numpy(session.run(None, {"lr": x.numpy()})[0])
+    return folder / "g.onnx", torch.from_numpy(session.run(None, {"image": x.numpy()})[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -40,7 +40,7 @@ def test_against_torch(tmp_path: Path, form: str, per_channel: bool) -> None:
         lr = torch.randn(shape)
         wanted = plain(lr).numpy()
     session = onnxruntime.InferenceSession(str(tmp_path / "f.onnx"), providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(session.run(None, {"lr": lr.numpy()})[0], wanted, atol=1e-4)
+    np.testing.assert_allclose(session.run(None, {"image": lr.numpy()})[0], wanted, atol=1e-4)
 
 
 def test_large_weights_go_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,8 @@ def test_graph(network: nn.Module, tmp_path: Path, half: bool, opset: int) -> No
     assert counts["MatMul"] == (4 if opset >= 23 else 6)
     assert types_of(path) == {onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT}
     model = onnx.load(path)
-    assert [i.name for i in model.graph.input] == ["lr"]
-    assert [o.name for o in model.graph.output] == ["sr"]
+    assert [i.name for i in model.graph.input] == ["image"]
+    assert [o.name for o in model.graph.output] == ["upscaled_image"]
     assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 3, 128, 128]
     assert next(network.parameters()).dtype is torch.float32
 
@@ -67,7 +67,7 @@ def test_group_norm_forms_are_the_same_number(network: nn.Module, tmp_path: Path
         counts = operator_counts(path)
         assert (counts.get("GroupNormalization", 0), counts.get("InstanceNormalization", 0)) == norms
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        np.testing.assert_allclose(session.run(None, {"lr": lr})[0], wanted, atol=1e-4)
+        np.testing.assert_allclose(session.run(None, {"image": lr})[0], wanted, atol=1e-4)
     assert isinstance(network.get_submodule("conv_norm_out"), nn.GroupNorm)
 
 

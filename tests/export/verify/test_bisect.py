@@ -104,7 +104,7 @@ def values_of(model: onnx.ModelProto, name: str, lr: NDArray[np.float32]) -> NDA
     """What ONNX Runtime has for a value of the whole graph."""
     model.graph.output.append(onnx.ValueInfoProto(name=name))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run([name], {"lr": lr})[0]
+    return session.run([name], {"image": lr})[0]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_both_values_and_the_inputs_are_the_true_ones(tiny: Exported) -> None:
     with torch.no_grad():
         wanted = tiny.network.conv_in(torch.from_numpy(tiny.lr)).numpy()
     got = values_of(model, node.output[0], tiny.lr)
-    assert (found.operators, found.value, found.inputs) == (named(node), node.output[0], ("lr",))
+    assert (found.operators, found.value, found.inputs) == (named(node), node.output[0], ("image",))
     assert (found.operation, found.module) == ("aten.conv2d.default", "conv_in")
     # the same arithmetic in another order
     assert found.torch == pytest.approx(wanted[found.index], abs=1e-5)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoomrt
 from zoomrt.bundle import open_bundle
-from zoomrt.bundle.sampling import split_draws, time_features, trajectory
+from zoomrt.bundle.sampling import split_draws, timestep_embedding, trajectory
 from zoomrt.errors import CheckpointError, ExportError, UsageError
 from zoomrt.export.build import build
 from zoomrt.export.forms import several_steps as multi_step_parts
@@ -78,10 +78,10 @@ def test_one_call_against_the_slow_reference(small: tuple[Path, State], mode: st
     network = FAMILY.network(load_checkpoint(path), Sources(conditioning=mode, guidance=guidance, steps=2))
     times = (0.0, 1 / 199)
     lr, z = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 64, 64)
-    told = torch.from_numpy(np.concatenate([time_features(t, 256) for t in times]))
+    told = torch.from_numpy(np.concatenate([timestep_embedding(t, 256) for t in times]))
     with torch.no_grad():
-        values = {"lr": lr, "state": z, "told": told, **network.encode.named({"lr": lr})}
-        got = network.step.named(values)["answer"].double().numpy()
+        values = {"image": lr, "sample": z, "timestep_embedding": told, **network.encode.named({"image": lr})}
+        got = network.step.named(values)["model_output"].double().numpy()
     weights = Weights(state)
     for one, picture, x, t in zip(got, lr.double().numpy(), z.double().numpy(), times, strict=True):
         wanted = guided(weights, x, t, picture, mode, guidance or 1.0)
@@ -102,7 +102,7 @@ def test_sampler_against_the_equations(steps: int, sampler: str, rng: np.random.
 
     draws = [noise.astype(np.float32)]
     moments = list(trajectory(facts, None, draws, lambda x, one: denoise(x, one.timestep).astype(np.float32)))
-    states = [moment.state for moment in moments]
+    states = [moment.sample for moment in moments]
     ends = states[1::2] + states[-1:] if heun and steps > 1 else states
     wanted = list(slow_sampling.flow(noise, steps, denoise, heun))
     assert len(ends) == len(wanted)
@@ -147,13 +147,14 @@ def test_bundle(
     )
     *_, wanted = chain
     graphs = {part: OnnxRuntimeGraph(tmp_path / "b" / name) for part, name in manifest.graphs.items()}
-    encoded = graphs["encode"]({"lr": lr[None]})
+    encoded = graphs["encode"]({"image": lr[None]})
 
     def predict(x, one):
-        return graphs["step"]({**encoded, "state": x, "told": time_features(one.timestep, 256)})["answer"]
+        values = {**encoded, "sample": x, "timestep_embedding": timestep_embedding(one.timestep, 256)}
+        return graphs["step"](values)["model_output"]
 
     *_, last = trajectory(manifest.sampling, None, [noise], predict)
-    assert_close(last.state[0].astype(np.float64), wanted, 1e-4)
+    assert_close(last.sample[0].astype(np.float64), wanted, 1e-4)
     with zoomrt.load(tmp_path / "b") as upscaler:
         got = upscaler(frame)
         np.testing.assert_allclose(got, wanted.transpose(1, 2, 0).clip(0, 1), atol=2e-3)
@@ -161,7 +162,7 @@ def test_bundle(
         assert upscaler(frame[:9].repeat(3, axis=1)).shape == (36, 192, 3)
 
 
-@pytest.mark.parametrize(("part", "call"), [("tokens", 1), ("answer", 1), ("answer", 3)])
+@pytest.mark.parametrize(("part", "call"), [("image_tokens", 1), ("model_output", 1), ("model_output", 3)])
 def test_a_graph_that_differs_is_refused(
     tmp_path: Path, small: tuple[Path, State], monkeypatch, part: str, call: int
 ) -> None:
@@ -177,7 +178,7 @@ def test_a_graph_that_differs_is_refused(
             return results
 
     monkeypatch.setattr(multi_step_parts, "OnnxRuntimeGraph", Off)
-    where = "photograph and noise" if part == "tokens" else f"evaluation {call} of 3"
+    where = "photograph and noise" if part == "image_tokens" else f"evaluation {call} of 3"
     with pytest.raises(ExportError, match=rf"does not match torch FP32 in {part}, {where}.*need 80 dB"):
         build(BuildRequest(weights=small[0], sources=Sources(steps=2)), tmp_path / "b", use_cache=False)
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import zoomrt
 from zoomrt.bundle import NoiseFacts, open_bundle
-from zoomrt.bundle.sampling import split_draws, time_features, trajectory
+from zoomrt.bundle.sampling import split_draws, timestep_embedding, trajectory
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
@@ -66,7 +66,7 @@ def test_schedule_is_the_sheets(steps: int) -> None:
         assert level.noise == pytest.approx(2 * slow_sampling.resshift_schedule(steps)[int(one.timestep)])
         if int(one.timestep) in TABLE[steps]:
             kept, spread, gain = TABLE[steps][int(one.timestep)]
-            assert one.state == pytest.approx((kept, 0, 1 - kept, spread), abs=6e-9)
+            assert one.prev_sample == pytest.approx((kept, 0, 1 - kept, spread), abs=6e-9)
             assert one.gain == pytest.approx(gain, abs=6e-9)
 
 
@@ -92,12 +92,13 @@ def test_every_state_of_the_trajectory(bundle: tuple[Files, Path], steps: int, r
     np.testing.assert_array_equal(draws[1], noise[:, 3:6])
     unet, vae = Weights(files.unet), Weights(files.vae)
     graphs = {part: OnnxRuntimeGraph(folder / name) for part, name in manifest.graphs.items()}
-    base = graphs["encode"]({"lr": lr})["base"]
+    base = graphs["encode"]({"image": lr})["image_latents"]
     wanted_base = slow.encode(vae, bicubic_x4(lr[0].astype(np.float64), -0.75))
     assert_close(base[0].astype(np.float64), wanted_base, 3e-5)
 
     def predict(state, one):
-        return graphs["step"]({"state": state, "lr": lr, "told": time_features(one.timestep, 32)})["answer"]
+        values = {"sample": state, "image": lr, "timestep_embedding": timestep_embedding(one.timestep, 32)}
+        return graphs["step"](values)["model_output"]
 
     def denoise(x, t):
         return slow.unet(unet, np.concatenate([x, lr[0].astype(np.float64)]), files.scale.heads, t)
@@ -106,9 +107,9 @@ def test_every_state_of_the_trajectory(bundle: tuple[Files, Path], steps: int, r
     got = list(trajectory(facts, base, draws, predict))
     assert [moment.calls for moment in got] == [*range(1, steps + 1)]
     for moment, state in zip(got, wanted, strict=True):
-        assert_close(moment.state[0].astype(np.float64), state, 1e-4)
-    quantised = slow.nearest_codes(vae.array("quantize.embedding.weight"), got[-1].state[0].astype(np.float64))
-    picture = graphs["decode"]({"state": got[-1].state})["sr"][0].astype(np.float64)
+        assert_close(moment.sample[0].astype(np.float64), state, 1e-4)
+    quantised = slow.nearest_codes(vae.array("quantize.embedding.weight"), got[-1].sample[0].astype(np.float64))
+    picture = graphs["decode"]({"sample": got[-1].sample})["upscaled_image"][0].astype(np.float64)
     assert_close(picture, slow.decode(vae, quantised), 5e-4)
 
     tile = msgspec.structs.replace(manifest.tile, noise=NoiseFacts(channels=3 * steps, seed=1))

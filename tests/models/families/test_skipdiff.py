@@ -65,18 +65,24 @@ def test_network_and_policy_against_the_slow_ones(tmp_path: Path) -> None:
         x, following, lr = torch.randn(1, 3, 64, 80), torch.randn(1, 3, 64, 80), torch.rand(1, 3, 16, 20) * 2 - 1
         memory, index = torch.randn(1, MEMORY), 7
         level = network.sampling.evaluations[index].timestep
-        values = {"lr": lr, "state": x, "told": network.told(index), "memory": memory, "following": following}
+        values = {
+            "image": lr,
+            "sample": x,
+            "timestep_embedding": network.timestep_embedding(index),
+            "hidden_state": memory,
+            "prev_sample": following,
+        }
         with torch.no_grad():
-            values |= network.encode.named({"lr": lr})
-            answer = network.step.named(values)["answer"][0].double().numpy()
+            values |= network.encode.named({"image": lr})
+            answer = network.step.named(values)["model_output"][0].double().numpy()
             decided = network.policy.named(values)
         enlarged = bicubic_x4(lr[0].double().numpy(), -0.75)
         state = x[0].double().numpy()
         assert_close(answer, slow.noise_in(Weights(denoiser), state, enlarged, level), 3e-5)
         seen = [state, enlarged, *([following[0].double().numpy()] if decide == "after" else [])]
         accept, remembered = slow.decision(Weights(policy), seen, level, 32, memory[0].double().numpy())
-        assert float(decided["accept"]) == pytest.approx(accept, abs=1e-4)
-        np.testing.assert_allclose(decided["remembered"][0].numpy(), remembered, atol=1e-5)
+        assert float(decided["accept_score"]) == pytest.approx(accept, abs=1e-4)
+        np.testing.assert_allclose(decided["next_hidden_state"][0].numpy(), remembered, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [2, 7, 20, 1000])

@@ -60,7 +60,7 @@ def test_same_function_and_fewer_nodes(tmp_path: Path) -> None:
     pair = torch.randn(2, 4, 16, 16)
     session = onnxruntime.InferenceSession(tmp_path / "after.onnx", providers=["CPUExecutionProvider"])
     with torch.no_grad():
-        np.testing.assert_allclose(session.run(None, {"lr": pair.numpy()})[0], folded(pair).numpy(), atol=1e-4)
+        np.testing.assert_allclose(session.run(None, {"image": pair.numpy()})[0], folded(pair).numpy(), atol=1e-4)
     before, after = operator_counts(tmp_path / "before.onnx"), operator_counts(tmp_path / "after.onnx")
     products = [counts.get("Gemm", 0) + counts.get("MatMul", 0) for counts in (before, after)]
     # two of the time embedding, one projection for each residual block, key and value of each cross-attention

@@ -11,7 +11,7 @@ from runtime_helpers import facts, manifest
 from seeds import rng_for
 
 from zoomrt.bundle import Evaluation, NoiseFacts, SamplingFacts
-from zoomrt.bundle.sampling import split_draws, time_features, trajectory
+from zoomrt.bundle.sampling import split_draws, timestep_embedding, trajectory
 from zoomrt.errors import BundleError, RuntimeFault
 from zoomrt.runtime.sessions.multi_step import MultiStepSession
 from zoomrt.runtime.tiles.noise import noise_at
@@ -20,9 +20,11 @@ from zoomrt.runtime.upscaler import Upscaler
 SAMPLING = SamplingFacts(
     channels=3,
     pixels=4,
-    base=0.0,
+    image_latents=0.0,
     noise=1.0,
-    evaluations=tuple(Evaluation(timestep=t, state=(0.5, 0.0, 0.5, 0.0), skippable=t < 2) for t in (2.0, 1.0, 0.5)),
+    evaluations=tuple(
+        Evaluation(timestep=t, prev_sample=(0.5, 0.0, 0.5, 0.0), skippable=t < 2) for t in (2.0, 1.0, 0.5)
+    ),
     decide="before",
 )
 TILE = facts(height=8, width=8, overlap=4, context=1, noise=NoiseFacts(channels=48, seed=3))
@@ -44,20 +46,24 @@ class FakeGraph:
         self.closed += 1
 
 
+def policy(hidden_state: np.ndarray, timestep_embedding: np.ndarray) -> dict[str, np.ndarray]:  # noqa: ARG001
+    return {"accept_score": 0.5 - hidden_state[:, :1], "next_hidden_state": hidden_state + 1}
+
+
 def graphs(answer=lambda state, shown: np.tanh(state) + shown) -> dict[str, FakeGraph]:
     return {
         "encode": FakeGraph(
-            {"lr": (1, 3, 8, 8)}, ("shown",), lambda lr: {"shown": lr.repeat(4, axis=2).repeat(4, axis=3)}
+            {"image": (1, 3, 8, 8)}, ("shown",), lambda image: {"shown": image.repeat(4, axis=2).repeat(4, axis=3)}
         ),
         "step": FakeGraph(
-            {"state": (1, 3, 32, 32), "told": (1, 6), "shown": (1, 3, 32, 32)},
-            ("answer",),
-            lambda state, told, shown: {"answer": answer(state, shown).astype(np.float32)},  # noqa: ARG005
+            {"sample": (1, 3, 32, 32), "timestep_embedding": (1, 6), "shown": (1, 3, 32, 32)},
+            ("model_output",),
+            lambda sample, timestep_embedding, shown: {"model_output": answer(sample, shown).astype(np.float32)},  # noqa: ARG005
         ),
         "policy": FakeGraph(
-            {"memory": (1, 2), "told": (1, 6)},
-            ("accept", "remembered"),
-            lambda memory, told: {"accept": 0.5 - memory[:, :1], "remembered": memory + 1},  # noqa: ARG005
+            {"hidden_state": (1, 2), "timestep_embedding": (1, 6)},
+            ("accept_score", "next_hidden_state"),
+            policy,
         ),
     }
 
@@ -79,8 +85,8 @@ def test_parts_are_joined_by_name() -> None:
         x = 0.5 * x + 0.5 * (np.tanh(x) + shown)
     np.testing.assert_allclose(got, x, atol=1e-5)
     assert [len(parts[name].seen) for name in ("encode", "step", "policy")] == [2, 4, 4]
-    assert [float(one["memory"][0, 0]) for one in parts["policy"].seen] == [0, 1, 0, 1]
-    np.testing.assert_array_equal(parts["step"].seen[1]["told"], time_features(1.0, 6))
+    assert [float(one["hidden_state"][0, 0]) for one in parts["policy"].seen] == [0, 1, 0, 1]
+    np.testing.assert_array_equal(parts["step"].seen[1]["timestep_embedding"], timestep_embedding(1.0, 6))
     session.close()
     session.close()
     assert [part.closed for part in parts.values()] == [1, 1, 1]
@@ -90,7 +96,7 @@ def test_parts_are_joined_by_name() -> None:
 def test_seams_do_not_show_the_noise(size: tuple[int, int], rng: np.random.Generator) -> None:
     """A network that sees single pixels gives the same frame in tiles as in one pass, if and only if all tiles see the
     same noise there, at the start and in every step."""
-    noisy = tuple(Evaluation(timestep=t, state=(0.5, 0.0, 0.5, t), held=(0.0, 0.0, 0.0)) for t in (0.75, 0.25, 0.0))
+    noisy = tuple(Evaluation(timestep=t, prev_sample=(0.5, 0.0, 0.5, t)) for t in (0.75, 0.25, 0.0))
     sampling = msgspec.structs.replace(SAMPLING, evaluations=noisy, decide=None)
     assert sampling.draws == 3
     tile = msgspec.structs.replace(TILE, noise=NoiseFacts(channels=3 * 48, seed=3))
@@ -102,7 +108,7 @@ def test_seams_do_not_show_the_noise(size: tuple[int, int], rng: np.random.Gener
     shown = (frame * (high - low) + low).transpose(2, 0, 1)[None].repeat(4, axis=2).repeat(4, axis=3)
     draws = split_draws(sampling, noise_at(tile.noise, 0, 0, *size)[None])
     *_, last = trajectory(sampling, None, draws, lambda x, _one: np.tanh(x) + shown)
-    wanted = (last.state[0].transpose(1, 2, 0) - low) / (high - low)
+    wanted = (last.sample[0].transpose(1, 2, 0) - low) / (high - low)
     np.testing.assert_allclose(got, wanted.clip(0, 1), atol=1e-5)
     assert np.ptp(wanted) > 0.5
     assert upscaler.evaluations == (3,) * len(upscaler.evaluations)
@@ -120,7 +126,7 @@ def test_a_value_that_is_not_finite_names_the_timestep() -> None:
 
 def test_a_policy_that_does_not_answer_is_no_refusal() -> None:
     parts = graphs()
-    parts["policy"].function = lambda memory, told: {"accept": memory[:, :1] * np.nan, "remembered": memory}  # noqa: ARG005
+    parts["policy"].function = lambda **given: {name: one * np.nan for name, one in policy(**given).items()}
     with pytest.raises(RuntimeFault, match=r"the policy failed.*at timestep 1.*nan"):
         MultiStepSession(TILE, SAMPLING, parts).run(batch())
 

@@ -49,11 +49,11 @@ def graphs_of(network: nn.Module, *, compiled: bool) -> dict[str, TorchGraph]:
         return torch.compile(part) if compiled else part
 
     if not isinstance(network, MultiStepNetwork):
-        return {"1": TorchGraph(runner(network), {"lr": ()}, ("sr",))}
-    known = {"told": (1, network.features), "memory": (1, network.memory)}
+        return {"1": TorchGraph(runner(network), {"image": ()}, ("upscaled_image",))}
+    known = {"timestep_embedding": (1, network.features), "hidden_state": (1, network.memory)}
     return {
         name: TorchGraph(runner(part), {one: known.get(one, ()) for one in part.inputs}, part.outputs)
-        for name, part in network.parts().items()
+        for name, part in network.components().items()
     }
 
 

@@ -26,7 +26,7 @@ from zoomrt.export.recording import watched
 from zoomrt.export.verify.parity import MINIMUM_PSNR_DB, Parity, compare
 from zoomrt.export.verify.sample_tiles import extreme_tiles, half_photograph_half_noise
 from zoomrt.models.half import to_half
-from zoomrt.models.networks.multi_step import Denoising, MultiStepNetwork, Part
+from zoomrt.models.networks.multi_step import Component, Denoising, MultiStepNetwork
 from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 
 __all__ = ["MultiStepParts"]
@@ -53,7 +53,7 @@ class MultiStepParts(Parts):
         if self.half:
             self.report("fp16", 0.0)
             self._make_safe(network)
-        for name, part in network.parts().items():
+        for name, part in network.components().items():
             self._export_part(name, part)
 
     def finish(self, suspect: nn.Module | None) -> None:  # noqa: ARG002 - refused for multi-step models
@@ -71,7 +71,7 @@ class MultiStepParts(Parts):
         lr = self._rounded(torch.from_numpy(half_photograph_half_noise(shape, self.tile.value_range, self.seed)))
         found: dict[str, _Wanted] = {}
 
-        def run(name: str, part: Part, values: dict[str, Tensor], probe: str) -> dict[str, Tensor]:
+        def run(name: str, part: Component, values: dict[str, Tensor], probe: str) -> dict[str, Tensor]:
             given = {key: self._rounded(values[key]) if name != "policy" else values[key] for key in part.inputs}
             results = part.named(given)
             kept = found.setdefault(name, _Wanted({k: tuple(v.shape) for k, v in given.items()}, part.outputs))
@@ -79,18 +79,18 @@ class MultiStepParts(Parts):
             kept.runs.append((probe, before, after))
             return results
 
-        encoded = run("encode", network.encode, {"lr": lr}, "photograph and noise")
+        encoded = run("encode", network.encode, {"image": lr}, "photograph and noise")
         last = len(network.levels) - 1
         for index in sorted({0, last // 2, last}):
-            state = network.state_at(index, lr, encoded, random)
-            values = {"lr": lr, "state": state, "told": network.told(index), **encoded}
+            state = network.sample_at(index, lr, encoded, random)
+            values = {"image": lr, "sample": state, "timestep_embedding": network.timestep_embedding(index), **encoded}
             probe = f"evaluation {index + 1} of {last + 1}"
-            answer = run("step", network.step, values, probe)["answer"]
+            model_output = run("step", network.step, values, probe)["model_output"]
             if network.decode is not None:
-                run("decode", network.decode, {"state": answer}, probe)
+                run("decode", network.decode, {"sample": model_output}, probe)
             if network.policy is not None:
                 memory = torch.from_numpy(random.standard_normal((1, network.memory)).astype(np.float32))
-                run("policy", network.policy, {**values, "memory": memory, "following": answer}, probe)
+                run("policy", network.policy, {**values, "hidden_state": memory, "prev_sample": model_output}, probe)
         return_freed_memory()
         return found
 
@@ -121,8 +121,8 @@ class MultiStepParts(Parts):
         packed, states = {}, {}
         for (name, picture), index in zip(pictures.items(), indices.tolist(), strict=True):
             lr = torch.from_numpy(picture)
-            state = network.state_at(index, lr, network.encode.named({"lr": lr}), random)
-            tile = denoising.pack(lr, state, network.told(index))
+            state = network.sample_at(index, lr, network.encode.named({"image": lr}), random)
+            tile = denoising.pack(lr, state, network.timestep_embedding(index))
             key = f"{name} at evaluation {index + 1}"
             packed[key] = tile.numpy()
             # rounded here already, or a codebook would see another latent than under emulation
@@ -132,17 +132,17 @@ class MultiStepParts(Parts):
     @torch.no_grad()
     def _whole_tile(self, network: MultiStepNetwork, denoising: Denoising) -> tuple[Ranges, Ranges]:
         """Ranges of a tile as large as the bundle's."""
-        lr = torch.from_numpy(self.parts_wanted["encode"].runs[0][1]["lr"])
+        lr = torch.from_numpy(self.parts_wanted["encode"].runs[0][1]["image"])
         index = (len(network.levels) - 1) // 2
-        encoded = network.encode.named({"lr": lr})
-        state = network.state_at(index, lr, encoded, np.random.default_rng(self.seed + 2))
+        encoded = network.encode.named({"image": lr})
+        state = network.sample_at(index, lr, encoded, np.random.default_rng(self.seed + 2))
         ranges, of_decoder = Ranges(), Ranges()
-        answer = watched(denoising, denoising.pack(lr, state, network.told(index)), ranges)
+        model_output = watched(denoising, denoising.pack(lr, state, network.timestep_embedding(index)), ranges)
         if network.decode is not None:
-            watched(network.decode, answer[:, : network.sampling.channels].contiguous(), of_decoder)
+            watched(network.decode, model_output[:, : network.sampling.channels].contiguous(), of_decoder)
         return ranges, of_decoder
 
-    def _export_part(self, name: str, part: Part) -> None:
+    def _export_part(self, name: str, part: Component) -> None:
         self.report(f"export: {name}", 0.0)
         half = self.half and name != "policy"
         if half:

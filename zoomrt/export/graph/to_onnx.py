@@ -35,7 +35,7 @@ __all__ = [
     "quiet",
 ]
 
-INPUT, OUTPUT = "lr", "sr"
+INPUT, OUTPUT = "image", "upscaled_image"
 EXTERNAL_DATA_BYTES = 1 << 28
 """Weights above this go into a file of their own beside the graph; protobuf ends at 2 GiB."""
 

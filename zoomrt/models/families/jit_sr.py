@@ -1,4 +1,4 @@
-"""The `jit-sr` family: JiT's pixel transformer, told the LR picture, sampled from noise in up to 199 evaluations.
+"""The `jit-sr` family: JiT's pixel transformer, shown the LR picture, sampled from noise in up to 199 evaluations.
 
 Facts: jit_sr.md. The file does not say how it was conditioned (--conditioning token or concat): both embedders are in
 every file. `--steps 1` is one evaluation from pure noise, whose answer is the result: the entry for a distilled file.
@@ -19,7 +19,7 @@ from zoomrt.models.family import Family, FamilyFacts, SizeRule, TilingAdvice
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.networks.bicubic import TORCH, Enlarge
 from zoomrt.models.networks.jit import FREQUENCIES, START, Jit, JitConfig, jit_config_of
-from zoomrt.models.networks.multi_step import Level, MultiStepNetwork, Part
+from zoomrt.models.networks.multi_step import Component, Level, MultiStepNetwork
 from zoomrt.models.sources import NO_SOURCES, Sources
 
 __all__ = ["FAMILY", "sampling_of"]
@@ -31,17 +31,17 @@ SEED = 12345
 WIDE = 1024  # from this width on the authors take 100 steps, below it 50
 
 
-class Encode(Part):
+class Encode(Component):
     """What does not change from step to step: LR tokens or the enlarged picture, and the tokens' mean.
 
     With guidance a second item follows each first, of a black picture: the authors' "unconditional".
     """
 
-    inputs = ("lr",)
+    inputs = ("image",)
 
     def __init__(self, network: Jit, conditioning: str, *, guided: bool) -> None:
         super().__init__()
-        self.outputs = ("tokens" if conditioning == "token" else "enlarged", "mean")
+        self.outputs = ("image_tokens" if conditioning == "token" else "enlarged_image", "pooled_tokens")
         self.embedder, self.positions, self.guided = network.lr_embedder, network.lr_posemb, guided
         self.enlarge = None if conditioning == "token" else Enlarge(network.config.scale, TORCH)
 
@@ -52,19 +52,21 @@ class Encode(Part):
         return tokens if self.enlarge is None else self.enlarge(lr), tokens.mean(dim=1)
 
 
-class Step(Part):
+class Step(Component):
     """The clean picture, as the transformer guesses it.
 
     guidance : 1 is none, and one pass; otherwise both passes go through together. As the authors have it, it counts
         where 0 < t < 1: the evaluation of pure noise answers unguided.
     """
 
-    outputs = ("answer",)
+    outputs = ("model_output",)
 
     def __init__(self, network: Jit, conditioning: str, guidance: float) -> None:
         super().__init__()
-        self.inputs = ("state", "told", "tokens" if conditioning == "token" else "enlarged", "mean")
-        self.joins, self.guidance, self.config = conditioning == "token", guidance, network.config
+        self.joins = conditioning == "token"
+        shown = "image_tokens" if self.joins else "enlarged_image"
+        self.inputs = ("sample", "timestep_embedding", shown, "pooled_tokens")
+        self.guidance, self.config = guidance, network.config
         self.embedder = network.x_embedder if self.joins else network.x_embedder_concat
         self.pos_embed, self.t_embedder = network.pos_embed, network.t_embedder
         self.blocks, self.final_layer = network.blocks, network.final_layer
@@ -75,12 +77,12 @@ class Step(Part):
         self.register_buffer("cosines", angles.cos().float(), persistent=False)
         self.register_buffer("sines", angles.sin().float(), persistent=False)
 
-    def forward(self, state: Tensor, told: Tensor, shown: Tensor, mean: Tensor) -> Tensor:
-        sine = told[:, FREQUENCIES // 2, None, None, None]  # of t itself; no evaluation is at t = 1
+    def forward(self, state: Tensor, temb: Tensor, shown: Tensor, mean: Tensor) -> Tensor:
+        sine = temb[:, FREQUENCIES // 2, None, None, None]  # of t itself; no evaluation is at t = 1
         guided = self.guidance != 1
         if guided:
-            state, told = torch.cat([state, state]), torch.cat([told, told])
-        c = self.t_embedder(told) + mean
+            state, temb = torch.cat([state, state]), torch.cat([temb, temb])
+        c = self.t_embedder(temb) + mean
         x = self.embedder(state if self.joins else torch.cat([state, shown], dim=1)) + self.pos_embed
         own = x.shape[1]
         for i, block in enumerate(self.blocks):
@@ -88,12 +90,12 @@ class Step(Part):
                 x = torch.cat([shown, x], dim=1)
             seen = slice(-x.shape[1], None)
             x = block(x, c, self.cosines[seen], self.sines[seen])
-        answer = self._picture(self.final_layer(x[:, -own:], c))
+        model_output = self._picture(self.final_layer(x[:, -own:], c))
         if guided:
-            conditional, unconditional = answer.chunk(2)
+            conditional, unconditional = model_output.chunk(2)
             guidance = torch.where(sine > 0, self.guidance, 1.0)
-            answer = unconditional + guidance * (conditional - unconditional)
-        return answer
+            model_output = unconditional + guidance * (conditional - unconditional)
+        return model_output
 
     def _picture(self, patches: Tensor) -> Tensor:
         """(N, tokens, patch * patch * 3) -> (N, 3, H, W)."""
@@ -179,14 +181,14 @@ def sampling_of(steps: int, sampler: str, scale: int) -> tuple[SamplingFacts, tu
         share = length / max(1 - i * length, FLOOR)
         corrected = sampler == "heun" and i < steps - 1
         held = (1 - share / 2, 0.0, share / 2) if corrected else (0.0, 0.0, 0.0)
-        evaluations.append(Evaluation(timestep=i * length, state=(1 - share, 0.0, share, 0.0), held=held))
+        evaluations.append(Evaluation(timestep=i * length, prev_sample=(1 - share, 0.0, share, 0.0), held=held))
         times.append(i * length)
         if corrected:
             after = (i + 1) * length
             half = length / 2 / max(1 - after, FLOOR)
-            evaluations.append(Evaluation(timestep=after, state=(-half, 1.0, half, 0.0)))
+            evaluations.append(Evaluation(timestep=after, prev_sample=(-half, 1.0, half, 0.0)))
             times.append(after)
-    sampling = SamplingFacts(channels=3, pixels=scale, base=0.0, noise=1.0, evaluations=tuple(evaluations))
+    sampling = SamplingFacts(channels=3, pixels=scale, image_latents=0.0, noise=1.0, evaluations=tuple(evaluations))
     return sampling, tuple(Level(signal=t, noise=1 - t) for t in times)
 
 

@@ -16,7 +16,7 @@ from zoomrt.errors import UsageError
 from zoomrt.models.checkpoint import Checkpoint
 from zoomrt.models.family import Family, FamilyFacts, SizeRule, TilingAdvice
 from zoomrt.models.networks.bicubic import TORCH, Enlarge
-from zoomrt.models.networks.multi_step import Level, MultiStepNetwork, Part
+from zoomrt.models.networks.multi_step import Component, Level, MultiStepNetwork
 from zoomrt.models.networks.resshift_files import autoencoder_from, unet_from, unet_layout
 from zoomrt.models.networks.swin_unet import SwinUNet
 from zoomrt.models.networks.vq_autoencoder import VqAutoencoder
@@ -31,10 +31,10 @@ KAPPA, SQRT_ETA_END, POWER = 2.0, 0.99, 0.3
 SEED = 12345
 
 
-class Encode(Part):
+class Encode(Component):
     """The enlarged tile's latent, not quantised."""
 
-    inputs, outputs = ("lr",), ("base",)
+    inputs, outputs = ("image",), ("image_latents",)
 
     def __init__(self, autoencoder: VqAutoencoder) -> None:
         super().__init__()
@@ -46,24 +46,24 @@ class Encode(Part):
         return out
 
 
-class Step(Part):
+class Step(Component):
     """The clean latent, as the UNet guesses it."""
 
-    inputs, outputs = ("state", "told", "lr"), ("answer",)
+    inputs, outputs = ("sample", "timestep_embedding", "image"), ("model_output",)
 
     def __init__(self, unet: SwinUNet) -> None:
         super().__init__()
         self.unet = unet
 
-    def forward(self, state: Tensor, told: Tensor, lr: Tensor) -> Tensor:
-        out: Tensor = self.unet(torch.cat([state, lr], dim=1), told)
+    def forward(self, state: Tensor, temb: Tensor, lr: Tensor) -> Tensor:
+        out: Tensor = self.unet(torch.cat([state, lr], dim=1), temb)
         return out
 
 
-class Decode(Part):
+class Decode(Component):
     """Nearest codes, decoded."""
 
-    inputs, outputs = ("state",), ("sr",)
+    inputs, outputs = ("sample",), ("upscaled_image",)
 
     def __init__(self, autoencoder: VqAutoencoder) -> None:
         super().__init__()
@@ -124,12 +124,12 @@ def sampling_of(steps: int) -> tuple[SamplingFacts, tuple[Level, ...]]:
         kept = before / eta[t]
         spread = KAPPA * math.sqrt(before * (eta[t] - before) / eta[t])
         gain = 1 / math.sqrt(KAPPA**2 * eta[t] + 1)  # makes the deviation of what the UNet sees about 1
-        return Evaluation(timestep=float(t), gain=gain, state=(kept, 0.0, 1 - kept, spread))
+        return Evaluation(timestep=float(t), gain=gain, prev_sample=(kept, 0.0, 1 - kept, spread))
 
     sampling = SamplingFacts(
         channels=3,
         pixels=1,
-        base=1.0,
+        image_latents=1.0,
         noise=KAPPA * root[-1],
         evaluations=tuple(evaluation(t) for t in reversed(range(steps))),
     )

@@ -20,7 +20,7 @@ from zoomrt.models.checkpoint import Checkpoint, load_weights
 from zoomrt.models.family import Family, FamilyFacts, SizeRule, TilingAdvice
 from zoomrt.models.layout import Layout, Naming, UnknownVariant, sides
 from zoomrt.models.networks.bicubic import TORCH, Enlarge
-from zoomrt.models.networks.multi_step import Level, MultiStepNetwork, Part
+from zoomrt.models.networks.multi_step import Component, Level, MultiStepNetwork
 from zoomrt.models.networks.sr3_unet import Sr3UNet, sr3_config_of
 from zoomrt.models.sources import NO_SOURCES, Sources
 
@@ -37,8 +37,8 @@ PICTURE = 3
 _POLICY = ("look.0.weight", "accept.weight")
 
 
-class Encode(Part):
-    inputs, outputs = ("lr",), ("enlarged",)
+class Encode(Component):
+    inputs, outputs = ("image",), ("enlarged_image",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,44 +49,45 @@ class Encode(Part):
         return out
 
 
-class Step(Part):
+class Step(Component):
     """The noise in the state, as the network guesses it."""
 
-    inputs, outputs = ("state", "enlarged", "told"), ("answer",)
+    inputs, outputs = ("sample", "enlarged_image", "timestep_embedding"), ("model_output",)
 
     def __init__(self, unet: Sr3UNet) -> None:
         super().__init__()
         self.unet = unet
 
-    def forward(self, state: Tensor, enlarged: Tensor, told: Tensor) -> Tensor:
-        out: Tensor = self.unet(state, enlarged, told)
+    def forward(self, state: Tensor, enlarged: Tensor, temb: Tensor) -> Tensor:
+        out: Tensor = self.unet(state, enlarged, temb)
         return out
 
 
-class Policy(Part):
+class Policy(Component):
     """Whether an evaluation counts, from the state and the enlarged picture, or also from the state that would follow.
 
     width : of the features of both. memory : of the GRU, which sees one tile's decisions in turn.
     """
 
-    outputs = ("accept", "remembered")
+    outputs = ("accept_score", "next_hidden_state")
 
-    def __init__(self, width: int, memory: int, told: int, *, after: bool) -> None:
+    def __init__(self, width: int, memory: int, temb: int, *, after: bool) -> None:
         super().__init__()
-        self.inputs = ("state", "enlarged", "told", "memory", *(("following",) if after else ()))
+        asked = ("sample", "enlarged_image", "timestep_embedding", "hidden_state")
+        self.inputs = (*asked, "prev_sample") if after else asked
         channels = PICTURE * (3 if after else 2)
         self.look = nn.Sequential(
             nn.Conv2d(channels, width, 4, stride=4), nn.SiLU(), nn.Conv2d(width, width, 4, stride=4), nn.SiLU()
         )
-        self.told = nn.Linear(told, width)
+        self.told = nn.Linear(temb, width)
         self.incoming, self.remembered = nn.Linear(width, 3 * memory), nn.Linear(memory, 3 * memory)
         self.accept = nn.Linear(memory, 1)
 
     def forward(
-        self, state: Tensor, enlarged: Tensor, told: Tensor, memory: Tensor, *following: Tensor
+        self, state: Tensor, enlarged: Tensor, temb: Tensor, memory: Tensor, *following: Tensor
     ) -> tuple[Tensor, Tensor]:
         """-> accept (1, 1), above 0 for yes, and the next memory (1, memory): a gated recurrent unit (Cho 2014)."""
-        seen = self.look(torch.cat([state, enlarged, *following], dim=1)).mean(dim=(2, 3)) + self.told(told)
+        seen = self.look(torch.cat([state, enlarged, *following], dim=1)).mean(dim=(2, 3)) + self.told(temb)
         reset, update, new = self.incoming(seen).chunk(3, dim=1)
         reset_h, update_h, new_h = self.remembered(memory).chunk(3, dim=1)
         update = torch.sigmoid(update + update_h)
@@ -122,7 +123,7 @@ class Skipdiff(Family):
         load_weights(unet, denoiser, checkpoint.path)
         if decider is not None:
             load_weights(decider, policy, checkpoint.path)
-        after = decider is not None and "following" in decider.inputs
+        after = decider is not None and "prev_sample" in decider.inputs
         decide: Literal["before", "after"] | None = None if decider is None else "after" if after else "before"
         sampling, levels = sampling_of(STEPS if sources.steps is None else sources.steps, decide)
         return MultiStepNetwork(
@@ -164,13 +165,13 @@ def sampling_of(steps: int, decide: Literal["before", "after"] | None) -> tuple[
         evaluations.append(
             Evaluation(
                 timestep=signal,
-                state=(ratio, 0.0, next_noise - ratio * noise, 0.0),
+                prev_sample=(ratio, 0.0, next_noise - ratio * noise, 0.0),
                 skippable=decide is not None and i >= coarse,
             )
         )
         levels.append(Level(signal=signal, noise=noise))
     sampling = SamplingFacts(
-        channels=PICTURE, pixels=SCALE, base=0.0, noise=1.0, evaluations=tuple(evaluations), decide=decide
+        channels=PICTURE, pixels=SCALE, image_latents=0.0, noise=1.0, evaluations=tuple(evaluations), decide=decide
     )
     return sampling, tuple(levels)
 
@@ -184,11 +185,11 @@ def _signal_shares() -> list[float]:
     return shares
 
 
-def _policy_of(tensors: Mapping[str, Tensor], told: int) -> Policy:
+def _policy_of(tensors: Mapping[str, Tensor], temb: int) -> Policy:
     width, channels = sides(tensors, "look.0.weight", 4)[:2]
     if channels not in (2 * PICTURE, 3 * PICTURE):
         raise UnknownVariant(f"a policy that sees {channels} channels (look.0.weight)", "6, or 9 to decide afterwards")
-    return Policy(width, sides(tensors, "accept.weight", 2)[1], told, after=channels == 3 * PICTURE)
+    return Policy(width, sides(tensors, "accept.weight", 2)[1], temb, after=channels == 3 * PICTURE)
 
 
 FAMILY = Skipdiff()

@@ -75,8 +75,8 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(self, told: Tensor) -> Tensor:
-        out: Tensor = self.mlp(told)
+    def forward(self, temb: Tensor) -> Tensor:
+        out: Tensor = self.mlp(temb)
         return out
 
 

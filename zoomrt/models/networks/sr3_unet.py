@@ -33,10 +33,10 @@ class Sr3Config:
 
 
 class ResidualBlock(nn.Module):
-    def __init__(self, width_in: int, width: int, told: int) -> None:
+    def __init__(self, width_in: int, width: int, temb: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(GROUPS, width_in), nn.Conv2d(width_in, width, 3, padding=1)
-        self.noise = nn.Linear(told, width)
+        self.noise = nn.Linear(temb, width)
         self.norm2, self.conv2 = nn.GroupNorm(GROUPS, width), nn.Conv2d(width, width, 3, padding=1)
         self.shortcut = nn.Identity() if width_in == width else nn.Conv2d(width_in, width, 1)
 
@@ -80,38 +80,38 @@ class Down(nn.Module):
 
 class Sr3UNet(nn.Module):
     """Noisy picture and enlarged picture, (N, 3, H, W) each, in [-1, 1] but for the noise, H and W multiples of
-    2^(levels - 1), and told (N, first width) -> the noise, (N, 3, H, W)."""
+    2^(levels - 1), and temb (N, first width) -> the noise, (N, 3, H, W)."""
 
     def __init__(self, config: Sr3Config) -> None:
         super().__init__()
         self.config = config
         finest, coarsest, last = config.widths[0], config.widths[-1], len(config.widths) - 1
-        told = 4 * finest
-        self.noise_level = nn.Sequential(nn.Linear(finest, told), nn.SiLU(), nn.Linear(told, told), nn.SiLU())
+        temb = 4 * finest
+        self.noise_level = nn.Sequential(nn.Linear(finest, temb), nn.SiLU(), nn.Linear(temb, temb), nn.SiLU())
         self.conv_in = nn.Conv2d(6, finest, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         width, skips = finest, [finest]
         for level, target in enumerate(config.widths):
             for _ in range(config.blocks):
-                self.down.append(ResidualBlock(width, target, told))
+                self.down.append(ResidualBlock(width, target, temb))
                 width = target
                 skips.append(width)
             if level < last:
                 self.down.append(Down(width))
                 skips.append(width)
         self.middle = nn.ModuleList(
-            [ResidualBlock(coarsest, coarsest, told), Attention(coarsest), ResidualBlock(coarsest, coarsest, told)]
+            [ResidualBlock(coarsest, coarsest, temb), Attention(coarsest), ResidualBlock(coarsest, coarsest, temb)]
         )
         for level, target in reversed(list(enumerate(config.widths))):
             for _ in range(config.blocks + 1):
-                self.up.append(ResidualBlock(width + skips.pop(), target, told))
+                self.up.append(ResidualBlock(width + skips.pop(), target, temb))
                 width = target
             if level:
                 self.up.append(Up(width))
         self.norm_out, self.conv_out = nn.GroupNorm(GROUPS, finest), nn.Conv2d(finest, 3, 3, padding=1)
 
-    def forward(self, noisy: Tensor, enlarged: Tensor, told: Tensor) -> Tensor:
-        level = self.noise_level(told)
+    def forward(self, noisy: Tensor, enlarged: Tensor, temb: Tensor) -> Tensor:
+        level = self.noise_level(temb)
         x = self.conv_in(torch.cat([noisy, enlarged], dim=1))
         skips = [x]
         for part in self.down:

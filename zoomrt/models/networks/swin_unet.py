@@ -203,9 +203,9 @@ class SwinUNet(nn.Module):
             if isinstance(module, ResidualBlock):
                 module.fold_time(embedding)
 
-    def forward(self, x: Tensor, told: Tensor | None = None) -> Tensor:
-        """told : (N, width of the finest level), the timestep's cosines and sines; None once it is folded."""
-        time = None if self.time_embed is None else self.time_embed(told)
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        """temb : (N, width of the finest level), the timestep's cosines and sines; None once it is folded."""
+        time = None if self.time_embed is None else self.time_embed(temb)
         skips = []
         for block in self.input_blocks:
             x = _through(block, x, time)

@@ -1,9 +1,25 @@
 """Multi-step models behind the session contract: encode a tile, loop over the step graph, decode.
 
-The graphs are named `encode`, `step`, `decode` and `policy`, and wired by the names of their inputs and outputs:
-`lr` is the tile, `state` the sampler's x, `told` the timestep's features, `following` the state that would come next,
-`memory` what a policy `remembered` when it was last asked about the tile; anything else a graph asks for is an output
-of `encode`.
+The graphs are named `encode`, `step`, `decode` and `policy`, and wired by the names of their inputs and outputs, which
+are diffusers' words where it has one:
+
+=====================  ============  ===================================================================================
+name                   made by       what it is
+=====================  ============  ===================================================================================
+`image`                the runtime   the low-resolution tile, (1, 3, h, w), in the tile's value range
+`image_latents`        `encode`      what the first sample is made of besides noise, shaped as `sample`
+`sample`               the sampler   x, (1, C, H, W)
+`timestep_embedding`   the sampler   (1, features), see `zoomrt/bundle/sampling.py`
+`model_output`         `step`        the network's prediction, shaped as `sample`
+`prev_sample`          the sampler   the next x; timesteps count down, so diffusers calls it the previous one
+`hidden_state`         the runtime   (1, M): zeros for a new tile, then what the policy gave as `next_hidden_state`
+`accept_score`         `policy`      (1, 1): the evaluation counts where it is above 0
+`next_hidden_state`    `policy`      (1, M)
+`upscaled_image`       `decode`      (1, 3, scale * h, scale * w), in the tile's value range
+=====================  ============  ===================================================================================
+
+Anything else that a graph asks for is an output of `encode`. The one graph of a one-step model takes `image`, with the
+start noise as further channels, and gives `upscaled_image`.
 """
 
 from __future__ import annotations
@@ -16,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Evaluation, SamplingFacts, TileFacts
-from zoomrt.bundle.sampling import split_draws, time_features, trajectory
+from zoomrt.bundle.sampling import split_draws, timestep_embedding, trajectory
 from zoomrt.errors import BundleError, RuntimeFault
 from zoomrt.runtime.session import Session
 
@@ -44,7 +60,7 @@ class Graph(Protocol):
 class MultiStepSession(Session):
     """The graphs of a multi-step bundle, one tile at a time.
 
-    graphs : part -> graph, see above. Unlike one-step sessions it allocates a few states per evaluation.
+    graphs : name -> graph, see above. Unlike one-step sessions it allocates a few samples per evaluation.
 
     Raises BundleError where they do not fit what the manifest says.
     """
@@ -53,47 +69,48 @@ class MultiStepSession(Session):
         super().__init__(tile)
         _check(tile, sampling, graphs)
         self._sampling, self._graphs = sampling, dict(graphs)
-        self._features = graphs["step"].inputs["told"][1]
+        self._features = graphs["step"].inputs["timestep_embedding"][1]
 
     def _execute(self, batch: NDArray[Any]) -> NDArray[Any]:
         facts, graphs = self._sampling, self._graphs
-        values: dict[str, NDArray[Any]] = {"lr": batch[:, :3]}
+        values: dict[str, NDArray[Any]] = {"image": batch[:, :3]}
         values |= graphs["encode"](values)
         if "policy" in graphs:
-            values["memory"] = np.zeros(graphs["policy"].inputs["memory"], np.float32)
+            values["hidden_state"] = np.zeros(graphs["policy"].inputs["hidden_state"], np.float32)
 
-        def known(state: NDArray[np.float32], one: Evaluation) -> dict[str, NDArray[Any]]:
-            return {**values, "state": state, "told": time_features(one.timestep, self._features)}
+        def known(sample: NDArray[np.float32], one: Evaluation) -> dict[str, NDArray[Any]]:
+            return {**values, "sample": sample, "timestep_embedding": timestep_embedding(one.timestep, self._features)}
 
-        def predict(state: NDArray[np.float32], one: Evaluation) -> NDArray[np.float32]:
-            answer = graphs["step"](known(state, one))["answer"]
-            _check_shape("the answer of graph step", answer, state.shape)
-            if not np.isfinite(answer).all():
-                seen = f"{int(answer.size - np.isfinite(answer).sum())} of {answer.size} values NaN or infinite"
+        def predict(sample: NDArray[np.float32], one: Evaluation) -> NDArray[np.float32]:
+            model_output = graphs["step"](known(sample, one))["model_output"]
+            _check_shape("model_output of graph step", model_output, sample.shape)
+            if not np.isfinite(model_output).all():
+                broken = model_output.size - np.count_nonzero(np.isfinite(model_output))
+                seen = f"{broken} of {model_output.size} values NaN or infinite"
                 what = f"the engine failed on a tile at timestep {one.timestep:g}"
                 remedy = "Build with --precision fp32: half precision overflowed, or the weights are damaged."
                 raise RuntimeFault(what, seen=seen, needed="finite values", remedy=remedy)
-            return answer
+            return model_output
 
-        def decide(state: NDArray[np.float32], following: NDArray[np.float32] | None, one: Evaluation) -> bool:
-            more = {} if following is None else {"following": following}
-            decision = graphs["policy"]({**known(state, one), **more})
-            values["memory"] = decision["remembered"]
-            _check_shape("accept of graph policy", decision["accept"], (1, 1))
-            accept = float(decision["accept"].item())
-            if not math.isfinite(accept):
+        def decide(sample: NDArray[np.float32], prev_sample: NDArray[np.float32] | None, one: Evaluation) -> bool:
+            more = {} if prev_sample is None else {"prev_sample": prev_sample}
+            decision = graphs["policy"]({**known(sample, one), **more})
+            values["hidden_state"] = decision["next_hidden_state"]
+            _check_shape("accept_score of graph policy", decision["accept_score"], (1, 1))
+            score = float(decision["accept_score"].item())
+            if not math.isfinite(score):
                 what = f"the policy failed on a tile at timestep {one.timestep:g}"
-                raise RuntimeFault(what, seen=accept, needed="a number", remedy="Check the weights of the policy.")
-            return accept > 0
+                raise RuntimeFault(what, seen=score, needed="a number", remedy="Check the weights of the policy.")
+            return score > 0
 
-        base = values["base"].astype(np.float32) if facts.base else None
-        if base is not None:
-            _check_shape("base of graph encode", base, _state_shape(self.tile, facts))
+        latents = values["image_latents"].astype(np.float32) if facts.image_latents else None
+        if latents is not None:
+            _check_shape("image_latents of graph encode", latents, _sample_shape(self.tile, facts))
         draws = split_draws(facts, batch[:, 3:].astype(np.float32))
-        for moment in trajectory(facts, base, draws, predict, decide if "policy" in graphs else None):
+        for moment in trajectory(facts, latents, draws, predict, decide if "policy" in graphs else None):
             self.evaluations = moment.calls
-        state = moment.state
-        picture = graphs["decode"]({"state": state})["sr"] if "decode" in graphs else state
+        sample = moment.sample
+        picture = graphs["decode"]({"sample": sample})["upscaled_image"] if "decode" in graphs else sample
         return picture.astype(self.tile.dtype)
 
     def _release(self) -> None:
@@ -101,7 +118,7 @@ class MultiStepSession(Session):
             graph.close()
 
 
-def _state_shape(tile: TileFacts, sampling: SamplingFacts) -> tuple[int, ...]:
+def _sample_shape(tile: TileFacts, sampling: SamplingFacts) -> tuple[int, ...]:
     return 1, sampling.channels, tile.height * sampling.pixels, tile.width * sampling.pixels
 
 
@@ -117,34 +134,35 @@ def _check(tile: TileFacts, sampling: SamplingFacts, graphs: Mapping[str, Graph]
     )
     encode, step = graphs["encode"], graphs["step"]
     given = {
-        "encode": {"lr"},
-        "step": {"lr", "state", "told", *encode.outputs},
-        "policy": {"lr", "state", "told", "following", "memory", *encode.outputs},
-        "decode": {"state"},
+        "encode": {"image"},
+        "step": {"image", "sample", "timestep_embedding", *encode.outputs},
+        "policy": {"image", "sample", "timestep_embedding", "prev_sample", "hidden_state", *encode.outputs},
+        "decode": {"sample"},
     }
-    made = {"step": {"answer"}, "policy": {"accept", "remembered"}, "decode": {"sr"}}
-    if sampling.base:
-        made["encode"] = {"base"}
-    state = _state_shape(tile, sampling)
-    shapes = {"lr": (1, 3, tile.height, tile.width), "state": state, "following": state}
+    made = {"step": {"model_output"}, "policy": {"accept_score", "next_hidden_state"}, "decode": {"upscaled_image"}}
+    if sampling.image_latents:
+        made["encode"] = {"image_latents"}
+    sample = _sample_shape(tile, sampling)
+    shapes = {"image": (1, 3, tile.height, tile.width), "sample": sample, "prev_sample": sample}
     for name, graph in graphs.items():
-        known, wanted = given.get(name, set()), made.get(name, set())
+        known, needed = given.get(name, set()), made.get(name, set())
         _require(
             f"graphs.{name}", f"inputs {sorted(graph.inputs)}", f"some of {sorted(known)}", graph.inputs.keys() <= known
         )
-        _require(f"graphs.{name}", f"outputs {graph.outputs}", f"{sorted(wanted)}", wanted <= set(graph.outputs))
+        _require(f"graphs.{name}", f"outputs {graph.outputs}", f"{sorted(needed)}", needed <= set(graph.outputs))
         for one, shape in graph.inputs.items():
             sound = all(isinstance(side, int) and 1 <= side <= 1 << 16 for side in shape)
             _require(f"graphs.{name}", f"{one} of shape {shape}", "a fixed shape", sound)
             fits = shape in ((), shapes.get(one, shape))  # a peer's graph may declare none
             _require(f"graphs.{name}", f"{one} of shape {shape}", shapes.get(one), fits)
-    told = step.inputs.get("told", ())
-    _require("graphs.step", f"told of shape {told}", "(1, an even number)", len(told) == 2 and told[1] % 2 == 0)
+    embedding = step.inputs.get("timestep_embedding", ())
+    even = len(embedding) == 2 and embedding[1] % 2 == 0
+    _require("graphs.step", f"timestep_embedding of shape {embedding}", "(1, an even number)", even)
     if "policy" in graphs:
-        _require("graphs.policy", "no memory", "an input memory", "memory" in graphs["policy"].inputs)
+        _require("graphs.policy", "no hidden_state", "an input hidden_state", "hidden_state" in graphs["policy"].inputs)
     if "decode" not in graphs:
         whole = (1, 3, tile.height * tile.scale, tile.width * tile.scale)
-        _require("sampling", f"states of shape {state} without a decoder", whole, state == whole)
+        _require("sampling", f"samples of shape {sample} without a decoder", whole, sample == whole)
 
 
 def _require(field: str, seen: object, needed: object, holds: bool) -> None:
