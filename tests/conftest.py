@@ -6,10 +6,11 @@ single test: what a test is given depends on the seed and on the test's own name
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,17 @@ def _rng_for() -> Callable[[str], np.random.Generator]:
     return rng_for
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for each test, in a folder of their own: `mktemp` reads the names of all before it makes one."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZOOMRT_CACHE", str(tmp_path_factory.mktemp("cache")))
+def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder := next(_caches)).mkdir()
+    monkeypatch.setenv("ZOOMRT_CACHE", str(folder))
     monkeypatch.setattr("zoomrt.files._told", [])  # whether a cache that cannot be used was told: once per process
 
 

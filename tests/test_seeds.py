@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,6 @@ import zoomrt
 
 PACKAGE = Path(zoomrt.__file__).parent
 HERE = Path(__file__).parent
-SOURCES = sorted(PACKAGE.rglob("*.py"))
-TESTS = sorted(HERE.rglob("*.py"))
 
 NEEDS_A_SEED = {"MT19937", "PCG64", "Philox", "Random", "RandomState", "SeedSequence", "default_rng"}
 SYSTEM = {"os.urandom", "random.SystemRandom", "uuid.uuid4"}
@@ -31,16 +29,23 @@ NUMPYS = re.compile(r"(np|numpy)\.random\.(?!default_rng)[a-z]\w*")
 TORCHS = re.compile(r"torch\.(bernoulli|multinomial|normal|rand\w*)")
 
 
+def dotted(node: ast.expr) -> str:
+    """`a.b.c` of a chain of names; `?.c` where it begins with anything else."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
 def unseeded(source: str) -> Iterator[str]:
     """Draws that no seed makes again, wherever they stand."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
-            given = [ast.unparse(one) for one in (*node.args, *node.keywords)]
-            function = ast.unparse(node.func)
-            if function.rpartition(".")[2] in NEEDS_A_SEED and given in ([], ["None"]):
-                yield function
+            function = dotted(node.func)
+            if function.rpartition(".")[2] in NEEDS_A_SEED:
+                given = [ast.unparse(one) for one in (*node.args, *node.keywords)]
+                yield from [function] if given in ([], ["None"]) else []
         elif isinstance(node, ast.Attribute):
-            name = ast.unparse(node)
+            name = dotted(node)
             if NUMPYS.fullmatch(name) or name in SYSTEM or name.startswith("secrets."):
                 yield name
         elif isinstance(node, ast.ImportFrom) and node.module in ("numpy.random", "random", "secrets"):
@@ -54,7 +59,7 @@ def left_to_chance_in_the_package(source: str) -> list[str]:
         if isinstance(node, ast.Import):
             faults += [f"import {alias.name}" for alias in node.names if alias.name == "random"]
         elif isinstance(node, ast.Call) and "generator" not in {keyword.arg for keyword in node.keywords}:
-            faults += [name for name in [ast.unparse(node.func)] if TORCHS.fullmatch(name)]
+            faults += [name for name in [dotted(node.func)] if TORCHS.fullmatch(name)]
     return faults
 
 
@@ -66,7 +71,7 @@ def left_to_chance_in_a_test(source: str) -> list[str]:
     early = {id(node) for node in _run_on_import(module)}
     for node in ast.walk(module):
         if isinstance(node, ast.Call) and id(node) in early:
-            function = ast.unparse(node.func)
+            function = dotted(node.func)
             if TORCHS.fullmatch(function) or PYTHONS.fullmatch(function):
                 faults.append(function)
         elif isinstance(node, ast.Import) and id(node) not in early:
@@ -85,16 +90,19 @@ def _run_on_import(node: ast.AST) -> Iterator[ast.AST]:
                 yield from _run_on_import(child)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_the_package_leaves_nothing_to_chance(path: Path) -> None:
-    assert left_to_chance_in_the_package(path.read_text(encoding="utf-8")) == []
+def broken(rule: Callable[[str], Iterable[str]], folder: Path) -> dict[str, list[str]]:
+    """Source -> what a rule finds in it, of the sources below a folder in which it finds anything."""
+    found = {path: list(rule(path.read_text(encoding="utf-8"))) for path in sorted(folder.rglob("*.py"))}
+    return {path.relative_to(folder).as_posix(): faults for path, faults in found.items() if faults}
 
 
-@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(HERE).as_posix())
-def test_the_tests_leave_nothing_to_chance(path: Path) -> None:
-    found = left_to_chance_in_a_test(path.read_text(encoding="utf-8"))
-    # where the seed of a run comes from, and a fixture that seeds torch by itself
-    assert found == (["os.urandom", "import torch"] if path == HERE / "conftest.py" else [])
+def test_the_package_leaves_nothing_to_chance() -> None:
+    assert broken(left_to_chance_in_the_package, PACKAGE) == {}
+
+
+def test_the_tests_leave_nothing_to_chance() -> None:
+    """But for where the seed of a run comes from, and a fixture that seeds torch by itself."""
+    assert broken(left_to_chance_in_a_test, HERE) == {"conftest.py": ["os.urandom", "import torch"]}
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,7 @@ def test_draws_that_a_seed_makes_again_are_let_through() -> None:
 
 
 DRAWING = """
-import json, random
+import json, os, random
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, strategies as st
@@ -161,7 +169,7 @@ def shared(rng_for):
     return [random.random(), torch.rand(1).item(), rng_for("shared").random()]
 
 def note(name, *values):
-    with (HERE / "drawn").open("a") as file:
+    with (HERE / os.environ["RUN"]).open("a") as file:
         file.write(json.dumps([name, *values]) + "\\n")
 
 @pytest.mark.parametrize("case", [1, 2])
@@ -178,28 +186,47 @@ def test_three(number):
 """
 
 
+RUNS = """
+import json, os, sys
+import hypothesis, pytest, torch
+
+for os.environ["RUN"], words in json.loads(sys.argv[1]).items():
+    if (child := os.fork()) == 0:
+        sys.stdout.flush()
+        os._exit(pytest.main(["-q", "-p", "no:cacheprovider", *words]))
+    if os.waitpid(child, 0)[1]:
+        sys.exit(os.environ["RUN"])
+"""
+"""Runs pytest with the words of each run, in a fork of a process that has loaded what is slow to load."""
+
+
 def test_a_seed_draws_the_same_again(tmp_path: Path) -> None:
-    """Alone, in another order, in two processes: and another seed draws otherwise."""
+    """Alone, in another order, in a worker process: and another seed draws otherwise."""
     for path in (HERE / "conftest.py", Path(seeds.__file__)):
         shutil.copy(path, tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n", encoding="utf-8")
     (tmp_path / "test_drawing.py").write_text(DRAWING, encoding="utf-8")
 
-    def drawn(seed: int, *words: str) -> dict[str, list[object]]:
-        (tmp_path / "drawn").unlink(missing_ok=True)
-        line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--seed", str(seed), *words]
-        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+    tests = ["test_three", "test_two", "test_one[2]", "test_one[1]"]
+    runs = {
+        "whole": ["--seed=5"],
+        "otherwise": ["--seed=5", "-n1", *(f"test_drawing.py::{name}" for name in tests)],
+        "alone": ["--seed=5", "test_drawing.py::test_one[2]"],
+        "other": ["--seed=6"],
+    }
+    line = [sys.executable, "-c", RUNS, json.dumps(runs)]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def drawn(run: str) -> dict[str, list[object]]:
         found: dict[str, list[object]] = {}
-        for name, *values in map(json.loads, (tmp_path / "drawn").read_text(encoding="utf-8").splitlines()):
+        for name, *values in map(json.loads, (tmp_path / run).read_text(encoding="utf-8").splitlines()):
             found.setdefault(name, []).append(values)
         return found
 
-    whole = drawn(5)
+    whole = drawn("whole")
     assert set(whole) == {"one 1", "one 1 late", "one 2", "one 2 late", "two", "three"}
     assert whole["one 1"] != whole["one 2"]
-    tests = ["test_three", "test_two", "test_one[2]", "test_one[1]"]
-    assert drawn(5, "-n2", *(f"test_drawing.py::{name}" for name in tests)) == whole
-    assert drawn(5, "test_drawing.py::test_one[2]") == {name: whole[name] for name in ("one 2", "one 2 late")}
-    other = drawn(6)
-    assert all(other[name] != values for name, values in whole.items())
+    assert drawn("otherwise") == whole
+    assert drawn("alone") == {name: whole[name] for name in ("one 2", "one 2 late")}
+    assert all(drawn("other")[name] != values for name, values in whole.items())
