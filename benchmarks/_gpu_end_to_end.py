@@ -165,12 +165,12 @@ class _Subject:
 
     def network(self) -> Any:
         """FP32, on the CPU."""
+
         from zoomrt.models.checkpoint import load_checkpoint
         from zoomrt.models.families import family_named
-        from zoomrt.models.sources import NO_SOURCES
 
-        family, sources = family_named(self.options["model"]), self.options.get("sources", NO_SOURCES)
-        return family.network(load_checkpoint(self.options["weights"]), sources).eval()
+        family, options = family_named(self.options["model"]), self.options.get("options", {})
+        return family.network(load_checkpoint(self.options["weights"]), options).eval()
 
     @lru_cache  # noqa: B019 - one subject, for as long as the process lives
     def bundle(self, target: str) -> Path:
@@ -198,13 +198,11 @@ def _subject() -> _Subject:
     sys.path.append(str(Path(__file__).parent.parent / "tests" / "export"))
     from published_files import TRUE, osediff_layout, random_state, unet_shapes, vae_shapes, write_base
 
-    from zoomrt.models.sources import Sources
-
     torch.save(osediff_layout(TRUE).content(), folder / "osediff.pkl")
     torch.save(torch.randn(1, 77, TRUE.text_width), folder / "prompt.pt")
     states = {"unet": random_state(unet_shapes(TRUE)), "vae": random_state(vae_shapes(TRUE))}
-    sources = Sources(base=write_base(folder / "base", TRUE, **states), prompt_embedding=folder / "prompt.pt")
-    return _Subject("osediff", folder, {"model": "osediff", "weights": folder / "osediff.pkl", "sources": sources})
+    options = {"base": write_base(folder / "base", TRUE, **states), "prompt_embedding": folder / "prompt.pt"}
+    return _Subject("osediff", folder, {"model": "osediff", "weights": folder / "osediff.pkl", "options": options})
 
 
 _KEPT: list[tempfile.TemporaryDirectory[str]] = []

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoomrt.models.families.skipdiff import Policy
-from zoomrt.models.families.swinir import SwinConfig, SwinNetwork
-from zoomrt.models.networks.jit import Jit, JitConfig
-from zoomrt.models.networks.sr3_unet import Sr3Config, Sr3UNet
-from zoomrt.models.networks.swin_unet import SwinUNet, SwinUNetConfig
-from zoomrt.models.networks.vq_autoencoder import VqAutoencoder, VqConfig
+from zoomrt.models.networks.blocks.jit import Jit, JitConfig
+from zoomrt.models.networks.blocks.sr3_unet import Sr3Config, Sr3UNet
+from zoomrt.models.networks.blocks.swin_unet import SwinUNet, SwinUNetConfig
+from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder, VqConfig
+from zoomrt.models.networks.skipdiff import Policy
+from zoomrt.models.networks.swinir import SwinConfig, SwinNetwork
 
 __all__ = ["jit_file", "latent_files", "randomise", "skipdiff_file", "swinir_file"]
 

@@ -22,7 +22,7 @@ from benchmarks._record import record
 from zoomrt.bundle import Manifest
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.sources import Sources
+from zoomrt.models import options
 
 BUILDS = {"cpu fp32": ("cpu", "fp32"), "cpu fp16": ("cpu", "fp16"), "sm89 fp16": ("sm89", "fp16")}
 
@@ -102,11 +102,11 @@ def main() -> None:
     parser.add_argument("--prompt-embedding", type=Path)
     parser.add_argument("--builds", default=",".join(BUILDS), help="Some of these names, with commas.")
     given = parser.parse_args()
-    sources = Sources(base=given.base, decoder=given.decoder, prompt_embedding=given.prompt_embedding)
+    files = options.given(base=given.base, decoder=given.decoder, prompt_embedding=given.prompt_embedding)
     family, rows = "edge", dict[str, dict[str, object]]()
     for name in given.builds.split(","):
         target, precision = BUILDS[name]
-        request = BuildRequest(weights=given.weights, target=target, precision=precision, sources=sources)
+        request = BuildRequest(weights=given.weights, target=target, precision=precision, options=files)
         peaks, manifest = measured(request)
         family, rows[name] = manifest.family, compared(peaks, manifest)
     file = "build_memory" if given.weights is None else f"build_memory_{family}"

@@ -43,8 +43,8 @@ class Builder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        assert FAMILY.facts.embedded_weights is not None
-        self.network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+        assert FAMILY.embedded_weights is not None
+        self.network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
         self.export_seconds: dict[str, float] = {}
 
     def graph(self, precision: str, opset: int) -> Path:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._record import record
-from zoomrt.models.networks.vq_autoencoder import VqAutoencoder, VqConfig
+from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder, VqConfig
 
 SIDE = 64
 SPREADS = (1e-5, 5e-4, 2e-3)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from benchmarks._record import record
 from zoomrt.export.graph.to_onnx import export_named
 from zoomrt.export.targets import TARGETS
-from zoomrt.models.networks.vq_autoencoder import CODES_AT_ONCE, Codebook, VqConfig
+from zoomrt.models.networks.blocks.vq_autoencoder import CODES_AT_ONCE, Codebook, VqConfig
 from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 
 SIDE = 128  # latent pixels of a 512 x 512 picture

@@ -44,7 +44,6 @@ from zoomrt.export.verify.parity import compare
 from zoomrt.export.verify.sample_tiles import PHOTOGRAPH, photograph_tile
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_named
-from zoomrt.models.sources import NO_SOURCES, Sources
 from zoomrt.runtime.sessions.onnxruntime import core_count
 
 SIDE = 128
@@ -67,15 +66,15 @@ Run = Callable[[], NDArray[np.float32]]
 
 def network_of(model: str, files: Path) -> nn.Module:
     family = family_named(model)
-    if family.facts.embedded_weights is not None:
-        return family.network(load_checkpoint(family.facts.embedded_weights)).eval()
+    if family.embedded_weights is not None:
+        return family.network(load_checkpoint(family.embedded_weights)).eval()
     sys.path.append(str(Path(__file__).parent.parent / "tests" / "export"))
     from test_true_size import osediff_files
 
     files.mkdir(parents=True, exist_ok=True)
     ready = (files / "w").exists() and (files / "base").is_dir()
-    sources = Sources(base=files / "base", prompt_embedding=files / "prompt.pt") if ready else osediff_files(files)
-    return family.network(load_checkpoint(files / "w"), sources or NO_SOURCES).eval()
+    options = {"base": files / "base", "prompt_embedding": files / "prompt.pt"} if ready else osediff_files(files)
+    return family.network(load_checkpoint(files / "w"), options or {}).eval()
 
 
 def write_graphs(network: nn.Module, tile: TileFacts, folder: Path) -> tuple[dict[str, Graphs], dict[str, float]]:
@@ -162,7 +161,7 @@ def floor_ms(name: str, work: dict[str, float], wall: Ceilings) -> float | None:
 
 
 def tile_facts(model: str) -> TileFacts:
-    facts = family_named(model).facts
+    facts = family_named(model)
     return TileFacts(
         scale=facts.scale,
         height=SIDE,
@@ -177,7 +176,7 @@ def tile_facts(model: str) -> TileFacts:
 
 def figures_of(model: str, files: Path, only: list[str], rounds: int) -> dict[str, object]:
     network = network_of(model, files)
-    facts, tile = family_named(model).facts, tile_facts(model)
+    facts, tile = family_named(model), tile_facts(model)
     lr = photograph_tile(SIDE, SIDE, tile.value_range)
     low, high = tile.value_range
     rows: dict[str, dict[str, object]] = {}

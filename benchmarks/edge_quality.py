@@ -20,8 +20,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="folder with lr/ and hr/ (DRealSR test crops)")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of bicubic | edge | truth here")
     arguments = parser.parse_args()
-    assert FAMILY.facts.embedded_weights is not None
-    network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
     sets = held_out(arguments.pairs)
     figures: dict[str, object] = dict(evaluate(network, sets))
     print(json.dumps(figures, indent=2))

@@ -33,19 +33,19 @@ from zoomrt.errors import UsageError
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.families import family_named, family_names
-from zoomrt.models.families.edsr import EdsrConfig, EdsrNetwork
-from zoomrt.models.families.real_esrgan import DenseConfig, DenseNetwork
-from zoomrt.models.families.real_esrgan_compact import CompactConfig, CompactNetwork
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.networks.edsr import EdsrConfig, EdsrNetwork
+from zoomrt.models.networks.real_esrgan import DenseConfig, DenseNetwork
+from zoomrt.models.networks.real_esrgan_compact import CompactConfig, CompactNetwork
+from zoomrt.models.options import Values
 
 TILE = 128
 RESSHIFT_STEPS = 4
-Files = tuple[Path | None, Sources]
+Files = tuple[Path | None, Values]
 
 
 def network_file(network: torch.nn.Module, folder: Path) -> Files:
     torch.save(randomise(network).state_dict(), folder / "w.pth")
-    return folder / "w.pth", NO_SOURCES
+    return folder / "w.pth", {}
 
 
 def stable_diffusion(write: str) -> Callable[[Path], Files]:
@@ -63,21 +63,21 @@ def stable_diffusion(write: str) -> Callable[[Path], Files]:
 def latent(steps: int | None) -> Callable[[Path], Files]:
     def files(folder: Path) -> Files:
         unet, autoencoder = latent_files(folder, true_size=True)
-        return unet, Sources(autoencoder=autoencoder, steps=steps)
+        return unet, {"autoencoder": autoencoder, "steps": steps}
 
     return files
 
 
 FAMILIES: dict[str, Callable[[Path], Files]] = {
-    "edge": lambda _: (None, NO_SOURCES),
+    "edge": lambda _: (None, {}),
     "osediff": stable_diffusion("osediff_files"),
     "hypir": stable_diffusion("hypir_files"),
     "adcsr": stable_diffusion("adcsr_files"),
     "sinsr": latent(None),
     "resshift": latent(RESSHIFT_STEPS),
-    "jit-sr": lambda folder: (jit_file(folder, true_size=True), NO_SOURCES),
-    "skipdiff": lambda folder: (skipdiff_file(folder, true_size=True, accept=False), NO_SOURCES),
-    "swinir": lambda folder: (swinir_file(folder, true_size=True), NO_SOURCES),
+    "jit-sr": lambda folder: (jit_file(folder, true_size=True), {}),
+    "skipdiff": lambda folder: (skipdiff_file(folder, true_size=True, accept=False), {}),
+    "swinir": lambda folder: (swinir_file(folder, true_size=True), {}),
     "real-esrgan": lambda folder: network_file(DenseNetwork(DenseConfig()), folder),
     "real-esrgan-compact": lambda folder: network_file(CompactNetwork(CompactConfig()), folder),
     "edsr": lambda folder: network_file(EdsrNetwork(EdsrConfig(width=256, blocks=32)), folder),
@@ -87,7 +87,7 @@ FAMILIES: dict[str, Callable[[Path], Files]] = {
 def tile_of(family: str) -> int | None:
     """TILE, or None for the family's own."""
     try:
-        family_named(family).facts.size.check(TILE)
+        family_named(family).size.check(TILE)
     except UsageError:
         return None
     return TILE
@@ -162,11 +162,11 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        weights, sources = child(made, given.family, folder)
+        weights, options = child(made, given.family, folder)
         if given.steps is not None:
-            sources = Sources(**{**sources.given(), "steps": given.steps})  # type: ignore[arg-type]
+            options = {**options, "steps": given.steps}
         request = BuildRequest(
-            model=given.family, weights=weights, tile=tile_of(given.family), backend="onnxruntime", sources=sources
+            model=given.family, weights=weights, tile=tile_of(given.family), backend="onnxruntime", options=options
         )
         figures = child(built, request, folder / "bundle")
         print(figures, flush=True)
@@ -175,7 +175,7 @@ def main() -> None:
             peers=tuple(given.peers.split(",")),
             rule=Rule(repeats=given.repeats, seconds=given.seconds),
             weights=weights,
-            sources=sources,
+            options=options,
             new_ceilings=True,
         )
         figures |= child(timed, bench)

@@ -39,8 +39,8 @@ BUILDS = {
 
 
 def edge() -> nn.Module:
-    assert FAMILY.facts.embedded_weights is not None
-    return FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    return FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
 
 
 def described(manifest: Manifest) -> dict[str, object]:

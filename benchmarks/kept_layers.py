@@ -35,8 +35,8 @@ def main() -> None:
         tiles_from_pictures(pictures, count=count, height=TILE, width=TILE, value_range=(-1.0, 1.0), seed=seed)
         for count, seed in ((8, 1), (6, 2))
     )
-    assert FAMILY.facts.embedded_weights is not None
-    network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
     layers = layers_of(network, next(iter(tiles)))
     ranges = ranges_of(observe(network, tiles), "mse")
     default = placement_of(network, layers, "tensorrt_rtx")

@@ -92,8 +92,8 @@ def theirs_of(network: nn.Module, scheme: str, placement: Placement, tiles: Tile
 
 
 def networks_beside(tiles: Tiles, held_out: Tiles) -> dict[str, object]:
-    assert FAMILY.facts.embedded_weights is not None
-    network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
     first = next(iter(tiles))
     placement = placement_of(
         network, layers_of(network, first), "openvino"

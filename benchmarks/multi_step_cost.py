@@ -29,7 +29,6 @@ from benchmarks._record import record, summary
 from zoomrt.bundle import open_bundle
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.sources import Sources
 from zoomrt.runtime.sessions.multi_step import MultiStepSession
 from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.upscaler import Upscaler
@@ -55,13 +54,13 @@ def requests(folder: Path, *, true_size: bool) -> dict[str, BuildRequest]:
     jit = jit_file(folder, true_size=true_size)
     found = {
         f"resshift, --steps {steps}": BuildRequest(
-            model="resshift", weights=unet, tile=64, sources=Sources(autoencoder=autoencoder, steps=steps)
+            model="resshift", weights=unet, tile=64, options={"autoencoder": autoencoder, "steps": steps}
         )
         for steps in (15, 4)
     }
     for sampler, steps in (("heun", JIT_STEPS), ("euler", JIT_STEPS), ("heun", 1)):
-        sources = Sources(steps=steps, sampler=sampler)
-        found[f"jit-sr, {sampler}, --steps {steps}"] = BuildRequest(model="jit-sr", weights=jit, sources=sources)
+        options = {"steps": steps, "sampler": sampler}
+        found[f"jit-sr, {sampler}, --steps {steps}"] = BuildRequest(model="jit-sr", weights=jit, options=options)
     for accept in (True, False):
         weights = skipdiff_file(folder, true_size=true_size, accept=accept)
         name = f"skipdiff, --steps 20, {'none' if accept else 'every fine one'} skipped"

@@ -30,8 +30,8 @@ CROPS = ((240, 272), (300, 400))  # rows and columns from the top left corner, L
 
 def untiled(frame: NDArray[np.float32]) -> NDArray[np.float32]:
     """One pass in torch FP32; frame (H, W, 3) in [0, 1] -> (4H, 4W, 3) in [0, 1]."""
-    assert FAMILY.facts.embedded_weights is not None
-    network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
     with torch.inference_mode():
         out = network(torch.from_numpy(frame.transpose(2, 0, 1)[None] * 2 - 1))[0]
     return np.asarray(((out + 1) / 2).clamp(0, 1).permute(1, 2, 0))

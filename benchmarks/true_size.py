@@ -36,9 +36,9 @@ from zoomrt.export.graph.to_onnx import export_graph
 from zoomrt.export.request import BuildRequest
 from zoomrt.export.targets import EIGHT_BIT
 from zoomrt.export.verify.sample_tiles import photograph_tile
+from zoomrt.models import options
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_named
-from zoomrt.models.sources import Sources
 from zoomrt.runtime.sessions.onnxruntime import bare_options, open_graph
 
 THREADS = 2
@@ -174,9 +174,9 @@ def speed_figures(request: BuildRequest, rounds: int) -> dict[str, object]:
     assert request.model is not None
     assert request.weights is not None
     family = family_named(request.model)
-    network = family.network(load_checkpoint(request.weights), request.sources)
-    side = family.facts.tiling.tile
-    lr = photograph_tile(side, side, family.facts.value_range)
+    network = family.network(load_checkpoint(request.weights), request.options)
+    side = family.tiling.tile
+    lr = photograph_tile(side, side, family.value_range)
     tensor = torch.from_numpy(lr)
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "g.onnx"
@@ -235,7 +235,7 @@ def main() -> None:
         precision=given.precision,
         target=given.target,
         calibration=choice if given.precision in EIGHT_BIT else None,
-        sources=Sources(
+        options=options.given(
             base=given.base,
             decoder=given.decoder,
             autoencoder=given.autoencoder,

@@ -127,7 +127,7 @@ def tiny_edge_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from zoomrt.models.families.edge import EdgeConfig, EdgeNetwork
+    from zoomrt.models.networks.edge import EdgeConfig, EdgeNetwork
 
     torch.manual_seed(run_seed())  # torch may not have been there to be seeded
     network = EdgeNetwork(EdgeConfig((32, 32, 64), (1, 1), 1, (1, 1)))

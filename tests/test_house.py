@@ -156,7 +156,6 @@ STILL_TOO_LARGE = {
     "kernels/colour_match.py": {"7 arguments to frame_arguments"},
     "kernels/tile_blend.py": {"7 arguments to require_tensors"},
     "kernels/tile_gather.py": {"7 arguments to frame_arguments", "frame_arguments takes 7 arguments"},
-    "models/catalogue.py": {"8 arguments to Entry"},
     "runtime/sessions/tensorrt.py": {"8 arguments to TensorRtEngine", "__init__ takes 8 arguments"},
 }
 """What is left of the time before these limits. It may only shrink: what is mended must go from here too."""

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from training.data import HELD_OUT_PHOTOGRAPHS, Pixels, camera_pairs, photograph, shrink
-from zoomrt.models.families.edge import SCALE, EdgeNetwork
+from zoomrt.models.networks.edge import SCALE, EdgeNetwork
 
 BORDER = 4
 

@@ -75,7 +75,7 @@ def main() -> None:
             for who, sign in (("bicubic", ""), ("edge", ""), ("gain", "+"))
         ]
         rows.append(f"| {name.replace('_', ' ')} | {f['count']:.0f} | {' | '.join(cells)} |")
-    weights = FAMILY.facts.embedded_weights
+    weights = FAMILY.embedded_weights
     assert weights is not None
     shutil.copyfile(work / "edge.safetensors", weights)
     weights.chmod(0o644)
@@ -86,7 +86,7 @@ def main() -> None:
         held_pairs=", ".join(HELD_OUT_PAIRS),
         photographs=", ".join(PHOTOGRAPHS),
         held_photographs=", ".join(HELD_OUT_PHOTOGRAPHS),
-        licence=FAMILY.facts.weights_licence[0].upper() + FAMILY.facts.weights_licence[1:],
+        licence=FAMILY.weights_licence[0].upper() + FAMILY.weights_licence[1:],
         minutes=report["minutes"],
         threads=report["threads"],
         steps=report["recipe"]["steps"],

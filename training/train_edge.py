@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from training.data import PHOTOGRAPHS, SCALE, Sampler, camera_pairs, photograph
 from training.evaluate_edge import evaluate, held_out
-from zoomrt.models.families.edge import EdgeNetwork
+from zoomrt.models.networks.edge import EdgeNetwork
 
 # LR crop side -> crops per batch, about equal work. Several sizes, so that nothing depends on the tile's size.
 BATCHES = {48: 14, 64: 8, 96: 4, 128: 2}

@@ -15,12 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoomrt.bench.graph_cost import GROUPS, cost_of, group_of, node_costs
 from zoomrt.export.graph.to_onnx import export_graph
-from zoomrt.models.catalogue import CATALOGUE
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families.edge import FAMILY, EdgeConfig, EdgeNetwork
-from zoomrt.models.families.edsr import EdsrConfig, EdsrNetwork
-from zoomrt.models.families.real_esrgan import DenseConfig, DenseNetwork
-from zoomrt.models.families.swinir import SwinConfig, SwinNetwork
+from zoomrt.models.families.edge import FAMILY
+from zoomrt.models.networks.edge import EdgeConfig, EdgeNetwork
+from zoomrt.models.networks.edsr import EdsrConfig, EdsrNetwork
+from zoomrt.models.networks.real_esrgan import DenseConfig, DenseNetwork
+from zoomrt.models.networks.swinir import SwinConfig, SwinNetwork
 
 TOLERANCE = 0.02  # of the sheets, which round
 EXACT = 1e-9  # of torch, which counts the same products
@@ -76,11 +76,10 @@ def test_work_is_what_torch_counts(tmp_path: Path, name: str, opset: int) -> Non
 
 
 def test_work_of_the_shipped_network_is_the_catalogues(tmp_path: Path) -> None:
-    assert FAMILY.facts.embedded_weights is not None
-    network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
     export_graph(network, tmp_path / "g.onnx", shape=(1, 3, 128, 128), half=False, opset=23)
-    (entry,) = (one for one in CATALOGUE if one.family == "edge")
-    assert cost_of({tmp_path / "g.onnx": 1}).gmac == pytest.approx(entry.gmac, rel=TOLERANCE)
+    assert cost_of({tmp_path / "g.onnx": 1}).gmac == pytest.approx(FAMILY.variants[0].gmac, rel=TOLERANCE)
 
 
 def test_bytes_are_read_once_and_written_once(tmp_path: Path) -> None:

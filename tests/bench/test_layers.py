@@ -16,7 +16,7 @@ from zoomrt.bench.record import Ceilings, Cost
 from zoomrt.bundle import Bundle, Manifest, TileFacts, unfinished
 from zoomrt.errors import EngineMismatch, InputError
 from zoomrt.export.graph.to_onnx import export_graph
-from zoomrt.models.families.edge import EdgeConfig, EdgeNetwork
+from zoomrt.models.networks.edge import EdgeConfig, EdgeNetwork
 
 SIDE = 32
 

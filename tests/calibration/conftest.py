@@ -25,7 +25,7 @@ def pictures(tmp_path: Path, rng: np.random.Generator) -> Path:
 @pytest.fixture
 def tiny_edge(rng: np.random.Generator) -> nn.Module:
     """An `edge` network of 0.2 M random parameters."""
-    from zoomrt.models.families.edge import EdgeConfig, EdgeNetwork
+    from zoomrt.models.networks.edge import EdgeConfig, EdgeNetwork
 
     network = EdgeNetwork(EdgeConfig((32, 32, 64), (1, 1), 1, (1, 1))).eval()
     for parameter in network.parameters():  # norms too, so that no mistake hides behind ones and zeros

@@ -60,7 +60,7 @@ def check_graph(path: Path, placement: Placement, attentions: int) -> None:
 
 def test_shipped_edge(tmp_path: Path) -> None:
     """INT8 of 96 % of the work: far above one 8-bit step (48 dB) from the FP32 picture."""
-    network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
     unseen = photographs(2, 64, seed=2)
     with torch.no_grad():
         wanted = [network(tile) for tile in unseen]
@@ -120,9 +120,9 @@ def check_layer_by_layer(path: Path, network: nn.Module, tile: torch.Tensor, lay
 def small_osediff() -> nn.Module:
     """OSEDiff's whole inference with random weights, one level of small width."""
     diffusers = pytest.importorskip("diffusers")
-    from zoomrt.models.networks.bicubic import PIL, Enlarge
-    from zoomrt.models.networks.one_step import OneStepLatentSR
-    from zoomrt.models.networks.schedule import one_step
+    from zoomrt.models.networks.blocks.bicubic import PIL, Enlarge
+    from zoomrt.models.networks.blocks.one_step import OneStepLatentSR
+    from zoomrt.models.networks.blocks.schedule import one_step
 
     unet = diffusers.UNet2DConditionModel(
         block_out_channels=(32,),

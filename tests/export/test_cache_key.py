@@ -20,7 +20,6 @@ from zoomrt.export.build import build
 from zoomrt.export.cache import digest_of
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.families import edge
-from zoomrt.models.sources import Sources
 
 PACKAGE = Path(zoomrt.__file__).parent
 
@@ -56,13 +55,14 @@ CHANGES: dict[str, object] = {
     "overlap": 8,
     "batches": (1, 2),
     "backend": "onnxruntime",
-    "sources": Sources(denoise_strength=0.5),
+    "options": {"steps": 4},
     "colour": "wavelet",
     "require_faster": True,
     "attention_plugin": True,
 }
 CANNOT_CHANGE_A_BUNDLE: dict[str, object] = {"timeout_s": 3.0, "max_memory": 1 << 40, "bisect": True}
 FOR_THEM = {
+    "options": BuildRequest(model="skipdiff"),
     "require_faster": BuildRequest(precision="int8"),
     "attention_plugin": BuildRequest(precision="fp16", target="sm89", backend="tensorrt"),
 }
@@ -108,7 +108,7 @@ def version_of(package: str, monkeypatch: pytest.MonkeyPatch, changed: str) -> N
 
 CPU = BuildRequest()
 GPU = BuildRequest(precision="fp16", target="sm89")
-OF_PARTS = replace(CPU, model="osediff", sources=Sources(prompt="a"))
+OF_PARTS = replace(CPU, model="osediff", options={"prompt": "a"})
 
 
 @pytest.mark.parametrize(

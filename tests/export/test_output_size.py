@@ -28,7 +28,7 @@ from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, Manifest, TileFacts
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_named, family_names
 from zoomrt.models.family import SizeRule
-from zoomrt.models.sources import Sources
+from zoomrt.models.options import Values
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.upscaler import Upscaler
 
@@ -60,25 +60,25 @@ def network_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], nn.M
     torch.save(torch.randn(1, 77, SMALL.text_width), prompt)
     adcsr = adcsr_layout(SMALL)
     torch.save(adcsr.half_decoder(), root / "halfDecoder.ckpt")
-    on_base = Sources(base=base, prompt_embedding=prompt)
-    files: dict[str, tuple[Any, Sources]] = {
+    on_base = {"base": base, "prompt_embedding": prompt}
+    files: dict[str, tuple[Any, Values]] = {
         "osediff": (osediff_layout(SMALL).content(), on_base),
         "hypir": (random_state(hypir_shapes(SMALL), 0.4), on_base),
-        "adcsr": (adcsr.net_params(), Sources(decoder=root / "halfDecoder.ckpt")),
+        "adcsr": (adcsr.net_params(), {"decoder": root / "halfDecoder.ckpt"}),
     }
 
     def network(name: str) -> nn.Module:
         if name not in built:
-            content, sources = files[name]
+            content, options = files[name]
             torch.save(content, root / f"{name}.pkl")
-            built[name] = family_named(name).network(load_checkpoint(root / f"{name}.pkl"), sources)
+            built[name] = family_named(name).network(load_checkpoint(root / f"{name}.pkl"), options)
         return built[name]
 
     return network
 
 
 def upscaler_for(name: str, network: nn.Module, colour: ColourFacts) -> Upscaler:
-    facts = family_named(name).facts
+    facts = family_named(name)
     tile = TileFacts(
         scale=facts.scale,
         height=TILE,
@@ -99,7 +99,7 @@ def upscaler_for(name: str, network: nn.Module, colour: ColourFacts) -> Upscaler
 def test_exactly_four_times(
     network_of: Callable[[str], nn.Module], name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> None:
-    upscaler = upscaler_for(name, network_of(name), family_named(name).facts.colour)
+    upscaler = upscaler_for(name, network_of(name), family_named(name).colour)
     frame = rng.integers(0, 256, shape, np.uint8)
     assert upscaler(frame).shape == (4 * shape[0], 4 * shape[1], *shape[2:])
 
@@ -126,7 +126,7 @@ def test_colours_as_the_authors_do_them(
 ) -> None:
     """The network's answers, stretched so that 2 to 3 % lie outside [0, 1]; OSEDiff's own clamp comes before that, and
     the sheet's after it. Statistics are of the whole frame, however many tiles there are."""
-    network, facts = network_of(name), family_named(name).facts
+    network, facts = network_of(name), family_named(name)
     frame = rng.random((height, TILE, 3), np.float32)
     plain = upscaler_for(name, Between(network), NO_COLOUR_STEP)(frame)
     assert ((plain > 0) & (plain < 1)).all()
@@ -158,19 +158,19 @@ class Between(nn.Module):
     ],
 )
 def test_the_colour_steps_of_the_sheets(name: str, colour: tuple[str, str, str, float]) -> None:
-    facts = family_named(name).facts.colour
+    facts = family_named(name).colour
     assert (facts.method, facts.clamp, facts.reference, facts.epsilon) == colour
 
 
 @pytest.mark.parametrize("name", sorted(set(family_names()) - set(FAMILIES)))
 def test_the_others_have_none(name: str) -> None:
     """resshift_sinsr.md section 5: no colour fix; jit_sr.md, skipdiff.md and baselines.md have none either."""
-    assert family_named(name).facts.colour.method == "none"
+    assert family_named(name).colour.method == "none"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tiles_are_multiples_of_sixteen(name: str) -> None:
     """8 latents of 8 output pixels and x4 (osediff.md 1.1, adcsr_and_mobile.md A3)."""
-    facts = family_named(name).facts
+    facts = family_named(name)
     assert facts.size == SizeRule(minimum=16, multiple_of=16)
     assert facts.tiling.tile % 16 == 0

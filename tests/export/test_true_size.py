@@ -27,39 +27,39 @@ from zoomrt.bundle import Manifest, open_bundle
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
 from zoomrt.export.targets import TARGETS
-from zoomrt.models.sources import Sources
+from zoomrt.models.options import Values
 
 FOLDED = 865_910_724 + 83_653_863 - 25_824_960 - 2_050_560 - 25_559_040 - 36
 """Parameters of UNet and VAE, less time projections, time embedding, keys and values, and the log-variance."""
 
 
-def diffusion_sources(root: Path) -> Sources:
+def diffusion_options(root: Path) -> Values:
     unet, vae = random_state(unet_shapes(TRUE)), random_state(vae_shapes(TRUE))
     torch.save(torch.randn(1, 77, TRUE.text_width), root / "prompt.pt")
-    return Sources(base=write_base(root / "base", TRUE, unet=unet, vae=vae), prompt_embedding=root / "prompt.pt")
+    return {"base": write_base(root / "base", TRUE, unet=unet, vae=vae), "prompt_embedding": root / "prompt.pt"}
 
 
-def adcsr_files(root: Path) -> Sources:
+def adcsr_files(root: Path) -> Values:
     layout = adcsr_layout(TRUE)
     params = layout.net_params()
     assert len(params) == 1076
     torch.save(params, root / "w")
     torch.save(layout.half_decoder(), root / "half.ckpt")
-    return Sources(decoder=root / "half.ckpt")
+    return {"decoder": root / "half.ckpt"}
 
 
-def osediff_files(root: Path) -> Sources:
+def osediff_files(root: Path) -> Values:
     torch.save(osediff_layout(TRUE).content(), root / "w")
-    return diffusion_sources(root)
+    return diffusion_options(root)
 
 
-def hypir_files(root: Path) -> Sources:
+def hypir_files(root: Path) -> Values:
     torch.save(random_state(hypir_shapes(TRUE), 0.4), root / "w")
-    return diffusion_sources(root)
+    return diffusion_options(root)
 
 
 def built(root: Path, write, **options: object) -> Manifest:
-    request = BuildRequest(weights=root / "w", sources=write(root), **options)  # type: ignore[arg-type]
+    request = BuildRequest(weights=root / "w", options=write(root), **options)  # type: ignore[arg-type]
     build(request, root / "bundle", use_cache=False)
     return open_bundle(root / "bundle", verify=False).manifest
 

@@ -18,7 +18,7 @@ import zoomrt
 from zoomrt.bundle import Manifest, open_bundle
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.options import Values
 
 
 def parameters_and_gmacs(network: nn.Module, channels: int, side: int) -> tuple[int, float]:
@@ -40,9 +40,9 @@ def run(network: nn.Module, lr: torch.Tensor) -> NDArray[np.float64]:
         return network(lr[None])[0].double().numpy()
 
 
-def bundle_of(folder: Path, weights: Path, sources: Sources = NO_SOURCES, **request: object) -> Manifest:
+def bundle_of(folder: Path, weights: Path, options: Values | None = None, **request: object) -> Manifest:
     """Build an FP32 bundle for the CPU and open it. Its graphs pad as every engine does it right."""
-    build(BuildRequest(weights=weights, sources=sources, **request), folder, use_cache=False)  # type: ignore[arg-type]
+    build(BuildRequest(weights=weights, options=options or {}, **request), folder, use_cache=False)  # type: ignore[arg-type]
     manifest = open_bundle(folder).manifest
     assert not any(edge_pads(folder / name) for name in manifest.graphs.values())
     return manifest
@@ -75,7 +75,7 @@ def assert_engine_at_true_size(
     weights: Path,
     parameters: int,
     tile: int,
-    sources: Sources = NO_SOURCES,
+    options: Values | None = None,
     attentions: int = 0,
     fused: int | None = None,
     model: str | None = None,
@@ -85,10 +85,12 @@ def assert_engine_at_true_size(
     attentions : Attention nodes in the graph. fused : how many of them are one kernel; None for all.
     """
     pytest.importorskip("tensorrt_rtx")
-    manifest = bundle_of(folder / "cpu", weights, sources, tile=tile, model=model)
+    manifest = bundle_of(folder / "cpu", weights, options, tile=tile, model=model)
     say_peak(f"{manifest.family} fp32 cpu")
     assert manifest.weights["parameters"] == parameters
-    request = BuildRequest(model=model, weights=weights, sources=sources, tile=tile, precision="fp16", target="sm89")
+    request = BuildRequest(
+        model=model, weights=weights, options=options or {}, tile=tile, precision="fp16", target="sm89"
+    )
     build(request, folder / "sm89", use_cache=False)
     manifest = open_bundle(folder / "sm89").manifest
     say_peak(f"{manifest.family} fp16 sm89")
@@ -104,7 +106,7 @@ def assert_multi_step_at_true_size(
     weights: Path,
     parameters: int,
     attentions: dict[str, tuple[int, int]],
-    sources: Sources = NO_SOURCES,
+    options: Values | None = None,
     **request: object,
 ) -> None:
     """Slow: as `assert_engine_at_true_size`, for the parts of a multi-step model, and one tile through the CPU bundle.
@@ -112,7 +114,7 @@ def assert_multi_step_at_true_size(
     attentions : part -> Attention nodes, and how many of them are one kernel.
     """
     pytest.importorskip("tensorrt_rtx")
-    manifest = bundle_of(folder / "cpu", weights, sources, **request)
+    manifest = bundle_of(folder / "cpu", weights, options, **request)
     say_peak(f"{manifest.family} fp32 cpu")
     assert manifest.weights["parameters"] == parameters
     tile = manifest.tile
@@ -121,7 +123,7 @@ def assert_multi_step_at_true_size(
         assert np.ptp(upscaler(frame)) > 0
         assert upscaler.evaluations == (manifest.steps,)
     build(
-        BuildRequest(weights=weights, sources=sources, precision="fp16", target="sm89", **request),  # type: ignore[arg-type]
+        BuildRequest(weights=weights, options=options or {}, precision="fp16", target="sm89", **request),  # type: ignore[arg-type]
         folder / "sm89",
         use_cache=False,
     )

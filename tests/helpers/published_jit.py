@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from published_files import Shapes, State, random_state
 
-from zoomrt.models.networks.jit import JitConfig
+from zoomrt.models.networks.blocks.jit import JitConfig
 
 SMALL = JitConfig(width=32, depth=6, heads=4, grid=4, bottleneck=8, hidden=20)
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from published_files import Shapes, random_state
 
-from zoomrt.models.sources import Sources
-
 
 @dataclass(frozen=True)
 class Scale:
@@ -159,4 +157,4 @@ class Files:
         self.weights, self.autoencoder = root / "unet.pth", root / "autoencoder_vq_f4.pth"
         torch.save({"state_dict": {f"module.{key}": tensor for key, tensor in self.unet.items()}}, self.weights)
         torch.save(self.vae, self.autoencoder)
-        self.sources = Sources(autoencoder=self.autoencoder)
+        self.options = {"autoencoder": self.autoencoder}

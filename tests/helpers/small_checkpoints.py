@@ -24,30 +24,30 @@ from published_jit import SMALL as SMALL_JIT
 from published_jit import layout as jit_layout
 from published_resshift import SHALLOW, unet_layout, vae_layout
 
-from zoomrt.models.families.edge import EdgeConfig, EdgeNetwork
-from zoomrt.models.families.skipdiff import Policy
-from zoomrt.models.networks.sr3_unet import Sr3Config, Sr3UNet
-from zoomrt.models.sources import Sources
+from zoomrt.models.networks.blocks.sr3_unet import Sr3Config, Sr3UNet
+from zoomrt.models.networks.edge import EdgeConfig, EdgeNetwork
+from zoomrt.models.networks.skipdiff import Policy
+from zoomrt.models.options import Values
 
 
 @dataclass
 class Example:
-    """content : what is saved. tensor : names that lead to one of its tensors. sources : besides the file, with a
+    """content : what is saved. tensor : names that lead to one of its tensors. options : besides the file, with a
     base that is written on demand."""
 
     content: dict[str, Any]
     tensor: tuple[str, ...]
     family: str
-    sources: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     extra: Callable[[Path], dict[str, Any]] = lambda _: {}
 
-    def sources_in(self, folder: Path) -> Sources:
-        return Sources(**{**self.sources, **self.extra(folder)})
+    def options_in(self, folder: Path) -> Values:
+        return {**self.options, **self.extra(folder)}
 
 
-def flat(family: str, state: State, **sources: Any) -> Example:
+def flat(family: str, state: State, **options: Any) -> Example:
     key = next(key for key in state if not key.endswith(("attn_mask", "position_index")))
-    return Example(dict(state), (key,), family, sources)
+    return Example(dict(state), (key,), family, options)
 
 
 def _edsr() -> State:

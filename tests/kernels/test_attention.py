@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from zoomrt.errors import InputError
 from zoomrt.kernels.attention import SIZES, attention, configurations, cost, reference
-from zoomrt.models.networks.windows import WindowAttention, cyclic_masks
+from zoomrt.models.networks.blocks.windows import WindowAttention, cyclic_masks
 
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 

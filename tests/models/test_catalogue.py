@@ -11,17 +11,18 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from zoomrt.models.catalogue import CATALOGUE, Entry, table
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_named, family_names, jit_sr, resshift, skipdiff
-from zoomrt.models.families.edsr import EdsrConfig, EdsrNetwork
-from zoomrt.models.families.real_esrgan import DenseConfig, DenseNetwork
-from zoomrt.models.families.real_esrgan_compact import CompactConfig, CompactNetwork
-from zoomrt.models.families.swinir import SwinConfig, SwinNetwork
-from zoomrt.models.networks.jit import Jit, JitConfig
-from zoomrt.models.networks.sr3_unet import Sr3Config, Sr3UNet
-from zoomrt.models.networks.swin_unet import SwinUNet, SwinUNetConfig
-from zoomrt.models.networks.vq_autoencoder import VqAutoencoder, VqConfig
+from zoomrt.models.families import families, family_named, family_names, table
+from zoomrt.models.family import Family, Variant
+from zoomrt.models.networks import jit_sr, resshift
+from zoomrt.models.networks.blocks.jit import Jit, JitConfig
+from zoomrt.models.networks.blocks.sr3_unet import Sr3Config, Sr3UNet
+from zoomrt.models.networks.blocks.swin_unet import SwinUNet, SwinUNetConfig
+from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder, VqConfig
+from zoomrt.models.networks.edsr import EdsrConfig, EdsrNetwork
+from zoomrt.models.networks.real_esrgan import DenseConfig, DenseNetwork
+from zoomrt.models.networks.real_esrgan_compact import CompactConfig, CompactNetwork
+from zoomrt.models.networks.swinir import SwinConfig, SwinNetwork
 
 Figures = tuple[float, float]
 """Parameters, and billions of multiply-adds."""
@@ -45,8 +46,8 @@ def one_tile(make: Callable[[], nn.Module], side: int = 128) -> Figures:
 
 def shipped() -> Figures:
     family = family_named("edge")
-    assert family.facts.embedded_weights is not None
-    return one_tile(lambda: family.network(load_checkpoint(family.facts.embedded_weights)).to("meta"))
+    assert family.embedded_weights is not None
+    return one_tile(lambda: family.network(load_checkpoint(family.embedded_weights)).to("meta"))
 
 
 def stable_diffusion() -> Figures:
@@ -82,7 +83,7 @@ def two_stages() -> Figures:
     with torch.device("meta"):
         network = Sr3UNet(Sr3Config())
     picture = (1, 3, 256, 256)
-    return size(network), 4 * skipdiff.STEPS * work(network, picture, picture, (1, 64))
+    return size(network), 4 * family_named("skipdiff").steps * work(network, picture, picture, (1, 64))
 
 
 def swinir(scale: int, **config: object) -> Callable[[], Figures]:
@@ -123,31 +124,33 @@ COUNTED: dict[tuple[str, str, int], Callable[[], Figures]] = {
 }
 
 
-@pytest.mark.parametrize("entry", CATALOGUE, ids=lambda e: f"{e.family} {e.variant} x{e.scale}")
-def test_figures(entry: Entry) -> None:
-    parameters, gmac = COUNTED[entry.family, entry.variant, entry.scale]()
-    assert entry.parameters == parameters
-    assert entry.gmac == pytest.approx(gmac, rel=0.02)
+ROWS = [(family, variant) for family in families() for variant in family.variants]
+
+
+@pytest.mark.parametrize(("family", "variant"), ROWS, ids=lambda one: one.name)
+def test_figures(family: Family, variant: Variant) -> None:
+    parameters, gmac = COUNTED[family.name, variant.name, variant.scale]()
+    assert variant.parameters == parameters
+    assert variant.gmac == pytest.approx(gmac, rel=0.02)
 
 
 def test_every_count_has_a_row() -> None:
-    assert set(COUNTED) == {(entry.family, entry.variant, entry.scale) for entry in CATALOGUE}
+    assert set(COUNTED) == {(family.name, variant.name, variant.scale) for family, variant in ROWS}
 
 
 @pytest.mark.parametrize("name", family_names())
 def test_facts(name: str) -> None:
     """A family's own facts are those of its first row; a licence that forbids something forbids it in both."""
-    rows = [entry for entry in CATALOGUE if entry.family == name]
-    facts = family_named(name).facts
-    assert (rows[0].scale, rows[0].steps) == (facts.scale, facts.steps)
-    for row in rows:
-        assert ("non-commercial" in row.licence) == ("non-commercial" in facts.weights_licence)
-        assert (row.status == "inside the package") == (facts.embedded_weights is not None)
-        assert (row.status == "no public weights") == ("no weights are published" in facts.weights_licence)
+    family = family_named(name)
+    assert (family.variants[0].scale, family.variants[0].steps) == (family.scale, family.steps)
+    for row in family.variants:
+        assert ("non-commercial" in row.licence) == ("non-commercial" in family.weights_licence)
+        assert (row.status == "inside the package") == (family.embedded_weights is not None)
+        assert (row.status == "no public weights") == ("no weights are published" in family.weights_licence)
 
 
 def test_table_is_aligned() -> None:
     lines = table()
-    assert len(lines) == 1 + len(CATALOGUE)
+    assert len(lines) == 1 + len(ROWS)
     column = lines[0].index("licence")
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)

@@ -14,7 +14,6 @@ from torch import Tensor
 from zoomrt.errors import CheckpointError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_named
-from zoomrt.models.sources import Sources
 
 KINDS = {
     "int8": lambda t: t.to(torch.int8),
@@ -59,7 +58,7 @@ def test_refused_by_name(tmp_path: Path, name: str, form: str, kind: str) -> Non
     family = family_named(example.family)
     checkpoint = load_checkpoint(path)
     with pytest.raises(CheckpointError, match=rf"tensor '\S*{example.tensor[-1]}'.*got {kind}") as caught:
-        family.network(checkpoint, example.sources_in(tmp_path))
+        family.network(checkpoint, example.options_in(tmp_path))
     assert "need dense floating-point numbers" in str(caught.value)
 
 
@@ -82,13 +81,13 @@ def test_second_files_too(tmp_path: Path, which: str) -> None:
     torch.save(example.content, tmp_path / "w")
     if which == "wdn_weights":
         torch.save(example.content, tmp_path / "wdn")
-        sources = Sources(wdn_weights=tmp_path / "wdn")
+        options = {"wdn_weights": tmp_path / "wdn"}
     else:
-        sources = example.sources_in(tmp_path)
-    path = getattr(sources, which)
+        options = example.options_in(tmp_path)
+    path = options[which]
     rounded(path / "vae" / "diffusion_pytorch_model.safetensors" if which == "base" else path)
     with pytest.raises(CheckpointError, match=r"tensor '.*got int8, need dense floating-point numbers"):
-        family_named(name).network(load_checkpoint(tmp_path / "w"), sources)
+        family_named(name).network(load_checkpoint(tmp_path / "w"), options)
 
 
 def rounded(path: Path) -> None:

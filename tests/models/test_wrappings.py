@@ -130,15 +130,15 @@ def test_the_same_network(tmp_path: Path, absent_classes, name: str, wrapping: s
     if name in DIFFUSION:
         pytest.importorskip("diffusers")
     example = EXAMPLES[name]()
-    family, sources = family_named(example.family), example.sources_in(tmp_path)
+    family, options = family_named(example.family), example.options_in(tmp_path)
     torch.save(example.content, tmp_path / "bare.pth")
     torch.save(WRAPPINGS[wrapping](example.content), tmp_path / "w.pth")
     absent_classes()
     networks: list[nn.Module] = []
     for file in ("bare.pth", "w.pth"):
         checkpoint = load_checkpoint(tmp_path / file)
-        family.facts_of(checkpoint)
-        networks.append(family.network(checkpoint, sources))
+        family.fitted(checkpoint)
+        networks.append(family.network(checkpoint, options))
     one, other = (network.state_dict() for network in networks)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)

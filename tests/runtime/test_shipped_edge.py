@@ -36,8 +36,8 @@ def untiled(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
     from zoomrt.models.checkpoint import load_checkpoint
     from zoomrt.models.families.edge import FAMILY
 
-    assert FAMILY.facts.embedded_weights is not None
-    network = FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    network = FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
     with torch.no_grad():
         tensor = network(torch.from_numpy(frame.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1))[0]
     picture: NDArray[np.float64] = ((tensor.numpy().astype(np.float64) + 1) * 127.5).clip(0, 255).transpose(1, 2, 0)

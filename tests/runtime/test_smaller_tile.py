@@ -178,7 +178,7 @@ def refused() -> Iterator[tuple[dict[str, object], dict[str, object], str]]:
     yield SMALL | {"scale": 2}, {}, "another scale: 2"
     yield SMALL, {"family": "other"}, "another family: other"
     yield SMALL, {"weights": {"sha256": "ab"}}, "another weights: ab"
-    yield SMALL, {"weights": {"sources": {"base": "cd"}}}, "another sources"
+    yield SMALL, {"weights": {"options": {"base": "cd"}}}, "another options"
     yield SMALL, {"precision": "fp16"}, "another precision: fp16"
     yield SMALL, {"arithmetic": "bf16", "backend": "openvino"}, "another backend: openvino, another arithmetic: bf16"
     yield SMALL, {"target": "sm89"}, "another target: sm89"

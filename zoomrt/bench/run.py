@@ -30,7 +30,7 @@ from zoomrt.bench.timing import WARM_UP_RUNS, Rule, time_alone, time_in_turns, w
 from zoomrt.bench.workload import SPANS, Workload, calling, frame_stages, tile_stages
 from zoomrt.bundle import Manifest, open_bundle
 from zoomrt.errors import EngineMismatch, ZoomrtError
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.options import Values
 from zoomrt.runtime.sessions.onnxruntime import core_count
 from zoomrt.runtime.upscaler import Upscaler, load
 
@@ -50,7 +50,7 @@ class BenchRequest:
     """What to measure.
 
     what : see `workload.SPANS`. threads : of one operator; None means one per core. picture : None for the bundled one.
-    pairs : folders of low-resolution pictures and their ground truth. weights, sources, baseline : see `peers.Job`.
+    pairs : folders of low-resolution pictures and their ground truth. weights, options, baseline : see `peers.Job`.
     new_ceilings : see `roofline.ceilings`. words : the command, for the record.
     """
 
@@ -62,7 +62,7 @@ class BenchRequest:
     picture: Path | None = None
     pairs: tuple[Path, Path] | None = None
     weights: Path | None = None
-    sources: Sources = NO_SOURCES
+    options: Values = field(default_factory=dict)
     baseline: Path | None = None
     new_ceilings: bool = False
     words: Sequence[str] = ()
@@ -76,7 +76,7 @@ def run_bench(request: BenchRequest, report: Progress = lambda _label, _fraction
     check_engines(bundle)
     work = Workload.of(request.what, bundle.manifest.tile, request.picture)
     threads = request.threads or core_count()
-    job = Job(bundle, threads, request.weights, request.sources, request.baseline)
+    job = Job(bundle, threads, request.weights, request.options, request.baseline)
     run = _Run(request, job, work, pairs, report)
     with run.watch, run.stack:
         run.everything()

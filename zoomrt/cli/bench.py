@@ -102,7 +102,7 @@ def cli(
     from zoomrt.bench.report.table import render
     from zoomrt.bench.run import BenchRequest, run_bench
     from zoomrt.bench.timing import Rule
-    from zoomrt.models.sources import Sources
+    from zoomrt.models.options import given
 
     for place in (record_file, page_file):
         if place is not None:
@@ -116,7 +116,7 @@ def cli(
         picture=picture,
         pairs=pairs,
         weights=weights,
-        sources=Sources(**sources),
+        options=given(**sources),
         baseline=baseline_weights,
         new_ceilings=new_ceilings,
         words=sys.argv[1:],

@@ -138,7 +138,7 @@ def cli(
     from zoomrt.models.families import family_names
 
     if listing:
-        from zoomrt.models.catalogue import table
+        from zoomrt.models.families import table
 
         say(*table())
         return
@@ -166,7 +166,7 @@ def cli(
         require({"tensorrt_rtx": "rtx"}.get(compiler, compiler), f"building with {compiler}")
 
     from zoomrt.export.request import BuildRequest
-    from zoomrt.models.sources import Sources
+    from zoomrt.models.options import given
 
     request = BuildRequest(
         model=model,
@@ -181,7 +181,7 @@ def cli(
         attention_plugin=attention_plugin,
         timeout_s=minutes * 60,
         max_memory=max_memory,
-        sources=Sources(
+        options=given(
             base=base,
             decoder=decoder,
             prompt=prompt,

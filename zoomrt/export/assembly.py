@@ -14,14 +14,16 @@ from zoomrt.export.engines.kernel_files import without_kernels, write_kernels
 from zoomrt.export.forms.one_graph import EMULATED_SIDE, EightBitParts, Parts
 from zoomrt.export.forms.several_steps import MultiStepParts
 from zoomrt.export.heap import return_freed_memory
-from zoomrt.export.memory.plan import check_budget, check_files, plan_memory, stored_bytes
+from zoomrt.export.memory.plan import check_budget, check_files, plan_memory
 from zoomrt.export.request import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.targets import COMPILERS, EIGHT_BIT, Target, floating_point
 from zoomrt.export.verify.sample_tiles import probe_seed
 from zoomrt.models.checkpoint import Checkpoint, load_checkpoint
-from zoomrt.models.families import family_named, family_of
-from zoomrt.models.family import Family, FamilyFacts
-from zoomrt.models.networks.multi_step import MultiStepNetwork
+from zoomrt.models.families import check as check_options
+from zoomrt.models.families import family_named, family_of, options_of
+from zoomrt.models.family import Family
+from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
+from zoomrt.models.options import stored_bytes
 
 __all__ = ["assemble"]
 
@@ -40,7 +42,7 @@ def assemble(
 
     kept : folder for what calibration measures, to go on from when the build is stopped; None keeps nothing.
     """
-    stored = stored_bytes(request.weights, request.sources)
+    stored = stored_bytes(request.weights, options_of(request.family), request.options)
     check_files(stored, request.max_memory)
     report("weights", 0.0)
     facts, tile, network, weights = _load(request, backend)
@@ -100,21 +102,21 @@ def _kind_of_parts(request: BuildRequest, network: nn.Module) -> type[Parts]:
     return EightBitParts if request.precision in EIGHT_BIT else Parts
 
 
-def _load(request: BuildRequest, backend: str) -> tuple[FamilyFacts, TileFacts, nn.Module, dict[str, object]]:
+def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Module, dict[str, object]]:
     """Everything checked, and the network in FP32; the checkpoint itself is let go."""
     family, checkpoint = _family_and_checkpoint(request)
-    facts = family.facts_of(checkpoint)
-    request.sources.check(facts.name, facts.takes)
+    check_options(family, request.options)
+    facts = family.fitted(checkpoint)
     if facts.steps > 1:
         _check_multi_step(request, facts)
     tile = _tile_facts(request, facts, backend)
-    network = family.network(checkpoint, request.sources)
+    network = facts.network(checkpoint, request.options)
     if isinstance(network, MultiStepNetwork):
         tile = msgspec.structs.replace(tile, noise=network.noise)
     return facts, tile, network, _weight_facts(request, facts, checkpoint, network)
 
 
-def _check_multi_step(request: BuildRequest, facts: FamilyFacts) -> None:
+def _check_multi_step(request: BuildRequest, facts: Family) -> None:
     """UsageError for what only models of one graph have."""
     if request.target == "cuda":
         raise UsageError(
@@ -145,17 +147,17 @@ def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
         checkpoint = load_checkpoint(request.weights)
         return family or family_of(checkpoint), checkpoint
     family = family_named(request.model or DEFAULT_MODEL)
-    if family.facts.embedded_weights is None:
+    if family.embedded_weights is None:
         raise CheckpointError(
-            f"model {family.facts.name} has no weights inside the package",
+            f"model {family.name} has no weights inside the package",
             seen="no --weights",
             needed="the file its authors publish",
-            remedy=f"Download it and pass --weights FILE; docs/models/{family.facts.name}.md says from where.",
+            remedy=f"Download it and pass --weights FILE; docs/models/{family.name}.md says from where.",
         )
-    return family, load_checkpoint(family.facts.embedded_weights)
+    return family, load_checkpoint(family.embedded_weights)
 
 
-def _tile_facts(request: BuildRequest, facts: FamilyFacts, backend: str) -> TileFacts:
+def _tile_facts(request: BuildRequest, facts: Family, backend: str) -> TileFacts:
     tiling = facts.tiling
     side = request.tile if request.tile is not None else tiling.tile
     facts.size.check(side)
@@ -194,14 +196,14 @@ def _tile_facts(request: BuildRequest, facts: FamilyFacts, backend: str) -> Tile
 
 
 def _weight_facts(
-    request: BuildRequest, facts: FamilyFacts, checkpoint: Checkpoint, network: nn.Module
+    request: BuildRequest, facts: Family, checkpoint: Checkpoint, network: nn.Module
 ) -> dict[str, object]:
     return {
         "source": "embedded" if request.weights is None else checkpoint.path.name,
         "sha256": checkpoint.sha256,
         "parameters": sum(p.numel() for p in network.parameters()),
         "licence": facts.weights_licence,
-        **({"sources": request.sources.fingerprint} if request.sources.given() else {}),
+        **({"options": request.options_by_content} if request.options else {}),
     }
 
 

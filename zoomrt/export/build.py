@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from zoomrt.bundle import Manifest, check_output, open_bundle
 from zoomrt.calibration.options import Calibration
-from zoomrt.errors import CheckpointError, MissingDependency, UsageError, unknown_name
+from zoomrt.errors import CheckpointError, MissingDependency, UsageError
 from zoomrt.export import cache
 from zoomrt.export.request import BuildRequest, Progress
 from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
 from zoomrt.files import cache_path, sha256_of
-from zoomrt.models.families import family_names
+from zoomrt.models.families import check as check_options
 from zoomrt.models.weights_format import format_of
 from zoomrt.runtime.tiles.colour import check_method
 
@@ -41,7 +41,7 @@ _PACKAGES = (
     "safetensors",
 )
 """What has a part in every build."""
-_NOT_AS_THEY_ARE = ("weights", "sources", "calibration", "timeout_s", "max_memory", "bisect")
+_NOT_AS_THEY_ARE = ("weights", "options", "calibration", "timeout_s", "max_memory", "bisect")
 """Fields of a request that its key takes by content, or that cannot change the bundle."""
 
 
@@ -69,8 +69,7 @@ def build(
     check_output(output)
     target = target_named(request.target)
     precision_named(request.precision, target)
-    if request.model is not None and request.model not in family_names():
-        raise unknown_name("model", request.model, family_names())
+    check_options(request.family, request.options)
     if request.colour is not None:
         check_method(request.colour)
     _check_calibration(request)
@@ -123,7 +122,7 @@ def _content_key(request: BuildRequest, backend: str, versions: dict[str, str]) 
         content["calibration"] = (request.calibration or Calibration()).fingerprint
     if backend in CPU_RUNNERS:
         content["engines"] = [engine.name for engine in _cpu_engines(request)]
-    return cache.content_key({**content, "sources": request.sources.fingerprint, "versions": versions})
+    return cache.content_key({**content, "options": request.options_by_content, "versions": versions})
 
 
 def _check_calibration(request: BuildRequest) -> None:
@@ -204,7 +203,7 @@ def _versions(request: BuildRequest, backend: str) -> dict[str, str]:
         packages.append(backend)
     if request.precision in EIGHT_BIT:
         packages.append("matplotlib")  # draws calibration.png
-    if request.sources.given():
+    if request.options:
         packages += ["diffusers", "transformers", "tokenizers"]
     return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
 

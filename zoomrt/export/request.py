@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from zoomrt.calibration.options import Calibration
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.families import family_named, options_of
+from zoomrt.models.family import Family
+from zoomrt.models.options import Values, fingerprint
 
 __all__ = ["DEFAULT_MODEL", "BuildRequest", "Progress"]
 
@@ -28,7 +31,7 @@ class BuildRequest:
         one of `targets.CPU_RUNNERS` instead of the fastest that is installed.
     timeout_s : limit for one engine build, seconds.
     max_memory : bytes; a build that is expected to take more is refused before it starts.
-    sources : what the family needs besides the checkpoint.
+    options : what the family takes besides the checkpoint, by `models.options.Option.key`.
     colour : another method for the colour step than the family's, see `bundle.ColourFacts`.
     bisect : where the graph does not do what torch does, name the first node that differs.
     calibration : for precisions with 8-bit layers only.
@@ -46,9 +49,20 @@ class BuildRequest:
     backend: str | None = None
     timeout_s: float = 1800.0
     max_memory: int | None = None
-    sources: Sources = NO_SOURCES
+    options: Values = field(default_factory=dict)
     colour: str | None = None
     bisect: bool = False
     calibration: Calibration | None = None
     require_faster: bool = False
     attention_plugin: bool = False
+
+    @property
+    def family(self) -> Family | None:
+        """None where the weights' keys are to tell it. UsageError for a name that is none's."""
+        name = self.model if self.model is not None or self.weights is not None else DEFAULT_MODEL
+        return None if name is None else family_named(name)
+
+    @cached_property
+    def options_by_content(self) -> dict[str, str]:
+        """The options as they count for the cache and stand in the manifest; files are read once."""
+        return fingerprint(options_of(self.family), self.options)

@@ -1,26 +1,28 @@
-"""The family contract: what one model lineage declares, and how its checkpoint becomes one network.
+"""The family record: all that one model lineage is, as plain data in one file of `families/`; nothing else lists it.
 
-A family is one file in `families/` that ends in `FAMILY = MyFamily()`. It states its facts, recognises a
-checkpoint by its keys (never by file name) and builds a network that maps an LR tile to an SR tile.
-Everything else (graph, parity, precision, engine, tiles) is common to all families.
+A record says how a checkpoint is recognised (by its keys, never by file name), which options the family has of its own,
+and which module builds the network, from an LR tile to an SR tile. That module, and torch with it, is imported only
+for that; lists, help, checks and the cache key need the record alone.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, NoiseFacts
 from zoomrt.errors import UsageError
-from zoomrt.models.checkpoint import Checkpoint
 from zoomrt.models.layout import Layout
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.options import Option, Values
 
-__all__ = ["Family", "FamilyFacts", "SizeRule", "TilingAdvice"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from zoomrt.models.checkpoint import Checkpoint
+
+__all__ = ["Family", "SizeRule", "TilingAdvice", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -66,62 +68,107 @@ class TilingAdvice:
 
 
 @dataclass(frozen=True)
-class FamilyFacts:
-    """What a user or the runtime may need to know about a family without building it.
+class Variant:
+    """One row of `trt-build --list`; tests/models/test_catalogue.py holds every figure against the network.
 
-    name : as typed after `--model`; the file in `families/` has the same name with underscores.
-    scale : output pixels per input pixel, each axis; of the most common variant where checkpoints differ.
+    parameters : of encoder, network and decoder together, as far as they run.
+    gmac : billions of multiply-adds for a 512 x 512 output (x3: 513, SwinIR 528) in as few tiles as its tile
+        allows, all steps taken.
+    steps : network evaluations per tile. status : whether weights exist, and where.
+    """
+
+    name: str
+    scale: int
+    parameters: int
+    gmac: float
+    licence: str
+    steps: int = 1
+    status: str = "published weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One model lineage.
+
+    name : as typed after `--model`; its file in `families/` has the same name with underscores.
+    module : dotted name of what builds it, with a function `network(family, checkpoint, **options)` -> the network in
+        FP32 and eval mode, (N, 3, h, w) in `value_range` -> (N, 3, scale*h, scale*w), not clamped; and, where facts
+        depend on the checkpoint, `fitted(family, checkpoint)` -> the record with those put right.
+    layout : of the file after `--weights`.
+    variants : the published networks; the first is what the record's own facts are of.
+    scale : output pixels per input pixel, each axis.
     value_range : black and white of the network's input and output.
     steps : network evaluations per tile.
     colour : the colour step of the whole picture, as the authors do it; none if left out.
     weights_licence : one line; it travels in the manifest.
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
-    takes : the fields of `sources.Sources` that the family reads; any other is refused.
+    options : besides those of every build; their values are arguments of `network`, by `Option.key`.
     noise : start noise, further channels of the network's input; None for a network without.
     parity_loss_db : by how much a graph's parity may fall below the common minimum, where a network chooses among
-        discrete codes: rounding then changes a choice here and there, and with it a whole patch (`choices.py`).
+        discrete codes: rounding then changes a choice here and there, and with it a whole patch
+        (`discrete_choices.py`).
     warnings : what a user must know about every bundle of this family; they travel in the manifest.
     """
 
     name: str
-    scale: int
+    module: str
+    layout: Layout
+    variants: tuple[Variant, ...]
+    scale: int = 4
     size: SizeRule
     value_range: tuple[float, float]
-    steps: int
+    steps: int = 1
     tiling: TilingAdvice
     weights_licence: str
     colour: ColourFacts = NO_COLOUR_STEP
     embedded_weights: Path | None = None
-    takes: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
     noise: NoiseFacts | None = None
     parity_loss_db: float = 0.0
     warnings: tuple[str, ...] = ()
-
-
-class Family(ABC):
-    """One model lineage. `layout` : of the file after `--weights`."""
-
-    facts: ClassVar[FamilyFacts]
-    layout: ClassVar[Layout]
-
-    def facts_of(self, checkpoint: Checkpoint) -> FamilyFacts:  # noqa: ARG002
-        """`facts`, with what depends on the checkpoint put right: a family may have several scales.
-
-        Raises CheckpointError if the checkpoint is not this family's.
-        """
-        return self.facts
 
     def recognises(self, checkpoint: Checkpoint) -> bool:
         """Whether these keys are this family's; no false negatives, rarely a false positive."""
         return self.layout.fits(checkpoint)
 
-    @abstractmethod
-    def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> nn.Module:
-        """The network in FP32 and eval mode: (N, 3, h, w) in `value_range` -> (N, 3, scale*h, scale*w), not clamped.
+    def fitted(self, checkpoint: Checkpoint) -> Family:
+        """The record with what depends on the checkpoint put right: a family may have several scales.
 
-        A network with start noise takes it as further channels, see `facts.noise`.
-
-        sources : already checked against `facts.takes`.
-
-        Raises CheckpointError that lists missing, unexpected and misshapen keys, UsageError for a missing source.
+        Raises CheckpointError if the checkpoint is not this family's.
         """
+        fit = getattr(import_module(self.module), "fitted", None)
+        family: Family = self if fit is None else fit(self, checkpoint)
+        return family
+
+    def network(self, checkpoint: Checkpoint, options: Values | None = None) -> nn.Module:
+        """The network in FP32 and eval mode, see `module`. options : of this family.
+
+        Raises CheckpointError that lists missing, unexpected and misshapen keys, and as `check`.
+        """
+        given = options or {}
+        self.check(given)
+        network: nn.Module = import_module(self.module).network(self, checkpoint, **given)
+        return network
+
+    def check(self, values: Values) -> None:
+        """UsageError for options that exclude each other, that are missing, or that have values they do not take;
+        CheckpointError for a path where nothing is. Whether they are this family's is checked in `families.check`."""
+        for option in self.options:
+            if option.key in values:
+                if option.excludes.replace("-", "_") in values:
+                    seen = f"{option.flag} and --{option.excludes}"
+                    remedy = "Leave one of them out."
+                    raise UsageError("two options exclude each other", seen=seen, needed="one of them", remedy=remedy)
+                option.check(values[option.key])
+            elif option.required:
+                raise self.lacks(option.key, option.required)
+
+    def lacks(self, key: str, holds: str) -> UsageError:
+        """For an option that was not given and has to be. holds : what it is, in words."""
+        flag = next(option.flag for option in self.options if option.key == key)
+        return UsageError(
+            f"model {self.name} needs {flag}",
+            seen="nothing",
+            needed=holds,
+            remedy=f"Pass {flag} PATH; docs/models/{self.name}.md says where it is published.",
+        )

@@ -1,20 +1,25 @@
 """What a file must hold to be of a model: the keys that tell it, how they become its network's, what is said if not.
 
 Widths, counts and scale are read off the shapes of its tensors with `sides` and `children`, inside `Layout.reading`.
+Needs no torch: layouts stand in the families' records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from torch import Tensor
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from zoomrt.errors import CheckpointError
 from zoomrt.files import shown
-from zoomrt.models.checkpoint import Checkpoint
 from zoomrt.models.state_dicts import StateDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoomrt.models.checkpoint import Checkpoint
 
 __all__ = ["Layout", "Naming", "UnknownVariant", "children", "sides"]
 
@@ -32,18 +37,27 @@ class Naming:
     """One way in which files call a network's tensors.
 
     keys : what tells it; no other model's files have all of them, whatever stands before them.
-    renamed : from a state dict with these names to one with the network's own; None where they are that.
+    renamed : dotted name of a function from a state dict with these names to one with the network's own; empty where
+        they are that.
     without : a key that files of something else have besides.
     """
 
     keys: tuple[str, ...]
-    renamed: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+    renamed: str = ""
     without: str = ""
 
     def find(self, checkpoint: Checkpoint) -> StateDict | None:
         """The state dict with these names; None if there is none."""
         state = checkpoint.find(*self.keys)
         return None if state is None or self.without in state.values else state
+
+    def own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors with these names under the network's own."""
+        if not self.renamed:
+            return tensors
+        module, _, function = self.renamed.rpartition(".")
+        renamed: dict[str, Tensor] = getattr(import_module(module), function)(tensors)
+        return renamed
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ class Layout:
             if state := naming.find(checkpoint):
                 tensors = checkpoint.tensors(state, self.rebuilt)
                 with self.reading(checkpoint):
-                    return naming.renamed(tensors) if naming.renamed else tensors
+                    return naming.own(tensors)
         raise self.misfit(checkpoint)
 
     def misfit(self, checkpoint: Checkpoint, seen: str = "") -> CheckpointError:

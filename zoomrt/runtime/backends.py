@@ -73,7 +73,7 @@ def _network_of(manifest: Manifest) -> dict[str, object]:
     return {
         "family": manifest.family,
         "weights": manifest.weights.get("sha256"),
-        "sources": manifest.weights.get("sources"),
+        "options": manifest.weights.get("options"),
         "target": manifest.target,
         "backend": manifest.backend,
         "precision": manifest.precision,

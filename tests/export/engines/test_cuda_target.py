@@ -92,14 +92,12 @@ def test_a_diffusion_model_has_its_kernels_too(tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from published_files import SMALL, osediff_layout, random_state, unet_shapes, vae_shapes, write_base
 
-    from zoomrt.models.sources import Sources
-
     torch.save(osediff_layout(SMALL).content(), tmp_path / "w")
     torch.save(torch.randn(1, 77, SMALL.text_width), tmp_path / "prompt.pt")
     states = {"unet": random_state(unet_shapes(SMALL)), "vae": random_state(vae_shapes(SMALL))}
     base = write_base(tmp_path / "base", SMALL, **states)
-    sources = Sources(base=base, prompt_embedding=tmp_path / "prompt.pt")
-    build(request(tmp_path / "w", sources=sources), tmp_path / "b", use_cache=False)
+    options = {"base": base, "prompt_embedding": tmp_path / "prompt.pt"}
+    build(request(tmp_path / "w", options=options), tmp_path / "b", use_cache=False)
     assert without_a_kernel(tmp_path / "b" / "fp16-b1.onnx") == set()
 
 
@@ -144,4 +142,4 @@ def test_models_of_several_steps_are_refused(tiny_edge_weights: Path) -> None:
     from zoomrt.models.families import family_named
 
     with pytest.raises(UsageError, match=r"takes several steps.*takes no more.*--target cpu"):
-        assembly._check_multi_step(request(tiny_edge_weights), family_named("resshift").facts)
+        assembly._check_multi_step(request(tiny_edge_weights), family_named("resshift"))

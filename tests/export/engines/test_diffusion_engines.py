@@ -26,7 +26,7 @@ from published_files import (
 from zoomrt.bundle import open_bundle
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.sources import Sources
+from zoomrt.models.options import Values
 
 # two heads or more of 32 and 48: as with the published sizes, every attention of the UNet then has a kernel of its own
 SCALE = replace(SMALL, heads=(2, 4), adcsr_widths=(96, 192))
@@ -37,29 +37,29 @@ def quiet(state: State, prefix: str = "") -> State:
     return {key: t * 0.3 if key.startswith(f"{prefix}decoder.conv_out") else t for key, t in state.items()}
 
 
-def base(root: Path) -> Sources:
+def base(root: Path) -> Values:
     torch.save(torch.randn(1, 77, SCALE.text_width), root / "prompt.pt")
     unet, vae = random_state(unet_shapes(SCALE)), quiet(random_state(vae_shapes(SCALE)))
-    return Sources(base=write_base(root / "base", SCALE, unet=unet, vae=vae), prompt_embedding=root / "prompt.pt")
+    return {"base": write_base(root / "base", SCALE, unet=unet, vae=vae), "prompt_embedding": root / "prompt.pt"}
 
 
-def osediff(root: Path) -> Sources:
+def osediff(root: Path) -> Values:
     torch.save(osediff_layout(SCALE).content(), root / "w")
     return base(root)
 
 
-def hypir(root: Path) -> Sources:
+def hypir(root: Path) -> Values:
     torch.save(random_state(hypir_shapes(SCALE), 0.4), root / "w")
     return base(root)
 
 
-def adcsr(root: Path) -> Sources:
+def adcsr(root: Path) -> Values:
     layout = adcsr_layout(SCALE)
     torch.save(layout.net_params(), root / "w")
     half = layout.half_decoder()
     half["state_dict"] = quiet(half["state_dict"])
     torch.save(half, root / "half.ckpt")
-    return Sources(decoder=root / "half.ckpt")
+    return {"decoder": root / "half.ckpt"}
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def adcsr(root: Path) -> Sources:
     ids=["osediff", "osediff for Turing", "hypir for all", "adcsr"],
 )
 def test_fp16_engine(tmp_path: Path, write, unet: list[str], vae: int, target: str) -> None:
-    sources = write(tmp_path)
-    request = BuildRequest(weights=tmp_path / "w", sources=sources, precision="fp16", target=target, tile=32, overlap=8)
+    options = write(tmp_path)
+    request = BuildRequest(weights=tmp_path / "w", options=options, precision="fp16", target=target, tile=32, overlap=8)
     build(request, tmp_path / "b", use_cache=False)
     manifest = open_bundle(tmp_path / "b").manifest
     report = manifest.engine_report["1"]

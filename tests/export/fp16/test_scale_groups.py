@@ -62,7 +62,7 @@ class Offset(nn.Module):
 
 
 def edge() -> nn.Module:
-    return FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    return FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
 
 
 def followed(network: nn.Module, x: Tensor) -> tuple[Streams, Ranges, Tensor]:

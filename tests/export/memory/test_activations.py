@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from zoomrt.export.memory.activations import activations_of
-from zoomrt.models.families.edge import EdgeConfig, EdgeNetwork
+from zoomrt.models.networks.edge import EdgeConfig, EdgeNetwork
 
 FLOAT = 4
 
@@ -144,22 +144,21 @@ def small_network(model: str, root: Path) -> nn.Module:
 
     from zoomrt.models.checkpoint import load_checkpoint
     from zoomrt.models.families import family_named
-    from zoomrt.models.sources import Sources
 
     scale = files.SMALL
     if model == "adcsr":
         layout = files.adcsr_layout(scale)
         torch.save(layout.net_params(), root / "w")
         torch.save(layout.half_decoder(), root / "half.ckpt")
-        sources = Sources(decoder=root / "half.ckpt")
+        options = {"decoder": root / "half.ckpt"}
     else:
         osediff = model == "osediff"
         torch.save(files.osediff_layout(scale).content() if osediff else hypir_content(scale), root / "w")
         torch.save(torch.randn(1, 77, scale.text_width), root / "prompt.pt")
         unet, vae = (files.random_state(shapes) for shapes in (files.unet_shapes(scale), files.vae_shapes(scale)))
         base = files.write_base(root / "base", scale, unet=unet, vae=vae)
-        sources = Sources(base=base, prompt_embedding=root / "prompt.pt")
-    return family_named(model).network(load_checkpoint(root / "w"), sources)
+        options = {"base": base, "prompt_embedding": root / "prompt.pt"}
+    return family_named(model).network(load_checkpoint(root / "w"), options)
 
 
 def hypir_content(scale: object) -> dict[str, Tensor]:

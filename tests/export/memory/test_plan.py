@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ from torch import nn, randn
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory
 from zoomrt.export.memory import plan as memory
-from zoomrt.export.memory.plan import MemoryPlan, Stage, check_budget, check_files, plan_memory, stored_bytes
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.export.memory.plan import MemoryPlan, Stage, check_budget, check_files, plan_memory
 
 WIDTH = 64
 WEIGHTS = 4 * (3 * WIDTH * 9 + WIDTH + WIDTH * 3 * 9 + 3)
@@ -134,27 +132,9 @@ def test_no_budget_is_no_limit() -> None:
     check_files(10**15, None)
 
 
-def test_stored_bytes_are_those_of_the_files_that_are_read(tmp_path: Path) -> None:
-    def write(name: str) -> int:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(random.randbytes(random.randrange(1, 257)))
-        return path.stat().st_size
-
-    weights, decoder, single = write("w"), write("d"), write("single")
-    base = write("base/unet/diffusion_pytorch_model.safetensors") + write("base/vae/diffusion_pytorch_model.bin")
-    write("base/unet/diffusion_pytorch_model.fp16.safetensors")
-    write("base/text_encoder/model.safetensors")
-    assert stored_bytes(None, NO_SOURCES) == 0
-    assert stored_bytes(tmp_path / "missing", NO_SOURCES) == 0
-    assert stored_bytes(tmp_path / "w", Sources(base=tmp_path / "base")) == weights + base
-    both = Sources(base=tmp_path / "single", decoder=tmp_path / "d")
-    assert stored_bytes(tmp_path / "w", both) == weights + decoder + single
-
-
 def test_files_alone_can_be_too_much(tmp_path: Path) -> None:
     save_file({"w": randn(250_000)}, tmp_path / "w")
-    stored = stored_bytes(tmp_path / "w", NO_SOURCES)
+    stored = (tmp_path / "w").stat().st_size
     assert stored == pytest.approx(1_000_000, rel=0.01)
     check_files(stored, memory.PROGRAM_BYTES + stored)
     with pytest.raises(

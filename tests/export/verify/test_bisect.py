@@ -64,7 +64,6 @@ def small_osediff(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
     from zoomrt.models.checkpoint import load_checkpoint
     from zoomrt.models.families.osediff import FAMILY
-    from zoomrt.models.sources import Sources
 
     folder = tmp_path_factory.mktemp("osediff")
     base = write_base(
@@ -72,8 +71,8 @@ def small_osediff(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     )
     torch.save(osediff_layout(SMALL).content(), folder / "osediff.pkl")
     torch.save(torch.randn(1, 77, SMALL.text_width), folder / "prompt.pt")
-    sources = Sources(base=base, prompt_embedding=folder / "prompt.pt")
-    return exported(FAMILY.network(load_checkpoint(folder / "osediff.pkl"), sources), folder)
+    options = {"base": base, "prompt_embedding": folder / "prompt.pt"}
+    return exported(FAMILY.network(load_checkpoint(folder / "osediff.pkl"), options), folder)
 
 
 def pick(model: onnx.ModelProto, *operators: str) -> onnx.NodeProto:

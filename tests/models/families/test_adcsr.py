@@ -18,9 +18,9 @@ from published_files import SMALL, TRUE, adcsr_layout, parameters_of
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.adcsr import FAMILY, AdcsrNetwork, groups_of
-from zoomrt.models.networks.stable_diffusion import unet_config_of
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.families.adcsr import FAMILY
+from zoomrt.models.networks.adcsr import AdcsrNetwork, groups_of
+from zoomrt.models.networks.blocks.stable_diffusion import unet_config_of
 
 
 class Files:
@@ -32,7 +32,7 @@ class Files:
         self.weights, self.decoder = root / "net_params_200.pkl", root / "halfDecoder.ckpt"
         torch.save(self.params, self.weights)
         torch.save(self.half, self.decoder)
-        self.sources = Sources(decoder=self.decoder)
+        self.options = {"decoder": self.decoder}
 
     def part(self, prefix: str) -> slow.Weights:
         state = {key.removeprefix(prefix): t for key, t in self.params.items() if key.startswith(prefix)}
@@ -94,7 +94,7 @@ def test_groups_of_the_sheet(channels: int, groups: int) -> None:
 
 
 def test_whole_network_against_the_slow_reference(files: Files) -> None:
-    network = FAMILY.network(load_checkpoint(files.weights), files.sources)
+    network = FAMILY.network(load_checkpoint(files.weights), files.options)
     lr = torch.rand(1, 3, 32, 16) * 2 - 1
     with torch.no_grad():
         got = network(lr)[0].double().numpy()
@@ -104,9 +104,9 @@ def test_whole_network_against_the_slow_reference(files: Files) -> None:
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
-    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=16, overlap=8)
+    manifest = bundle_of(tmp_path / "b", files.weights, files.options, tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("adcsr", STEPS["adcsr"], 4)
-    assert set(manifest.weights["sources"]) == {"decoder"}
+    assert set(manifest.weights["options"]) == {"decoder"}
 
 
 def test_recognised_by_keys(files: Files) -> None:
@@ -119,29 +119,29 @@ def test_middle_block_is_not_the_decoder_files(tmp_path: Path, files: Files) -> 
         k: t * float("nan") if "mid_block" in k or "conv_in" in k else t for k, t in files.half["state_dict"].items()
     }
     torch.save({**files.half, "state_dict": state}, tmp_path / "d.ckpt")
-    FAMILY.network(load_checkpoint(files.weights), Sources(decoder=tmp_path / "d.ckpt"))
+    FAMILY.network(load_checkpoint(files.weights), {"decoder": tmp_path / "d.ckpt"})
 
 
 def test_copies_are_ignored(tmp_path: Path, files: Files) -> None:
     params = {k: t * float("nan") if ".body.1.body." in k else t for k, t in files.params.items()}
     torch.save(params, tmp_path / "n.pkl")
-    FAMILY.network(load_checkpoint(tmp_path / "n.pkl"), files.sources)
+    FAMILY.network(load_checkpoint(tmp_path / "n.pkl"), files.options)
 
 
 def test_without_the_decoder(files: Files) -> None:
     with pytest.raises(UsageError, match=r"adcsr needs --decoder.*halfDecoder\.ckpt"):
-        FAMILY.network(load_checkpoint(files.weights), NO_SOURCES)
+        FAMILY.network(load_checkpoint(files.weights), {})
 
 
 def test_swapped_files(files: Files) -> None:
     with pytest.raises(CheckpointError, match=r"not a checkpoint of adcsr.*net_params_200\.pkl"):
-        FAMILY.network(load_checkpoint(files.decoder), files.sources)
+        FAMILY.network(load_checkpoint(files.decoder), files.options)
     with pytest.raises(CheckpointError, match=r"not a checkpoint of AdcSR's decoder.*halfDecoder\.ckpt"):
-        FAMILY.network(load_checkpoint(files.weights), Sources(decoder=files.weights))
+        FAMILY.network(load_checkpoint(files.weights), {"decoder": files.weights})
 
 
 @pytest.mark.parametrize("key", ["conv_out.bias", "down_blocks.1.resnets.0.conv1.weight"])
 def test_missing_keys_are_named(tmp_path: Path, files: Files, key: str) -> None:
     torch.save({k: t for k, t in files.params.items() if k != f"module.body.1.{key}"}, tmp_path / "n.pkl")
     with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
-        FAMILY.network(load_checkpoint(tmp_path / "n.pkl"), files.sources)
+        FAMILY.network(load_checkpoint(tmp_path / "n.pkl"), files.options)

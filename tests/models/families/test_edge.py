@@ -14,12 +14,13 @@ from skimage.metrics import peak_signal_noise_ratio
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families.edge import FAMILY, EdgeConfig, EdgeNetwork, config_of
+from zoomrt.models.families.edge import FAMILY
+from zoomrt.models.networks.edge import EdgeConfig, EdgeNetwork, config_of
 
 
 def shipped() -> EdgeNetwork:
-    assert FAMILY.facts.embedded_weights is not None
-    return FAMILY.network(load_checkpoint(FAMILY.facts.embedded_weights))
+    assert FAMILY.embedded_weights is not None
+    return FAMILY.network(load_checkpoint(FAMILY.embedded_weights))
 
 
 def test_an_untrained_network_is_pil_bicubic(rng: np.random.Generator) -> None:
@@ -35,8 +36,8 @@ def test_an_untrained_network_is_pil_bicubic(rng: np.random.Generator) -> None:
 def test_limits_of_the_issue() -> None:
     network = shipped()
     assert sum(p.numel() for p in network.parameters()) <= 3e6
-    assert FAMILY.facts.embedded_weights is not None
-    assert FAMILY.facts.embedded_weights.stat().st_size <= 8e6
+    assert FAMILY.embedded_weights is not None
+    assert FAMILY.embedded_weights.stat().st_size <= 8e6
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         assert network(torch.zeros(1, 3, 128, 128)).shape == (1, 3, 512, 512)
     assert counter.get_total_flops() / 2 <= 25e9
@@ -90,7 +91,7 @@ def test_shipped_weights_beat_bicubic_on_held_out_photographs(name: str) -> None
 
 
 def test_model_card_stands_beside_the_weights() -> None:
-    assert FAMILY.facts.embedded_weights is not None
-    card = Path(FAMILY.facts.embedded_weights).with_suffix(".md").read_text()
+    assert FAMILY.embedded_weights is not None
+    card = Path(FAMILY.embedded_weights).with_suffix(".md").read_text()
     for part in ("Data", "Licence", "Command", "Seed", "Figures"):
         assert part.lower() in card.lower()

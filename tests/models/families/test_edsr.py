@@ -22,8 +22,8 @@ from slow_reference import Weights
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.edsr import FAMILY, EdsrConfig, EdsrNetwork
-from zoomrt.models.sources import Sources
+from zoomrt.models.families.edsr import FAMILY
+from zoomrt.models.networks.edsr import EdsrConfig, EdsrNetwork
 
 MEAN = torch.tensor([0.4488, 0.4371, 0.4040])
 
@@ -74,9 +74,9 @@ def test_network_against_the_slow_reference(
     assert family_of(checkpoint) is FAMILY
     lr = torch.rand(3, 6, 7)
     wanted = slow.edsr(Weights(state), lr.double().numpy() * 255, residuals) / 255
-    sources = Sources(residual_scale=given)
+    options = {} if given is None else {"residual_scale": given}
     for _ in range(2):  # a second network of the same checkpoint is not scaled twice
-        assert_close(run(FAMILY.network(checkpoint, sources), lr), wanted, 1e-5)
+        assert_close(run(FAMILY.network(checkpoint, options), lr), wanted, 1e-5)
 
 
 @pytest.mark.parametrize("white", [1.0, 255.0, 1023.0, 65535.0, 0.5, 200.25])
@@ -114,16 +114,16 @@ def test_scale_of_residuals_that_nobody_knows(tmp_path: Path) -> None:
         FAMILY.network(checkpoint)
     for scale in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UsageError, match=r"--residual-scale"):
-            FAMILY.network(checkpoint, Sources(residual_scale=scale))
+            FAMILY.network(checkpoint, {"residual_scale": scale})
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_bundle(tmp_path: Path, scale: int) -> None:
     write(tmp_path / "w.pt", 8, 1, scale)
-    sources = Sources(residual_scale=1.0)
-    manifest = bundle_of(tmp_path / "b", tmp_path / "w.pt", sources, tile=32, overlap=16)  # context 7, seen 6
+    options = {"residual_scale": 1.0}
+    manifest = bundle_of(tmp_path / "b", tmp_path / "w.pt", options, tile=32, overlap=16)  # context 7, seen 6
     assert (manifest.family, manifest.tile.scale, manifest.tile.value_range) == ("edsr", scale, (0.0, 1.0))
-    network = FAMILY.network(load_checkpoint(tmp_path / "w.pt"), sources)
+    network = FAMILY.network(load_checkpoint(tmp_path / "w.pt"), options)
     assert_tiles_equal_one_pass(tmp_path / "b", network, 40, 61)
 
 
@@ -139,7 +139,7 @@ def test_bundle(tmp_path: Path, scale: int) -> None:
 def test_foreign_files_are_refused(tmp_path: Path, change: Shapes, said: str) -> None:
     torch.save(random_state(edsr(8, 1, 2) | change), tmp_path / "w.pt")
     with pytest.raises(CheckpointError, match=said):
-        FAMILY.facts_of(load_checkpoint(tmp_path / "w.pt"))
+        FAMILY.fitted(load_checkpoint(tmp_path / "w.pt"))
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from zoomrt.models.family import SizeRule
 
 @pytest.mark.parametrize("name", family_names())
 def test_facts_are_consistent(name: str) -> None:
-    facts = family_named(name).facts
+    facts = family_named(name)
     assert facts.name == name
     assert facts.scale >= 1
     assert facts.steps >= 1
@@ -29,11 +31,25 @@ def test_facts_are_consistent(name: str) -> None:
     assert facts.embedded_weights is None or facts.embedded_weights.is_file()
 
 
-def test_names_without_torch() -> None:
-    code = "import sys; from zoomrt.models.families import family_names; print(family_names(), 'torch' in sys.modules)"
+@pytest.mark.parametrize("name", family_names())
+def test_the_builder_takes_the_options_of_the_record(name: str) -> None:
+    """By their keys, and no other; one that has to be given has no default."""
+    family = family_named(name)
+    arguments = inspect.signature(import_module(family.module).network).parameters
+    own = {key: argument for key, argument in arguments.items() if argument.kind is argument.KEYWORD_ONLY}
+    assert [*arguments][:2] == ["family", "checkpoint"]
+    assert set(arguments) - {"family", "checkpoint"} == set(own) == {option.key for option in family.options}
+    for option in family.options:
+        assert (own[option.key].default is inspect.Parameter.empty) == bool(option.required)
+
+
+def test_records_need_no_torch() -> None:
+    code = (
+        "import sys; from zoomrt.models.families import families, table; print(table(), families());"
+        "assert not {'torch', 'numpy'} & set(sys.modules), sys.modules"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'edge'" in run.stdout
-    assert run.stdout.strip().endswith("False")
 
 
 def test_unknown_name_suggests() -> None:
@@ -44,7 +60,7 @@ def test_unknown_name_suggests() -> None:
 def test_recognised_by_keys_never_by_name(tmp_path: Path, tiny_edge_weights: Path) -> None:
     renamed = tmp_path / "osediff.pkl"
     torch.save(load_file(tiny_edge_weights), renamed)
-    assert family_of(load_checkpoint(renamed)).facts.name == "edge"
+    assert family_of(load_checkpoint(renamed)).name == "edge"
 
 
 def test_foreign_keys_are_named(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
 from zoomrt.models.families.hypir import FAMILY
-from zoomrt.models.sources import Sources
 
 
 class Files:
@@ -42,7 +41,7 @@ class Files:
         torch.save({"state_dict": single_file(SMALL, self.unet, self.vae)}, self.base)
         torch.save(self.adapters, self.weights)
         torch.save(self.prompt, self.embedding)
-        self.sources = Sources(base=self.base, prompt_embedding=self.embedding)
+        self.options = {"base": self.base, "prompt_embedding": self.embedding}
 
     def reference(self, lr: torch.Tensor, used: int) -> np.ndarray:
         noise = slow.Weights(self.unet, slow.adapters_from(self.adapters), 1.0)
@@ -72,8 +71,8 @@ def test_layout_at_true_size() -> None:
 
 @pytest.mark.parametrize("coeff_t", [None, 50])
 def test_whole_inference_against_the_slow_reference(files: Files, coeff_t: int | None) -> None:
-    sources = Sources(base=files.base, prompt_embedding=files.embedding, coeff_t=coeff_t)
-    network = FAMILY.network(load_checkpoint(files.weights), sources)
+    options = {"base": files.base, "prompt_embedding": files.embedding, "coeff_t": coeff_t}
+    network = FAMILY.network(load_checkpoint(files.weights), options)
     lr = torch.rand(1, 3, 16, 16) * 2 - 1
     with torch.no_grad():
         got = network(lr)[0].double().numpy()
@@ -83,7 +82,7 @@ def test_whole_inference_against_the_slow_reference(files: Files, coeff_t: int |
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
-    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, tile=16, overlap=8)
+    manifest = bundle_of(tmp_path / "b", files.weights, files.options, tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour) == ("hypir", STEPS["hypir"])
     assert any("non-commercial" in warning for warning in manifest.warnings)
 
@@ -94,23 +93,23 @@ def test_recognised_by_keys(files: Files) -> None:
 
 def test_strength_outside_the_schedule(files: Files) -> None:
     with pytest.raises(UsageError, match="1000"):
-        FAMILY.network(load_checkpoint(files.weights), Sources(base=files.base, coeff_t=1000))
+        FAMILY.network(load_checkpoint(files.weights), {"base": files.base, "coeff_t": 1000})
 
 
 def test_without_base(files: Files) -> None:
     with pytest.raises(UsageError, match="hypir needs --base"):
-        FAMILY.network(load_checkpoint(files.weights), Sources(prompt_embedding=files.embedding))
+        FAMILY.network(load_checkpoint(files.weights), {"prompt_embedding": files.embedding})
 
 
 def test_single_file_base_has_no_text_encoder(files: Files) -> None:
     with pytest.raises(UsageError, match="--prompt-embedding"):
-        FAMILY.network(load_checkpoint(files.weights), Sources(base=files.base))
+        FAMILY.network(load_checkpoint(files.weights), {"base": files.base})
 
 
 def test_other_files_are_refused(tmp_path: Path, files: Files) -> None:
     torch.save({**files.adapters, "discriminator.weight": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"not a checkpoint of hypir.*discriminator\.weight"):
-        FAMILY.network(load_checkpoint(tmp_path / "x.pth"), files.sources)
+        FAMILY.network(load_checkpoint(tmp_path / "x.pth"), files.options)
 
 
 @pytest.mark.parametrize("module", ["mid_block.resnets.0.conv2", "up_blocks.1.attentions.0.proj_out", "conv_out"])
@@ -120,4 +119,4 @@ def test_adapters_that_are_missing(tmp_path: Path, files: Files, module: str) ->
     assert len(kept) == len(files.adapters) - 2
     torch.save(kept, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=rf"adapters for.*differing: {module}"):
-        FAMILY.network(load_checkpoint(tmp_path / "x.pth"), files.sources)
+        FAMILY.network(load_checkpoint(tmp_path / "x.pth"), files.options)

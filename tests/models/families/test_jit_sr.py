@@ -26,9 +26,10 @@ from zoomrt.export.forms import several_steps as multi_step_parts
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.jit_sr import FAMILY, Encode, Step, sampling_of
-from zoomrt.models.networks.jit import Jit, JitConfig, jit_config_of
-from zoomrt.models.sources import Sources
+from zoomrt.models.families.jit_sr import FAMILY
+from zoomrt.models.networks.blocks.jit import Jit, JitConfig, jit_config_of
+from zoomrt.models.networks.jit_sr import Encode, Step, sampling_of
+from zoomrt.models.options import given
 from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
 
@@ -75,7 +76,7 @@ def guided(w: Weights, x: np.ndarray, t: float, lr: np.ndarray, mode: str, guida
 def test_one_call_against_the_slow_reference(small: tuple[Path, State], mode: str, guidance: float | None) -> None:
     """Guided too: one batched call is the mixture of two single ones, item by item as its own time has it."""
     path, state = small
-    network = FAMILY.network(load_checkpoint(path), Sources(conditioning=mode, guidance=guidance, steps=2))
+    network = FAMILY.network(load_checkpoint(path), given(conditioning=mode, guidance=guidance, steps=2))
     times = (0.0, 1 / 199)
     lr, z = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 64, 64)
     told = torch.from_numpy(np.concatenate([timestep_embedding(t, 256) for t in times]))
@@ -128,8 +129,8 @@ def test_bundle(
     """The whole chain against the slow one, and through the upscaler with the noise of the frame's corner."""
     path, state = small
     assert family_of(load_checkpoint(path)) is FAMILY
-    sources = Sources(conditioning=mode, steps=steps, sampler=sampler, guidance=guidance)
-    manifest = bundle_of(tmp_path / "b", path, sources)
+    options = given(conditioning=mode, steps=steps, sampler=sampler, guidance=guidance)
+    manifest = bundle_of(tmp_path / "b", path, options)
     evaluations = 2 * steps - 1 if sampler == "heun" else steps
     assert (manifest.steps, manifest.tile.height, manifest.tile.channels) == (evaluations, 16, 3 + 3 * 16)
     assert set(manifest.graphs) == {"encode", "step"}
@@ -180,7 +181,7 @@ def test_a_graph_that_differs_is_refused(
     monkeypatch.setattr(multi_step_parts, "OnnxRuntimeGraph", Off)
     where = "photograph and noise" if part == "image_tokens" else f"evaluation {call} of 3"
     with pytest.raises(ExportError, match=rf"does not match torch FP32 in {part}, {where}.*need 80 dB"):
-        build(BuildRequest(weights=small[0], sources=Sources(steps=2)), tmp_path / "b", use_cache=False)
+        build(BuildRequest(weights=small[0], options={"steps": 2}), tmp_path / "b", use_cache=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -188,37 +189,37 @@ def test_wrong_requests(tmp_path: Path, small: tuple[Path, State]) -> None:
     path, _ = small
     checkpoint = load_checkpoint(path)
     with pytest.raises(UsageError, match=r"unknown conditioning.*Did you mean token"):
-        FAMILY.network(checkpoint, Sources(conditioning="tokens"))
+        FAMILY.network(checkpoint, {"conditioning": "tokens"})
     with pytest.raises(UsageError, match=r"unknown sampler.*Did you mean heun"):
-        FAMILY.network(checkpoint, Sources(sampler="huen"))
+        FAMILY.network(checkpoint, {"sampler": "huen"})
     for guidance in (float("nan"), float("-inf")):
-        with pytest.raises(UsageError, match=r"--guidance (nan|-inf)"):
-            FAMILY.network(checkpoint, Sources(guidance=guidance))
+        with pytest.raises(UsageError, match=r"--guidance: got (nan|-inf), need a number from 0 to 100"):
+            FAMILY.network(checkpoint, {"guidance": guidance})
     with pytest.raises(UsageError, match=r"guidance changes nothing in one step.*--guidance 2 --steps 1"):
-        FAMILY.network(checkpoint, Sources(steps=1, guidance=2.0))
-    with pytest.raises(UsageError, match="1 or more"):
-        FAMILY.network(checkpoint, Sources(steps=0))
+        FAMILY.network(checkpoint, {"steps": 1, "guidance": 2.0})
+    with pytest.raises(UsageError, match="--steps: got 0, need a whole number from 1 to 1000"):
+        FAMILY.network(checkpoint, {"steps": 0})
     with pytest.raises(UsageError, match=r"32 LR pixels.*16, as it was trained.*Leave --tile out"):
         build(BuildRequest(weights=path, tile=32), tmp_path / "b", use_cache=False)
     torch.save({"inner": {"lr_posemb": torch.zeros(1, 3, 8)}}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"not a checkpoint of jit-sr.*keys like lr_posemb under inner"):
-        FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
+        FAMILY.fitted(load_checkpoint(tmp_path / "w.pth"))
 
 
-@pytest.mark.parametrize(("width", "evaluations"), [(768, FAMILY.facts.steps), (1024, 199)])
+@pytest.mark.parametrize(("width", "evaluations"), [(768, FAMILY.steps), (1024, 199)])
 def test_published_steps_are_the_default(tmp_path: Path, width: int, evaluations: int) -> None:
     """Heun 50 for B/16, Heun 100 for the wider ones (jit_sr.md section 3)."""
     write(tmp_path / "w.pth", JitConfig(width=width, depth=1, heads=width // 64, grid=2, bottleneck=8, hidden=8))
     network = FAMILY.network(load_checkpoint(tmp_path / "w.pth"))
     assert len(network.sampling.evaluations) == evaluations
-    assert FAMILY.facts.steps == 99
+    assert FAMILY.steps == 99
 
 
 def test_fp16(tmp_path: Path, small: tuple[Path, State], rng: np.random.Generator) -> None:
     """On the CPU: emulation of FP16 storage with each extreme tile at another evaluation, and the graphs in FP16."""
     path, _ = small
-    sources = Sources(steps=6)
-    build(BuildRequest(weights=path, sources=sources, precision="fp16"), tmp_path / "b", use_cache=False)
+    options = {"steps": 6}
+    build(BuildRequest(weights=path, options=options, precision="fp16"), tmp_path / "b", use_cache=False)
     manifest = open_bundle(tmp_path / "b").manifest
     assert [result["probe"] for result in manifest.numerics["results"]] == [
         "photograph at evaluation 1",
@@ -241,5 +242,5 @@ def test_engines_at_true_size(tmp_path: Path, name: str, mode: str) -> None:
     other = "x_embedder." if mode == "concat" else "x_embedder_concat."
     unused = parameters_of({key: shape for key, shape in layout(config).items() if key.startswith(other)})
     attentions = {"step": (config.depth, config.depth)}
-    sources = Sources(steps=2, conditioning=mode)
-    assert_multi_step_at_true_size(tmp_path, tmp_path / "w.pth", parameters - unused, attentions, sources)
+    options = {"steps": 2, "conditioning": mode}
+    assert_multi_step_at_true_size(tmp_path, tmp_path / "w.pth", parameters - unused, attentions, options)

@@ -32,7 +32,6 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of, osediff
 from zoomrt.models.families.osediff import FAMILY
-from zoomrt.models.sources import NO_SOURCES, Sources
 
 
 class Files:
@@ -46,7 +45,7 @@ class Files:
         self.weights, embedding = root / "osediff.pkl", root / "prompt.pt"
         torch.save(self.content, self.weights)
         torch.save(self.prompt, embedding)
-        self.sources = Sources(base=self.base, prompt_embedding=embedding)
+        self.options = {"base": self.base, "prompt_embedding": embedding}
 
     def reference(self, lr: torch.Tensor) -> np.ndarray:
         tuned = dict(self.unet)
@@ -86,7 +85,7 @@ def test_layout_at_true_size() -> None:
 
 
 def test_whole_inference_against_the_slow_reference(files: Files) -> None:
-    network = FAMILY.network(load_checkpoint(files.weights), files.sources)
+    network = FAMILY.network(load_checkpoint(files.weights), files.options)
     lr = torch.rand(1, 3, 16, 16) * 2 - 1
     with torch.no_grad():
         got = network(lr)[0].double().numpy()
@@ -116,7 +115,7 @@ def test_adapters_count_alpha_over_rank_times(tmp_path: Path, files: Files, rank
     with pytest.MonkeyPatch.context() as patch:
         for name in ("unet_from", "vae_from"):
             patch.setattr(osediff, name, functools.partial(built_and_kept, getattr(osediff, name), name, built))
-        FAMILY.network(load_checkpoint(tmp_path / "osediff.pkl"), files.sources)
+        FAMILY.network(load_checkpoint(tmp_path / "osediff.pkl"), files.options)
     counted = 0
     for name, rank, base in (("unet", rank_unet, files.unet), ("vae", rank_vae, files.vae)):
         adapters = content[f"state_dict_{name}"]
@@ -134,12 +133,12 @@ def test_adapters_count_alpha_over_rank_times(tmp_path: Path, files: Files, rank
 
 
 def test_bundle(tmp_path: Path, files: Files) -> None:
-    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, model="osediff", tile=16, overlap=8)
+    manifest = bundle_of(tmp_path / "b", files.weights, files.options, model="osediff", tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("osediff", STEPS["osediff"], 4)
     operators = manifest.parity["1"]["operators"]
     assert not {"Sin", "Cos", "Gemm"} & operators.keys()
     assert operators["Attention"] == 8 + 2  # UNet: self and cross in four transformers; VAE: encoder and decoder
-    assert set(manifest.weights["sources"]) == {"base", "prompt_embedding"}
+    assert set(manifest.weights["options"]) == {"base", "prompt_embedding"}
     assert "RAIL" in manifest.weights["licence"]
 
 
@@ -152,7 +151,7 @@ def test_merged_layout_needs_no_base(tmp_path: Path, files: Files) -> None:
     torch.save({"unet": files.unet, "vae": files.vae}, tmp_path / "osediff.pkl")
     checkpoint = load_checkpoint(tmp_path / "osediff.pkl")
     assert family_of(checkpoint) is FAMILY
-    network = FAMILY.network(checkpoint, Sources(prompt_embedding=files.sources.prompt_embedding))
+    network = FAMILY.network(checkpoint, {"prompt_embedding": files.options["prompt_embedding"]})
     lr = torch.rand(1, 3, 16, 16) * 2 - 1
     vae, noise = slow.Weights(files.vae), slow.Weights(files.unet)
     picture = np.clip(slow.bicubic_x4(lr[0].double().numpy(), -0.5), -1, 1)
@@ -169,15 +168,15 @@ def test_passionsr_is_told_apart(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path / "osediff.ckpt")
     assert family_of(checkpoint) is FAMILY
     with pytest.raises(CheckpointError, match=r"PassionSR.*osediff\.pkl"):
-        FAMILY.network(checkpoint, NO_SOURCES)
+        FAMILY.network(checkpoint, {})
 
 
 def test_without_base_or_prompt(files: Files) -> None:
     checkpoint = load_checkpoint(files.weights)
     with pytest.raises(UsageError, match="osediff needs --base"):
-        FAMILY.network(checkpoint, Sources(prompt_embedding=files.sources.prompt_embedding))
+        FAMILY.network(checkpoint, {"prompt_embedding": files.options["prompt_embedding"]})
     with pytest.raises(UsageError, match="--prompt-embedding"):
-        FAMILY.network(checkpoint, Sources(base=files.base))
+        FAMILY.network(checkpoint, {"base": files.base})
 
 
 @pytest.mark.parametrize(
@@ -206,12 +205,12 @@ def test_broken_files(tmp_path: Path, files: Files, change, said: str) -> None:
     change(content)
     torch.save(content, tmp_path / "osediff.pkl")
     with pytest.raises(CheckpointError, match=said):
-        FAMILY.network(load_checkpoint(tmp_path / "osediff.pkl"), files.sources)
+        FAMILY.network(load_checkpoint(tmp_path / "osediff.pkl"), files.options)
 
 
 def test_base_of_another_size(tmp_path: Path, files: Files) -> None:
     other = replace(SMALL, unet_widths=(64, 64))
     base = write_base(tmp_path / "b", other, unet=random_state(unet_shapes(other)), vae=files.vae)
-    sources = Sources(base=base, prompt_embedding=files.sources.prompt_embedding)
+    options = {"base": base, "prompt_embedding": files.options["prompt_embedding"]}
     with pytest.raises(CheckpointError, match="adapter"):
-        FAMILY.network(load_checkpoint(files.weights), sources)
+        FAMILY.network(load_checkpoint(files.weights), options)

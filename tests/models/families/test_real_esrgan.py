@@ -23,7 +23,8 @@ from slow_reference import Weights
 from zoomrt.errors import CheckpointError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.real_esrgan import FAMILY, DenseConfig, DenseNetwork
+from zoomrt.models.families.real_esrgan import FAMILY
+from zoomrt.models.networks.real_esrgan import DenseConfig, DenseNetwork
 
 VARIANTS = {"x4plus": (64, 32, 23, 3), "x2plus": (64, 32, 23, 12), "anime_6B": (64, 32, 6, 3)}
 
@@ -50,7 +51,7 @@ def test_older_names(tmp_path: Path, naming: Callable[[State], State], doublings
     torch.save(naming(state), tmp_path / "w.pth")
     checkpoint = load_checkpoint(tmp_path / "w.pth")
     assert family_of(checkpoint) is FAMILY
-    assert FAMILY.facts_of(checkpoint).scale == 2**doublings
+    assert FAMILY.fitted(checkpoint).scale == 2**doublings
     lr = torch.rand(3, 5, 6)
     wanted = slow.real_esrgan(Weights(state), lr.double().numpy())
     assert_close(run(FAMILY.network(checkpoint), lr), wanted, 1e-5)
@@ -88,7 +89,7 @@ def test_file_to_bundle(tmp_path: Path, channels: int, scale: int) -> None:
 def test_foreign_files_are_refused(tmp_path: Path, state: Shapes, said: str) -> None:
     torch.save({"params": random_state(state)}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=said):
-        FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
+        FAMILY.fitted(load_checkpoint(tmp_path / "w.pth"))
 
 
 @pytest.mark.slow

@@ -22,8 +22,9 @@ from slow_reference import Weights
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.real_esrgan_compact import FAMILY, CompactConfig, CompactNetwork
-from zoomrt.models.sources import Sources
+from zoomrt.models.families.real_esrgan_compact import FAMILY
+from zoomrt.models.networks.real_esrgan_compact import CompactConfig, CompactNetwork
+from zoomrt.models.options import given
 
 
 def write(path: Path, shapes: Shapes) -> State:
@@ -59,11 +60,11 @@ def test_file_to_bundle(tmp_path: Path, scale: int) -> None:
 def test_denoise_strength(tmp_path: Path, strength: float | None, share: float) -> None:
     state, wdn = (write(tmp_path / name, compact(8, 2)) for name in ("w.pth", "wdn.pth"))
     checkpoint = load_checkpoint(tmp_path / "w.pth")
-    sources = Sources(wdn_weights=tmp_path / "wdn.pth", denoise_strength=strength)
+    options = given(wdn_weights=tmp_path / "wdn.pth", denoise_strength=strength)
     lr = torch.rand(3, 9, 10)
     mixed = Weights({key: share * state[key].double() + (1 - share) * wdn[key].double() for key in state})
     for _ in range(2):  # a second network of the same checkpoint is not mixed twice
-        assert_close(run(FAMILY.network(checkpoint, sources), lr), slow.compact(mixed, lr.double().numpy()), 1e-5)
+        assert_close(run(FAMILY.network(checkpoint, options), lr), slow.compact(mixed, lr.double().numpy()), 1e-5)
 
 
 def test_strength_that_makes_no_sense(tmp_path: Path) -> None:
@@ -71,18 +72,18 @@ def test_strength_that_makes_no_sense(tmp_path: Path) -> None:
     write(tmp_path / "deeper.pth", compact(8, 3))
     checkpoint = load_checkpoint(tmp_path / "w.pth")
     with pytest.raises(UsageError, match=r"needs --wdn-weights"):
-        FAMILY.network(checkpoint, Sources(denoise_strength=0.5))
-    with pytest.raises(UsageError, match=r"--denoise-strength 1\.5"):
-        FAMILY.network(checkpoint, Sources(wdn_weights=tmp_path / "w.pth", denoise_strength=1.5))
+        FAMILY.network(checkpoint, {"denoise_strength": 0.5})
+    with pytest.raises(UsageError, match=r"--denoise-strength: got 1\.5, need a number from 0 to 1"):
+        FAMILY.network(checkpoint, {"wdn_weights": tmp_path / "w.pth", "denoise_strength": 1.5})
     with pytest.raises(CheckpointError, match="do not fit"):
-        FAMILY.network(checkpoint, Sources(wdn_weights=tmp_path / "deeper.pth"))
+        FAMILY.network(checkpoint, {"wdn_weights": tmp_path / "deeper.pth"})
 
 
 @pytest.mark.parametrize("change", [{"body.6.weight": (49, 8, 3, 3)}, {"body.7.weight": (48,)}, {"body.weight": (1,)}])
 def test_foreign_files_are_refused(tmp_path: Path, change: Shapes) -> None:
     write(tmp_path / "w.pth", compact(8, 2) | change)
     with pytest.raises(CheckpointError, match=r"of real-esrgan-compact.*realesr-general-x4v3"):
-        FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
+        FAMILY.fitted(load_checkpoint(tmp_path / "w.pth"))
 
 
 @pytest.mark.slow

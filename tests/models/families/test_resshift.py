@@ -24,10 +24,11 @@ from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.resshift import FAMILY, Decode, Encode, Step, sampling_of
-from zoomrt.models.networks.swin_unet import SwinUNet, SwinUNetConfig
-from zoomrt.models.networks.vq_autoencoder import VqAutoencoder, VqConfig
-from zoomrt.models.sources import Sources
+from zoomrt.models.families.resshift import FAMILY
+from zoomrt.models.networks.blocks.swin_unet import SwinUNet, SwinUNetConfig
+from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder, VqConfig
+from zoomrt.models.networks.resshift import Decode, Encode, Step, sampling_of
+from zoomrt.models.options import given
 from zoomrt.runtime.sessions.multi_step import MultiStepSession
 from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
@@ -52,7 +53,7 @@ TABLE = {
 
 def files_of(root: Path, steps: int) -> Files:
     files = Files(root, SHALLOW)
-    files.sources = Sources(autoencoder=files.autoencoder, steps=steps)
+    files.options = {"autoencoder": files.autoencoder, "steps": steps}
     return files
 
 
@@ -74,7 +75,7 @@ def test_schedule_is_the_sheets(steps: int) -> None:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, Path]:
     root = tmp_path_factory.mktemp("resshift")
     files = files_of(root, 4)
-    bundle_of(root / "b", files.weights, files.sources, model="resshift", tile=64, overlap=16)
+    bundle_of(root / "b", files.weights, files.options, model="resshift", tile=64, overlap=16)
     return files, root / "b"
 
 
@@ -158,7 +159,7 @@ def test_figures_at_true_size() -> None:
 def test_steps_must_be_said(tmp_path: Path, steps: int | None) -> None:
     files = Files(tmp_path, SHALLOW)
     with pytest.raises(UsageError, match=r"no --steps|--steps 5.*Pass --steps 15 or --steps 4"):
-        FAMILY.network(load_checkpoint(files.weights), Sources(autoencoder=files.autoencoder, steps=steps))
+        FAMILY.network(load_checkpoint(files.weights), given(autoencoder=files.autoencoder, steps=steps))
     with pytest.raises(CheckpointError, match=r"--model resshift or --model sinsr"):
         family_of(load_checkpoint(files.weights))
 
@@ -175,7 +176,7 @@ def test_steps_must_be_said(tmp_path: Path, steps: int | None) -> None:
 )
 def test_what_multi_step_models_cannot_do(tmp_path: Path, change: dict[str, object], option: str) -> None:
     files = files_of(tmp_path, 4)
-    request = BuildRequest(model="resshift", weights=files.weights, sources=files.sources, **change)
+    request = BuildRequest(model="resshift", weights=files.weights, options=files.options, **change)
     with pytest.raises(UsageError, match=f"several steps.*{option}"):
         build(request, tmp_path / "b", use_cache=False)
     assert not (tmp_path / "b").exists()
@@ -186,13 +187,13 @@ def test_what_multi_step_models_cannot_do(tmp_path: Path, change: dict[str, obje
 def test_engines_at_true_size(tmp_path: Path, steps: int) -> None:
     """The VAE's attentions have heads of 512 and are never fused (trt.md section 2)."""
     files = Files(tmp_path, TRUE)
-    sources = Sources(autoencoder=files.autoencoder, steps=steps)
+    options = {"autoencoder": files.autoencoder, "steps": steps}
     assert_multi_step_at_true_size(
         tmp_path,
         files.weights,
         118_593_583 + 55_322_782,
         {"encode": (1, 0), "step": (18, 18), "decode": (1, 0)},
-        sources,
+        options,
         model="resshift",
         tile=64,
     )

@@ -21,9 +21,8 @@ from zoomrt.export.verify.sample_tiles import extreme_tiles, with_noise
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
 from zoomrt.models.families.sinsr import FAMILY
-from zoomrt.models.networks.swin_unet import ResidualBlock, SwinUNet, SwinUNetConfig, swin_unet_config_of
-from zoomrt.models.networks.vq_autoencoder import Codebook, VqAutoencoder, VqConfig, vq_config_of
-from zoomrt.models.sources import Sources
+from zoomrt.models.networks.blocks.swin_unet import ResidualBlock, SwinUNet, SwinUNetConfig, swin_unet_config_of
+from zoomrt.models.networks.blocks.vq_autoencoder import Codebook, VqAutoencoder, VqConfig, vq_config_of
 from zoomrt.runtime.tiles.noise import noise_at
 
 OUTPUT_TABLE = [(0, 640, 1280), (1, 640, 1280), (2, 640, 960), (3, 320, 960), (4, 320, 640), (5, 320, 640)]
@@ -31,7 +30,7 @@ OUTPUT_TABLE += [(6, 320, 640), (7, 320, 640), (8, 320, 480), (9, 160, 480), (10
 
 
 def network_of(files: Files) -> torch.nn.Module:
-    return FAMILY.network(load_checkpoint(files.weights), files.sources)
+    return FAMILY.network(load_checkpoint(files.weights), files.options)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +140,7 @@ def test_nearest_code_is_exact(codes: int) -> None:
 def test_bundle_with_start_noise(tmp_path: Path, rng: np.random.Generator) -> None:
     """Two levels only: exporting four takes a minute."""
     files = Files(tmp_path, SHALLOW)
-    manifest = bundle_of(tmp_path / "b", files.weights, files.sources, model="sinsr", tile=64, overlap=16)
+    manifest = bundle_of(tmp_path / "b", files.weights, files.options, model="sinsr", tile=64, overlap=16)
     assert (manifest.family, manifest.tile.scale, manifest.tile.channels) == ("sinsr", 4, 6)
     assert manifest.tile.noise is not None
     assert manifest.tile.noise.seed == 12345
@@ -165,7 +164,7 @@ def test_fp16_is_proved_with_the_codes_of_fp32(tmp_path: Path) -> None:
     """Before the codebook and, with the same codes, after it; no allowance."""
     network = network_of(Files(tmp_path, SHALLOW))
     pictures = extreme_tiles(64, (-1.0, 1.0), 7)
-    tiles = {name: with_noise(pictures[name], FAMILY.facts.noise) for name in ("photograph", "black")}
+    tiles = {name: with_noise(pictures[name], FAMILY.noise) for name in ("photograph", "black")}
     results = make_fp16_safe(network, tiles, (-1.0, 1.0)).results
     assert [result.probe for result in results] == ["photograph, black, before a choice", "photograph", "black"]
     assert all(result.psnr_db >= 45 for result in results)
@@ -184,12 +183,12 @@ def test_without_the_autoencoder_or_with_a_wrong_one(tmp_path: Path, files: File
     with pytest.raises(UsageError, match=r"sinsr needs --autoencoder.*autoencoder_vq_f4\.pth"):
         FAMILY.network(checkpoint)
     with pytest.raises(CheckpointError, match=r"not a checkpoint of the VQ autoencoder.*ResShift/releases"):
-        FAMILY.network(checkpoint, Sources(autoencoder=files.weights))
+        FAMILY.network(checkpoint, {"autoencoder": files.weights})
     with pytest.raises(CheckpointError, match=r"not a checkpoint of sinsr.*SinSR_v2"):
-        FAMILY.network(load_checkpoint(files.autoencoder), files.sources)
+        FAMILY.network(load_checkpoint(files.autoencoder), files.options)
     torch.save({k: t for k, t in files.vae.items() if k != "quant_conv.bias"}, tmp_path / "v.pth")
     with pytest.raises(CheckpointError, match=r"1 missing: quant_conv\.bias"):
-        FAMILY.network(checkpoint, Sources(autoencoder=tmp_path / "v.pth"))
+        FAMILY.network(checkpoint, {"autoencoder": tmp_path / "v.pth"})
 
 
 @pytest.mark.slow
@@ -199,5 +198,5 @@ def test_engine_at_true_size(tmp_path: Path) -> None:
     time = parameters_of({k: s for k, s in unet_layout(TRUE).items() if "time_embed" in k or "emb_layers" in k})
     parameters = 118_593_583 - time + 55_322_782
     assert_engine_at_true_size(
-        tmp_path, files.weights, parameters, tile=64, sources=files.sources, attentions=20, fused=18, model="sinsr"
+        tmp_path, files.weights, parameters, tile=64, options=files.options, attentions=20, fused=18, model="sinsr"
     )

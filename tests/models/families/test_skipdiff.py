@@ -23,9 +23,9 @@ from zoomrt.cli._common import run
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.skipdiff import FAMILY, Policy, sampling_of
-from zoomrt.models.networks.sr3_unet import Sr3Config, Sr3UNet, sr3_config_of
-from zoomrt.models.sources import Sources
+from zoomrt.models.families.skipdiff import FAMILY
+from zoomrt.models.networks.blocks.sr3_unet import Sr3Config, Sr3UNet, sr3_config_of
+from zoomrt.models.networks.skipdiff import Policy, sampling_of
 from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
 
@@ -102,7 +102,7 @@ def test_bundle(tmp_path: Path, decide: str | None, lean: float, capfd, rng: np.
     steps = 7
     denoiser, policy = write(tmp_path / "w.pth", decide, lean)
     assert family_of(load_checkpoint(tmp_path / "w.pth")) is FAMILY
-    manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", Sources(steps=steps), tile=16)
+    manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", {"steps": steps}, tile=16)
     assert set(manifest.graphs) == {"encode", "step"} | ({"policy"} if decide else set())
     assert manifest.sampling is not None
     assert manifest.sampling.decide == decide
@@ -148,7 +148,7 @@ def test_bundle(tmp_path: Path, decide: str | None, lean: float, capfd, rng: np.
 
 def test_the_policy_stays_fp32(tmp_path: Path) -> None:
     write(tmp_path / "w.pth", "before")
-    manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", Sources(steps=4), tile=16, precision="fp16")
+    manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", {"steps": 4}, tile=16, precision="fp16")
     graphs = {part: OnnxRuntimeGraph(tmp_path / "b" / name) for part, name in manifest.graphs.items()}
     narrow = {part for part, graph in graphs.items() if np.float16 in graph._dtypes.values()}
     assert narrow == {"encode", "step"}
@@ -156,9 +156,9 @@ def test_the_policy_stays_fp32(tmp_path: Path) -> None:
 
 def test_wrong_requests(tmp_path: Path) -> None:
     denoiser, policy = write(tmp_path / "w.pth", "before")
-    for steps in (1, 1001):
-        with pytest.raises(UsageError, match=rf"two stages.*--steps {steps}.*2 to 1000"):
-            FAMILY.network(load_checkpoint(tmp_path / "w.pth"), Sources(steps=steps))
+    for steps, said in ((1, r"two stages.*--steps 1,.*2 to 1000"), (1001, r"--steps: got 1001.*1 to 1000")):
+        with pytest.raises(UsageError, match=said):
+            FAMILY.network(load_checkpoint(tmp_path / "w.pth"), {"steps": steps})
     policy["look.0.weight"] = torch.zeros(5, 7, 4, 4)
     torch.save({"denoiser": denoiser, "policy": policy}, tmp_path / "v.pth")
     with pytest.raises(CheckpointError, match="of skipdiff in a variant that is not supported"):
@@ -169,5 +169,5 @@ def test_wrong_requests(tmp_path: Path) -> None:
 def test_engines_at_true_size(tmp_path: Path) -> None:
     _, policy = write(tmp_path / "w.pth", "before", 1e4, Sr3Config())
     parameters = 94_217_539 + sum(tensor.numel() for tensor in policy.values())
-    sources = Sources(steps=4)
-    assert_multi_step_at_true_size(tmp_path, tmp_path / "w.pth", parameters, {"step": (1, 1)}, sources, tile=64)
+    options = {"steps": 4}
+    assert_multi_step_at_true_size(tmp_path, tmp_path / "w.pth", parameters, {"step": (1, 1)}, options, tile=64)

@@ -17,7 +17,8 @@ import zoomrt
 from zoomrt.errors import CheckpointError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
-from zoomrt.models.families.swinir import FAMILY, SwinConfig, SwinNetwork, config_of
+from zoomrt.models.families.swinir import FAMILY
+from zoomrt.models.networks.swinir import SwinConfig, SwinNetwork, config_of
 
 CLASSICAL = SwinKind(180, 6, 6, 6, "pixelshuffle")
 LIGHT = SwinKind(60, 4, 6, 6, "pixelshuffledirect")
@@ -73,7 +74,7 @@ def test_network_against_the_slow_reference(tmp_path: Path, kind: SwinKind) -> N
     state = write(tmp_path / "w.pth", kind)
     checkpoint = load_checkpoint(tmp_path / "w.pth")
     assert family_of(checkpoint) is FAMILY
-    assert FAMILY.facts_of(checkpoint).scale == kind.scale
+    assert FAMILY.fitted(checkpoint).scale == kind.scale
     lr = torch.rand(3, 24, 32)
     wanted = slow.swinir(Weights(state), lr.double().numpy(), kind.heads)
     assert_close(run(FAMILY.network(checkpoint), lr), wanted, 2e-5)
@@ -121,7 +122,7 @@ def test_foreign_files_are_refused(tmp_path: Path, change: dict[str, tuple[int, 
     shapes = {key: shape for key, shape in (swinir(SMALL["real L"]) | change).items() if shape is not None}
     torch.save({"params": random_state(shapes)}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=said):
-        FAMILY.facts_of(load_checkpoint(tmp_path / "w.pth"))
+        FAMILY.fitted(load_checkpoint(tmp_path / "w.pth"))
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoomrt.bench.workload import RunSession
 from zoomrt.bundle import Bundle
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.options import Values
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.sessions.multi_step import Graph, MultiStepSession
 
@@ -30,14 +30,14 @@ __all__ = ["PEERS", "Job", "Opened", "Peer", "session_of"]
 class Job:
     """What a peer runs.
 
-    weights, sources : the network's files, as for trt-build; the package's own weights if None.
+    weights, options : the network's files and options, as for trt-build; the package's own weights if None.
     baseline : weights of Real-ESRGAN; random ones if None.
     """
 
     bundle: Bundle
     threads: int
     weights: Path | None = None
-    sources: Sources = NO_SOURCES
+    options: Values = field(default_factory=dict)
     baseline: Path | None = None
 
     def network(self) -> nn.Module:
@@ -48,7 +48,7 @@ class Job:
         """
         from zoomrt.bench.peers.torch_network import network_of
 
-        return network_of(self.bundle, self.weights, self.sources)
+        return network_of(self.bundle, self.weights, self.options)
 
     def graphs(self) -> dict[str, Path]:
         """Batch 1, or part -> file."""

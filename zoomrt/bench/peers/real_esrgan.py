@@ -19,7 +19,8 @@ from zoomrt.bench.peers import Job, Opened
 from zoomrt.bench.workload import RunSession
 from zoomrt.errors import EngineMismatch
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families.real_esrgan import FAMILY, DenseConfig, DenseNetwork
+from zoomrt.models.families.real_esrgan import FAMILY
+from zoomrt.models.networks.real_esrgan import DenseConfig, DenseNetwork
 
 __all__ = ["opened"]
 
@@ -32,7 +33,7 @@ def opened(job: Job) -> Iterator[Opened]:
     network: nn.Module
     if job.baseline is not None:
         checkpoint = load_checkpoint(job.baseline)
-        scale, network = FAMILY.facts_of(checkpoint).scale, FAMILY.network(checkpoint)
+        scale, network = FAMILY.fitted(checkpoint).scale, FAMILY.network(checkpoint)
         weights, reason = job.baseline.name, "another network than the bundle's"
     else:
         scale, network = _random(tile.scale)

@@ -16,9 +16,10 @@ from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.bundle import Bundle
 from zoomrt.errors import UsageError
 from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families import check as check_options
 from zoomrt.models.families import family_named, family_names
-from zoomrt.models.networks.multi_step import MultiStepNetwork
-from zoomrt.models.sources import Sources
+from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
+from zoomrt.models.options import Values
 
 __all__ = ["TorchGraph", "network_of", "opened"]
 
@@ -72,7 +73,7 @@ def opened(job: Job, *, compiled: bool = False) -> Iterator[Opened]:
             torch.compiler.reset()
 
 
-def network_of(bundle: Bundle, weights: Path | None, sources: Sources) -> nn.Module:
+def network_of(bundle: Bundle, weights: Path | None, options: Values) -> nn.Module:
     """See `Job.network`."""
     manifest = bundle.manifest
     what = "cannot run the network in torch"
@@ -80,7 +81,7 @@ def network_of(bundle: Bundle, weights: Path | None, sources: Sources) -> nn.Mod
         seen, needed = f"family {manifest.family!r}", "a family of trt-build --list"
         raise UsageError(what, seen=seen, needed=needed, remedy="Build the bundle with this version.")
     family = family_named(manifest.family)
-    file = weights or family.facts.embedded_weights
+    file = weights or family.embedded_weights
     if file is None:
         remedy = "Pass --weights, and --base and so on as for trt-build."
         raise UsageError(what, seen="no weights", needed=f"those of {manifest.family}", remedy=remedy)
@@ -93,5 +94,5 @@ def network_of(bundle: Bundle, weights: Path | None, sources: Sources) -> nn.Mod
             needed=f"those that the bundle was built from, {wanted[:12] or 'which it does not tell'}",
             remedy="Pass that file with --weights.",
         )
-    sources.check(manifest.family, family.facts.takes)
-    return family.network(checkpoint, sources).eval()
+    check_options(family, options)
+    return family.network(checkpoint, options).eval()

@@ -31,7 +31,7 @@ from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, flo
 from zoomrt.export.verify.parity import MINIMUM_PSNR_DB, Parity, Reference, Runner, check_parity, reference
 from zoomrt.export.verify.sample_tiles import extreme_tiles, with_noise
 from zoomrt.files import scratch_folder
-from zoomrt.models.family import FamilyFacts
+from zoomrt.models.family import Family
 from zoomrt.models.half import to_half
 
 __all__ = ["EMULATED_SIDE", "EightBitParts", "Parts"]
@@ -48,7 +48,7 @@ class Parts:
         request: BuildRequest,
         target: Target,
         backend: str,
-        facts: FamilyFacts,
+        facts: Family,
         tile: TileFacts,
         seed: int,
         scratch: Path,

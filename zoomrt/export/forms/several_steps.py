@@ -26,7 +26,7 @@ from zoomrt.export.recording import watched
 from zoomrt.export.verify.parity import MINIMUM_PSNR_DB, Parity, compare
 from zoomrt.export.verify.sample_tiles import extreme_tiles, half_photograph_half_noise
 from zoomrt.models.half import to_half
-from zoomrt.models.networks.multi_step import Component, Denoising, MultiStepNetwork
+from zoomrt.models.networks.blocks.multi_step import Component, Denoising, MultiStepNetwork
 from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
 
 __all__ = ["MultiStepParts"]

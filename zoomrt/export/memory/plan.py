@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from zoomrt.bundle import TileFacts
-from zoomrt.errors import CheckpointError, OutOfMemory
+from zoomrt.errors import OutOfMemory
 from zoomrt.export.graph.to_onnx import EXTERNAL_DATA_BYTES
 from zoomrt.export.memory.activations import Activations, activations_of
 from zoomrt.export.targets import COMPILERS, EIGHT_BIT, floating_point
 from zoomrt.export.verify.sample_tiles import EXTREMES
-from zoomrt.files import is_file, is_folder, size_of
-from zoomrt.models.sources import Sources, component_weights
 from zoomrt.runtime.resources import address_space
 
-__all__ = ["MemoryPlan", "Stage", "check_budget", "check_files", "plan_memory", "stored_bytes"]
+__all__ = [
+    "MemoryPlan",
+    "Stage",
+    "check_budget",
+    "check_files",
+    "plan_memory",
+]
 
 PROGRAM_BYTES = 600_000_000
 """Python with its libraries after some work: 0.5 GB for edge, 0.75 GB at the end of a build with diffusers."""
@@ -128,20 +131,6 @@ def _torch_stage(name: str, weights: int, values: Activations, beside: int = 0) 
 
 def _stage(name: str, weights: int, activations: float, workspace: float) -> Stage:
     return Stage(name, weights, round(activations), round(workspace) + PROGRAM_BYTES)
-
-
-def stored_bytes(weights: Path | None, sources: Sources) -> int:
-    """Size of the weights files that a build reads; a missing one counts nothing here, loading will say so.
-
-    Raises CheckpointError where the system will not say.
-    """
-    paths = [weights, sources.decoder, sources.autoencoder]
-    if sources.base is not None and is_folder(sources.base, CheckpointError):
-        paths += [component_weights(sources.base / name) for name in ("unet", "vae")]
-    else:
-        paths.append(sources.base)
-    there = [path for path in paths if path is not None and is_file(path, CheckpointError)]
-    return sum(size_of(path, CheckpointError) for path in there)
 
 
 def check_files(stored: int, max_bytes: int | None) -> None:

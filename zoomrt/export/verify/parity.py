@@ -88,7 +88,7 @@ def check_parity(graph: Path, wanted: Reference, loss_db: float = 0.0, runner: R
     """Run the graph on the reference's tiles and compare. ONNX Runtime computes FP16 graphs in FP32 on a CPU, so for
     FP16 this proves the wiring; `fp16.py` proves the range.
 
-    loss_db : see `family.FamilyFacts.parity_loss_db`.
+    loss_db : see `family.Family.parity_loss_db`.
     runner : what will run the graph; None for ONNX Runtime as it comes, where that is an engine for a GPU.
 
     Raises ExportError when the graph differs from the network.

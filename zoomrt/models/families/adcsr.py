@@ -1,156 +1,28 @@
-"""The `adcsr` family (CVPR 2025): OSEDiff compressed to one network without time, text, noise or VAE encoder.
-
-Facts: adcsr_and_mobile.md part A. LR tile -> pixel unshuffle -> pruned UNet -> half-width decoder -> SR tile.
-Two files: net_params_200.pkl (UNet and the decoder's mid block) and halfDecoder.ckpt (the decoder's tail, --decoder).
-"""
+"""AdcSR (CVPR 2025): OSEDiff compressed to one network without time, text, noise or VAE encoder; a decoder in a file of
+its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from zoomrt.bundle import ColourFacts
-from zoomrt.errors import CheckpointError
-from zoomrt.files import shown
-from zoomrt.models.checkpoint import Checkpoint, load_checkpoint, load_weights
-from zoomrt.models.family import Family, FamilyFacts, SizeRule, TilingAdvice
-from zoomrt.models.layout import Layout, Naming, children, sides
-from zoomrt.models.networks.folding import FoldedUNet, remove_text, remove_time
-from zoomrt.models.networks.stable_diffusion import diffusers_module, unet_config_of
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
+from zoomrt.models.layout import Layout, Naming
+from zoomrt.models.options import File, Option
 
-__all__ = ["FAMILY", "AdcsrNetwork"]
+__all__ = ["FAMILY"]
 
-HEAD_SIZE = 48  # 240 / 5 heads; the attention scale is 1/sqrt(48) (adcsr_and_mobile.md A1)
-UNSHUFFLE = 2
-_UNET, _MIDDLE, _COPIES = "body.1.", "body.2.", "body.1.body."
-_TAIL = ("up_blocks.", "conv_norm_out.", "conv_out.")
-_DECODER = Layout(
-    model="AdcSR's decoder",
-    namings=(Naming(("decoder.up_blocks.0.resnets.0.conv1.weight", "decoder.conv_norm_out.weight")),),
-    published="Use weight/pretrained/halfDecoder.ckpt of huggingface.co/Guaishou74851/AdcSR.",
-)
-
-
-def groups_of(channels: int) -> int:
-    """GroupNorm groups, which no file stores: the first of 32, 24, 16, 8 that divides the channels, else 1."""
-    return next((groups for groups in (32, 24, 16, 8) if channels % groups == 0), 1)
-
-
-class AdcsrNetwork(nn.Module):
-    """(N, 3, h, w) in [-1, 1], h and w multiples of 16 -> (N, 3, 4h, 4w), not clamped.
-
-    unet_config : diffusers' config of the UNet. decoder_widths : channels of the decoder's levels, outermost first.
-    decoder_layers : residual blocks in each decoder level, less one.
-    """
-
-    def __init__(self, unet_config: Mapping[str, Any], decoder_widths: tuple[int, ...], decoder_layers: int) -> None:
-        super().__init__()
-        diffusers = diffusers_module()
-        # 24 divides every width; where 32 does too, the published network has 32
-        unet = diffusers.UNet2DConditionModel.from_config({**unet_config, "norm_num_groups": 24})
-        remove_time(unet)
-        remove_text(unet)
-        for module in unet.modules():
-            if isinstance(module, nn.GroupNorm):
-                module.num_groups = groups_of(module.num_channels)
-        self.unet = FoldedUNet(unet)
-        from diffusers.models.autoencoders.vae import Decoder
-
-        decoder: Any = Decoder(
-            in_channels=4,
-            out_channels=3,
-            up_block_types=("UpDecoderBlock2D",) * len(decoder_widths),
-            block_out_channels=decoder_widths,
-            layers_per_block=decoder_layers,
-        )
-        decoder.conv_in = None  # the UNet speaks the mid block's width
-        self.decoder = decoder
-
-    def forward(self, lr: Tensor) -> Tensor:
-        h = self.unet(F.pixel_unshuffle(lr, UNSHUFFLE))
-        h = self.decoder.mid_block(h)
-        for block in self.decoder.up_blocks:
-            h = block(h)
-        out: Tensor = self.decoder.conv_out(F.silu(self.decoder.conv_norm_out(h)))
-        return out
-
-
-class Adcsr(Family):
-    facts = FamilyFacts(
-        name="adcsr",
-        scale=4,
-        size=SizeRule(minimum=16, multiple_of=16),
-        value_range=(-1.0, 1.0),
-        steps=1,
-        colour=ColourFacts(method="adain", clamp="last", reference="input", epsilon=1e-10),
-        tiling=TilingAdvice(tile=128, overlap=32, context=8),
-        weights_licence="AdcSR Apache-2.0; derived from Stable Diffusion 2.1-base, so RAIL++-M limits may still apply",
-        takes=("decoder",),
-    )
-
-    layout = Layout(
-        model=facts.name,
-        namings=(Naming((f"{_UNET}conv_in.weight", f"{_MIDDLE}resnets.0.conv1.weight")),),
+FAMILY = Family(
+    name="adcsr",
+    module="zoomrt.models.networks.adcsr",
+    layout=Layout(
+        model="adcsr",
+        namings=(Naming(("body.1.conv_in.weight", "body.2.resnets.0.conv1.weight")),),
         published="Use weight/net_params_200.pkl of huggingface.co/Guaishou74851/AdcSR.",
-    )
-
-    def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> AdcsrNetwork:
-        tensors = self.layout.tensors(checkpoint)
-        path = sources.required("decoder", "adcsr", "halfDecoder.ckpt, the decoder's tail")
-        tail = _tail_of(load_checkpoint(path))
-        unet = {
-            key.removeprefix(_UNET): tensor
-            for key, tensor in tensors.items()
-            if key.startswith(_UNET) and not key.startswith(_COPIES)
-        }
-        middle = {
-            "mid_block." + key.removeprefix(_MIDDLE): tensor
-            for key, tensor in tensors.items()
-            if key.startswith(_MIDDLE)
-        }
-        with torch.device("meta"):
-            network = _empty_network(unet, tail, checkpoint.path, path)
-        decoder = {**middle, **tail}
-        load_weights(network.unet, unet, checkpoint.path)
-        load_weights(network.decoder, decoder, path)
-        return network.eval()
-
-
-def _tail_of(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """What follows the mid block, by diffusers' decoder names; the mid block itself comes from the other file.
-
-    A training run's file, so there is more in it: an encoder, losses.
-    """
-    state = checkpoint.find(*_DECODER.namings[0].keys)
-    if state is None:
-        raise _DECODER.misfit(checkpoint)
-    tensors = checkpoint.tensors(state.under("decoder."))
-    return {key: tensor for key, tensor in tensors.items() if key.startswith(_TAIL)}
-
-
-def _empty_network(unet: Mapping[str, Tensor], tail: Mapping[str, Tensor], path: Path, decoder: Path) -> AdcsrNetwork:
-    """The network of these shapes. Raises CheckpointError if they describe none."""
-    try:
-        config = unet_config_of(unet, HEAD_SIZE)
-        levels = children(tail, "up_blocks.")
-        widths = tuple(sides(tail, f"up_blocks.{i}.resnets.0.conv2.weight", 4)[0] for i in reversed(range(levels)))
-        layers = children(tail, "up_blocks.0.resnets.") - 1
-        if odd := [width for width in config["block_out_channels"] if width % HEAD_SIZE]:
-            raise ValueError(f"widths {odd}, not multiples of {HEAD_SIZE}")
-        return AdcsrNetwork(config, widths, layers)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as cause:
-        raise CheckpointError(
-            f"weights {shown(path)} and {shown(decoder)} do not describe an adcsr network",
-            seen=f"{type(cause).__name__}: {cause}",
-            needed="UNet widths that are multiples of 48 and a decoder in diffusers layout",
-            remedy="Check that both files are complete and of the same release.",
-        ) from cause
-
-
-FAMILY = Adcsr()
+    ),
+    variants=(Variant("", 4, 456_073_683, 549.5, "Apache-2.0 on RAIL++-M"),),
+    size=SizeRule(minimum=16, multiple_of=16),
+    value_range=(-1.0, 1.0),
+    colour=ColourFacts(method="adain", clamp="last", reference="input", epsilon=1e-10),
+    tiling=TilingAdvice(tile=128, overlap=32, context=8),
+    weights_licence="AdcSR Apache-2.0; derived from Stable Diffusion 2.1-base, so RAIL++-M limits may still apply",
+    options=(Option("decoder", "the decoder's file", File(), required="halfDecoder.ckpt, the decoder's tail"),),
+)

@@ -1,75 +1,29 @@
-"""The `sinsr` family (CVPR 2024): ResShift's diffusion distilled to one step, in the latent space of a VQ autoencoder.
-
-Facts: resshift_sinsr.md. LR tile -> bicubic x4 -> encoder -> plus start noise -> one UNet call, which also sees the LR
-tile itself -> nearest codes -> decoder. Two files: SinSR_v1.pth or _v2.pth and autoencoder_vq_f4.pth (--autoencoder).
-"""
+"""SinSR (CVPR 2024): ResShift's diffusion distilled to one step, in the latent space of the same VQ autoencoder."""
 
 from __future__ import annotations
 
-import math
-
-import torch
-from torch import Tensor, nn
-
 from zoomrt.bundle import NoiseFacts
-from zoomrt.models.checkpoint import Checkpoint
-from zoomrt.models.family import Family, FamilyFacts, SizeRule, TilingAdvice
-from zoomrt.models.networks.bicubic import TORCH, Enlarge
-from zoomrt.models.networks.resshift_files import autoencoder_from, unet_from, unet_layout
-from zoomrt.models.networks.swin_unet import SwinUNet
-from zoomrt.models.networks.vq_autoencoder import VqAutoencoder
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.families.resshift import AUTOENCODER, REBUILT, UNET
+from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
+from zoomrt.models.layout import Layout
 
-__all__ = ["FAMILY", "SinsrNetwork"]
+__all__ = ["FAMILY"]
 
-SCALE = 4
-TIMESTEP = 14  # 0-based, of ResShift's 15
-KAPPA, SQRT_ETA = 2.0, 0.99  # strength of the noise, and how much of it there is at that timestep
-NOISE_GAIN = KAPPA * SQRT_ETA
-INPUT_GAIN = 1 / math.sqrt(NOISE_GAIN**2 + 1)  # makes the deviation of what the UNet sees about 1
-SEED = 12345  # the authors' default
-
-
-class SinsrNetwork(nn.Module):
-    """(N, 6, h, w), h and w multiples of 64 -> (N, 3, 4h, 4w) nominally in [-1, 1], not clamped.
-
-    The input's first three channels are the picture in [-1, 1], the others standard normal noise.
-    unet : with its time folded.
-    """
-
-    def __init__(self, unet: SwinUNet, autoencoder: VqAutoencoder) -> None:
-        super().__init__()
-        self.unet, self.autoencoder = unet, autoencoder
-        self.enlarge = Enlarge(SCALE, TORCH)
-
-    def forward(self, lr_and_noise: Tensor) -> Tensor:
-        lr, noise = lr_and_noise[:, :3], lr_and_noise[:, 3:]
-        latent = self.autoencoder.encode(self.enlarge(lr)) + NOISE_GAIN * noise
-        clean = self.unet(torch.cat([INPUT_GAIN * latent, lr], dim=1))
-        return self.autoencoder.decode(clean)
-
-
-class Sinsr(Family):
-    facts = FamilyFacts(
-        name="sinsr",
-        scale=SCALE,
-        size=SizeRule(minimum=64, multiple_of=64),
-        value_range=(-1.0, 1.0),
-        steps=1,
-        tiling=TilingAdvice(tile=128, overlap=32, context=8),
-        weights_licence="SinSR CC BY-NC-SA 4.0, autoencoder of ResShift NTU S-Lab 1.0: non-commercial only",
-        takes=("autoencoder",),
-        noise=NoiseFacts(channels=3, seed=SEED),
-        parity_loss_db=20.0,
-    )
-
-    layout = unet_layout(facts.name, "Use SinSR_v1.pth or SinSR_v2.pth of github.com/wyf0912/SinSR/releases.")
-
-    def network(self, checkpoint: Checkpoint, sources: Sources = NO_SOURCES) -> SinsrNetwork:
-        unet = unet_from(checkpoint, self.layout)
-        autoencoder = autoencoder_from(sources, "sinsr")
-        unet.fold_time(TIMESTEP)
-        return SinsrNetwork(unet, autoencoder).eval()
-
-
-FAMILY = Sinsr()
+FAMILY = Family(
+    name="sinsr",
+    module="zoomrt.models.networks.sinsr",
+    layout=Layout(
+        model="sinsr",
+        namings=(UNET,),
+        published="Use SinSR_v1.pth or SinSR_v2.pth of github.com/wyf0912/SinSR/releases.",
+        rebuilt=REBUILT,
+    ),
+    variants=(Variant("v1, v2", 4, 173_916_365, 2646.5, "non-commercial"),),
+    size=SizeRule(minimum=64, multiple_of=64),
+    value_range=(-1.0, 1.0),
+    tiling=TilingAdvice(tile=128, overlap=32, context=8),
+    weights_licence="SinSR CC BY-NC-SA 4.0, autoencoder of ResShift NTU S-Lab 1.0: non-commercial only",
+    options=(AUTOENCODER,),
+    noise=NoiseFacts(channels=3, seed=12345),  # the authors' default
+    parity_loss_db=20.0,
+)

@@ -1,1 +1,1 @@
-"""Building blocks of networks that families share."""
+"""The networks in torch, one file per family, named by its record and imported only to build one."""

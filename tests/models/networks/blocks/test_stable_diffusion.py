@@ -26,7 +26,7 @@ from published_files import (
 )
 
 from zoomrt.errors import CheckpointError
-from zoomrt.models.networks.stable_diffusion import read_base, unet_config_of, unet_from, vae_config_of, vae_from
+from zoomrt.models.networks.blocks.stable_diffusion import read_base, unet_config_of, unet_from, vae_config_of, vae_from
 
 State = dict[str, torch.Tensor]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoomrt.models.networks.folding import FoldedUNet, fold_text, fold_time
-from zoomrt.models.networks.schedule import OneStep
+from zoomrt.models.networks.blocks.folding import FoldedUNet, fold_text, fold_time
+from zoomrt.models.networks.blocks.schedule import OneStep
 
 __all__ = ["OneStepLatentSR"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from slow_reference import bicubic_x4
 from torch.nn import functional as F
 
-from zoomrt.models.networks.bicubic import PIL, TORCH, Enlarge
+from zoomrt.models.networks.blocks.bicubic import PIL, TORCH, Enlarge
 
 
 def test_torch_everywhere() -> None:

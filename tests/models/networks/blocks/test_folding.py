@@ -15,7 +15,7 @@ pytest.importorskip("diffusers")
 from published_files import SMALL, random_state, shapes_of, unet_config
 
 from zoomrt.export.graph.to_onnx import export_graph, operator_counts
-from zoomrt.models.networks.folding import ConstantCrossAttention, FoldedUNet, fold_text, fold_time
+from zoomrt.models.networks.blocks.folding import ConstantCrossAttention, FoldedUNet, fold_text, fold_time
 
 TIMESTEP = 999
 

@@ -17,8 +17,7 @@ from published_files import write_text_encoder
 from safetensors.torch import save_file
 
 from zoomrt.errors import CheckpointError, UsageError
-from zoomrt.models.prompt import check_prompt, prompt_embedding
-from zoomrt.models.sources import NO_SOURCES, Sources
+from zoomrt.models.networks.blocks.prompt import Prompt, check_prompt, encoded_prompt
 
 WIDTH = 48
 
@@ -34,7 +33,7 @@ def test_from_a_file(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
         np.save(path, tensor.numpy())
     else:
         torch.save({"any": tensor} if kind == "pt-dict" else tensor, path)
-    got = prompt_embedding(Sources(prompt_embedding=path), WIDTH, "m")
+    got = encoded_prompt(Prompt(embedding=path), WIDTH, "m")
     torch.testing.assert_close(got, tensor.reshape(1, 77, WIDTH), atol=0, rtol=0)
 
 
@@ -54,20 +53,20 @@ def test_from_a_file(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
 def test_files_that_do_not_fit(tmp_path: Path, value: object, said: str) -> None:
     torch.save(value, tmp_path / "e.pt")
     with pytest.raises(CheckpointError, match=said):
-        prompt_embedding(Sources(prompt_embedding=tmp_path / "e.pt"), WIDTH, "m")
+        encoded_prompt(Prompt(embedding=tmp_path / "e.pt"), WIDTH, "m")
 
 
 def test_npy_that_is_a_pickle(tmp_path: Path) -> None:
     np.save(tmp_path / "e.npy", np.array([Path("x")], dtype=object), allow_pickle=True)
     with pytest.raises(CheckpointError, match="cannot be used"):
-        prompt_embedding(Sources(prompt_embedding=tmp_path / "e.npy"), WIDTH, "m")
+        encoded_prompt(Prompt(embedding=tmp_path / "e.npy"), WIDTH, "m")
 
 
 @pytest.mark.parametrize("array", [np.zeros((77, WIDTH), np.int8), np.zeros((77, WIDTH), complex), np.zeros((77, 1))])
 def test_npy_of_other_numbers(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "e.npy", array)
     with pytest.raises(CheckpointError, match=r"cannot be used|shape \(77, 1\)"):
-        prompt_embedding(Sources(prompt_embedding=tmp_path / "e.npy"), WIDTH, "m")
+        encoded_prompt(Prompt(embedding=tmp_path / "e.npy"), WIDTH, "m")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_npy_that_lies(tmp_path: Path, header: str) -> None:
     text = header.ljust(118) + "\n"
     (tmp_path / "e.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(64))
     with pytest.raises(CheckpointError, match="cannot be used"):
-        prompt_embedding(Sources(prompt_embedding=tmp_path / "e.npy"), WIDTH, "m")
+        encoded_prompt(Prompt(embedding=tmp_path / "e.npy"), WIDTH, "m")
 
 
 @pytest.fixture(scope="module")
@@ -96,24 +95,24 @@ def test_encoded_with_hand_made_tokens(base: Path, text: str | None) -> None:
     model = transformers.CLIPTextModel.from_pretrained(str(base / "text_encoder"), local_files_only=True).eval()
     with torch.no_grad():
         wanted = model(torch.tensor([ids])).last_hidden_state
-    got = prompt_embedding(Sources(base=base, prompt=text), WIDTH, "m")
+    got = encoded_prompt(Prompt(base=base, text=text), WIDTH, "m")
     assert got.shape == (1, 77, WIDTH)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
 def test_prompt_matters(base: Path) -> None:
-    texts = [prompt_embedding(Sources(base=base, prompt=text), WIDTH, "m") for text in ("a", "b")]
+    texts = [encoded_prompt(Prompt(base=base, text=text), WIDTH, "m") for text in ("a", "b")]
     assert (texts[0] - texts[1]).abs().max() > 0.01
 
 
 def test_long_prompts_are_cut(base: Path) -> None:
-    assert prompt_embedding(Sources(base=base, prompt="a " * 200), WIDTH, "m").shape == (1, 77, WIDTH)
+    assert encoded_prompt(Prompt(base=base, text="a " * 200), WIDTH, "m").shape == (1, 77, WIDTH)
 
 
 def test_nothing_to_make_it_from(tmp_path: Path) -> None:
-    for sources in (NO_SOURCES, Sources(base=tmp_path), Sources(base=tmp_path / "one.ckpt", prompt="a")):
+    for options in (Prompt(), Prompt(base=tmp_path), Prompt(base=tmp_path / "one.ckpt", text="a")):
         with pytest.raises(UsageError, match=r"--prompt-embedding FILE with a \(1, 77, C\) tensor"):
-            prompt_embedding(sources, WIDTH, "osediff")
+            encoded_prompt(options, WIDTH, "osediff")
 
 
 @pytest.mark.parametrize("gone", ["text_encoder", "tokenizer"])
@@ -121,7 +120,7 @@ def test_subfolder_that_is_missing(tmp_path: Path, gone: str) -> None:
     base = write_text_encoder(tmp_path, WIDTH)
     shutil.rmtree(base / gone)
     with pytest.raises(UsageError, match=rf"no --prompt-embedding, and no {gone}/ in --base"):
-        check_prompt(Sources(base=base), "osediff")
+        check_prompt(Prompt(base=base), "osediff")
 
 
 @pytest.mark.parametrize(
@@ -142,11 +141,11 @@ def test_damaged_subfolders(tmp_path: Path, file: str, content: str) -> None:
     else:
         (base / file).write_text(content)
     with pytest.raises(CheckpointError):
-        prompt_embedding(Sources(base=base), WIDTH, "m")
+        encoded_prompt(Prompt(base=base), WIDTH, "m")
 
 
 def test_encoder_without_weights(tmp_path: Path) -> None:
     folder = write_text_encoder(tmp_path, WIDTH)
     (folder / "text_encoder" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no weights"):
-        prompt_embedding(Sources(base=folder), WIDTH, "m")
+        encoded_prompt(Prompt(base=folder), WIDTH, "m")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoomrt.errors import UsageError
-from zoomrt.models.networks.schedule import alphas_cumprod, one_step
+from zoomrt.models.networks.blocks.schedule import alphas_cumprod, one_step
 
 PRINTED = {
     0: 0.9991500000,

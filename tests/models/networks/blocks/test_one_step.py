@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from zoomrt.export.graph.to_onnx import export_graph
-from zoomrt.models.networks.one_step import OneStepLatentSR
-from zoomrt.models.networks.schedule import one_step
+from zoomrt.models.networks.blocks.one_step import OneStepLatentSR
+from zoomrt.models.networks.blocks.schedule import one_step
 
 
 class Plain(nn.Module):
@@ -28,8 +28,8 @@ class Plain(nn.Module):
 
 def network(timestep: int, monkeypatch: pytest.MonkeyPatch, *, clamp: bool = False) -> OneStepLatentSR:
     for name in ("fold_time", "fold_text"):
-        monkeypatch.setattr(f"zoomrt.models.networks.one_step.{name}", lambda *_: None)
-    monkeypatch.setattr("zoomrt.models.networks.one_step.FoldedUNet", lambda unet: unet)
+        monkeypatch.setattr(f"zoomrt.models.networks.blocks.one_step.{name}", lambda *_: None)
+    monkeypatch.setattr("zoomrt.models.networks.blocks.one_step.FoldedUNet", lambda unet: unet)
     quant = nn.Conv2d(3, 6, 1)
     vae = SimpleNamespace(
         config=SimpleNamespace(scaling_factor=0.18215),
@@ -59,7 +59,7 @@ def test_algebra(timestep: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mean_is_the_first_half() -> None:
-    from zoomrt.models.networks.one_step import _mean_half
+    from zoomrt.models.networks.blocks.one_step import _mean_half
 
     conv, x = nn.Conv2d(8, 8, 1), torch.randn(1, 8, 3, 3)
     with torch.no_grad():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tokenize
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,35 +18,45 @@ from torch import Tensor
 
 from zoomrt.errors import CheckpointError, MissingDependency, UsageError
 from zoomrt.files import is_file, is_folder, shown
+from zoomrt.models.base_model import TEXT_FILES, component_weights
 from zoomrt.models.checkpoint import load_tensors, loaded
-from zoomrt.models.networks.stable_diffusion import read_config
-from zoomrt.models.sources import TEXT_FILES, Sources, component_weights
+from zoomrt.models.networks.blocks.stable_diffusion import read_config
 
-__all__ = ["TOKENS", "check_prompt", "prompt_embedding"]
+__all__ = ["TOKENS", "Prompt", "check_prompt", "encoded_prompt"]
 
 TOKENS = 77
 
 
-def prompt_embedding(sources: Sources, width: int, model: str) -> Tensor:
-    """(1, 77, width) float32 for the sources' prompt; the empty prompt if they name none.
+@dataclass(frozen=True)
+class Prompt:
+    """base : folder that holds a text encoder. text : None means the empty prompt. embedding : file with the text
+    encoder's output instead, (77, C) or (1, 77, C)."""
+
+    base: Path | None = None
+    text: str | None = None
+    embedding: Path | None = None
+
+
+def encoded_prompt(prompt: Prompt, width: int, model: str) -> Tensor:
+    """(1, 77, width) float32.
 
     Raises UsageError where there is nothing to make it from, CheckpointError for a file that does not fit.
     """
-    base = check_prompt(sources, model)
-    if base is None:
-        path = sources.required("prompt_embedding", model, "the text encoder's output")
-        return _checked(_from_file(path), width, path)
-    return _checked(_encoded(base, sources.prompt or ""), width, base / "text_encoder")
+    if prompt.embedding is not None:
+        return _checked(_from_file(prompt.embedding), width, prompt.embedding)
+    base = check_prompt(prompt, model)
+    assert base is not None
+    return _checked(_encoded(base, prompt.text or ""), width, base / "text_encoder")
 
 
-def check_prompt(sources: Sources, model: str) -> Path | None:
+def check_prompt(prompt: Prompt, model: str) -> Path | None:
     """The base folder with a text encoder and its tokenizer; None where an embedding is given instead.
 
     UsageError that says what is missing, before gigabytes of a base are read.
     """
-    if sources.prompt_embedding is not None:
+    if prompt.embedding is not None:
         return None
-    base = sources.base
+    base = prompt.base
     missing = [name for name in TEXT_FILES if base is None or not is_folder(base / name, CheckpointError)]
     if base is None or missing:
         what = f"no {' and no '.join(f'{name}/' for name in missing)} in --base {shown(base)}" if base else "no --base"

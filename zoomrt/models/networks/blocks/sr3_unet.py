@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomrt.models.layout import children, sides
-from zoomrt.models.networks.swin_unet import Up
+from zoomrt.models.networks.blocks.swin_unet import Up
 
 __all__ = ["Sr3Config", "Sr3UNet", "sr3_config_of"]
 

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomrt.models.layout import children, sides
-from zoomrt.models.networks.windows import MASKED, SHIFT, WINDOW, WindowAttention
+from zoomrt.models.networks.blocks.windows import MASKED, SHIFT, WINDOW, WindowAttention
 
-__all__ = ["REBUILT", "SwinUNet", "SwinUNetConfig", "last_row_masks", "swin_unet_config_of"]
+__all__ = ["SwinUNet", "SwinUNetConfig", "last_row_masks", "swin_unet_config_of"]
 
 GROUPS = 32
 TRAINED_SIDE = 64  # latent pixels; a level that was one window wide then is never shifted
 UNIT_DEPTH = 2
-REBUILT = ("relative_position_index", "attn_mask")  # buffers that files carry for one latent size
 
 
 @dataclass(frozen=True)

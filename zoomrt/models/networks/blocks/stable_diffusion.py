@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from zoomrt.errors import CheckpointError, MissingDependency
 from zoomrt.files import exists, is_file, is_folder, read_bytes, shown
+from zoomrt.models.base_model import component_weights
 from zoomrt.models.checkpoint import load_checkpoint, load_tensors, load_weights
-from zoomrt.models.sources import component_weights
 from zoomrt.models.state_dicts import StateDict
 
 __all__ = ["Component", "read_base", "read_config", "unet_config_of", "unet_from", "vae_config_of", "vae_from"]

@@ -6,29 +6,24 @@ has to say which it is.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from zoomrt.models.checkpoint import Checkpoint, load_checkpoint, load_weights, loaded
 from zoomrt.models.discrete_choices import chooses
 from zoomrt.models.half import keep_fp32
 from zoomrt.models.layout import Layout, Naming
-from zoomrt.models.networks.swin_unet import REBUILT, SwinUNet, swin_unet_config_of
-from zoomrt.models.networks.vq_autoencoder import VqAutoencoder, vq_config_of
-from zoomrt.models.sources import Sources
+from zoomrt.models.networks.blocks.swin_unet import SwinUNet, swin_unet_config_of
+from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder, vq_config_of
 
-__all__ = ["autoencoder_from", "unet_from", "unet_layout"]
+__all__ = ["autoencoder_from", "unet_from"]
 
-_UNET = Naming(("input_blocks.1.1.patch_embed.proj.weight", "middle_block.1.patch_embed.proj.weight"))
 _AUTOENCODER = Layout(
     model="the VQ autoencoder",
     namings=(Naming(("encoder.down.0.block.0.conv2.weight", "quantize.embedding.weight")),),
     published="Use autoencoder_vq_f4.pth of github.com/zsyOAOA/ResShift/releases.",
 )
-
-
-def unet_layout(model: str, published: str) -> Layout:
-    """Of the UNet that both families have."""
-    return Layout(model, (_UNET,), published, rebuilt=REBUILT)
 
 
 def unet_from(checkpoint: Checkpoint, layout: Layout) -> SwinUNet:
@@ -39,10 +34,9 @@ def unet_from(checkpoint: Checkpoint, layout: Layout) -> SwinUNet:
         return loaded(lambda: SwinUNet(config), tensors, checkpoint.path)
 
 
-def autoencoder_from(sources: Sources, model: str) -> VqAutoencoder:
-    """The autoencoder in FP32, its search for codes to stay so. Raises CheckpointError, or UsageError without a
-    file."""
-    checkpoint = load_checkpoint(sources.required("autoencoder", model, "autoencoder_vq_f4.pth"))
+def autoencoder_from(path: Path) -> VqAutoencoder:
+    """The autoencoder in FP32, its search for codes to stay so. Raises CheckpointError."""
+    checkpoint = load_checkpoint(path)
     tensors = _AUTOENCODER.tensors(checkpoint)
     with _AUTOENCODER.reading(checkpoint), torch.device("meta"):
         autoencoder = VqAutoencoder(vq_config_of(tensors))
