@@ -95,7 +95,7 @@ def main() -> None:
     rows: dict[str, Choice] = {
         f"{target.name} {precision}": (target.compute_capabilities, precision, target.opset)
         for target in TARGETS.values()
-        if target.backend == "tensorrt_rtx"
+        if target.backends[0] == "tensorrt_rtx"
         for precision in target.precisions
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ from benchmarks._record import record
 from zoomrt.export.graph.to_onnx import export_named
 from zoomrt.export.targets import TARGETS
 from zoomrt.models.networks.blocks.vq_autoencoder import CODES_AT_ONCE, Codebook, VqConfig
-from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 
 SIDE = 128  # latent pixels of a 512 x 512 picture
 

@@ -44,7 +44,7 @@ from zoomrt.export.verify.parity import compare
 from zoomrt.export.verify.sample_tiles import PHOTOGRAPH, photograph_tile
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_named
-from zoomrt.runtime.sessions.onnxruntime import core_count
+from zoomrt.runtime.resources import core_count
 
 SIDE = 128
 SETTLE_S = 0.2

@@ -22,7 +22,7 @@ from zoomrt.export.graph.group_norm import GroupNormForm
 from zoomrt.export.graph.to_onnx import export_graph
 from zoomrt.export.verify.parity import compare
 from zoomrt.export.verify.sample_tiles import photograph_tile
-from zoomrt.runtime.sessions.onnxruntime import core_count
+from zoomrt.runtime.resources import core_count
 
 FORMS: tuple[GroupNormForm, ...] = get_args(GroupNormForm)
 FLOATING = ("onnxruntime fp32", "openvino fp32", "openvino bf16")

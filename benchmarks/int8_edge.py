@@ -20,8 +20,8 @@ from zoomrt.bundle import Manifest
 from zoomrt.calibration.options import Calibration
 from zoomrt.export.build import build
 from zoomrt.export.forms.quantisation import quantise_network
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest
-from zoomrt.export.targets import EIGHT_BIT
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families.edge import FAMILY
 
@@ -73,7 +73,8 @@ def main() -> None:
     figures: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, (precision, target, method) in BUILDS.items():
-            choice = Calibration(pictures=arguments.calibration, method=method) if precision in EIGHT_BIT else None
+            row = PRECISIONS.named(precision)
+            choice = Calibration(pictures=arguments.calibration, method=method) if row.eight_bit else None
             request = BuildRequest(tile=arguments.tile, precision=precision, target=target, calibration=choice)
             path = Path(scratch) / name.replace(" ", "-")
             manifest = build(request, path, use_cache=False).manifest
@@ -82,7 +83,7 @@ def main() -> None:
                 network = edge()
                 if choice is not None:
                     backend, tile = manifest.backend, manifest.tile
-                    quantise_network(network, precision, backend, choice, tile, None, lambda *_: None)
+                    quantise_network(network, row, backend, choice, tile, None, lambda *_: None)
                 figures[name]["psnr_to_truth_db"] = truth_db(network, pairs)
             print(name, json.dumps(figures[name]), flush=True)
     result: dict[str, object] = {"tile": arguments.tile, "camera_pairs": len(pairs), **figures}

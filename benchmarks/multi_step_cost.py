@@ -29,8 +29,8 @@ from benchmarks._record import record, summary
 from zoomrt.bundle import open_bundle
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
-from zoomrt.runtime.sessions.multi_step import MultiStepSession
-from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.runtime.sessions.common.multi_step import MultiStepSession
+from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.upscaler import Upscaler
 
 JIT_STEPS = 50  # as published for B/16

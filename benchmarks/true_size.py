@@ -33,13 +33,13 @@ from zoomrt.bundle import Manifest
 from zoomrt.calibration.options import Calibration
 from zoomrt.export.build import build
 from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest
-from zoomrt.export.targets import EIGHT_BIT
 from zoomrt.export.verify.sample_tiles import photograph_tile
 from zoomrt.models import options
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_named
-from zoomrt.runtime.sessions.onnxruntime import bare_options, open_graph
+from zoomrt.runtime.sessions.common.onnxruntime_graph import bare_options, open_graph
 
 THREADS = 2
 
@@ -66,6 +66,10 @@ def high_water() -> int:
     return kilobytes * 1024
 
 
+def quantised(request: BuildRequest) -> bool:
+    return PRECISIONS.named(request.precision).eight_bit is not None
+
+
 def child(request: BuildRequest, folder: Path, stop_at: float | None, answers: Connection) -> None:
     """stop_at : share of the calibration tiles after which the process kills itself, as nothing else would."""
     os.environ["ZOOMRT_CACHE"] = str(folder / "cache")
@@ -81,7 +85,7 @@ def child(request: BuildRequest, folder: Path, stop_at: float | None, answers: C
                 os.kill(os.getpid(), signal.SIGKILL)
 
     passed: list[float] = []
-    manifest = build(request, folder / "bundle", use_cache=request.precision in EIGHT_BIT, on_progress=watch).manifest
+    manifest = build(request, folder / "bundle", use_cache=quantised(request), on_progress=watch).manifest
     stages("end", 1.0)
     answers.send((round(time.perf_counter() - started, 2), stages.seconds, high_water(), len(passed), manifest))
 
@@ -106,7 +110,7 @@ def build_figures(request: BuildRequest) -> dict[str, object]:
     killed: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder, before = Path(name), 0.0
-        if request.precision in EIGHT_BIT:
+        if quantised(request):
             started = time.perf_counter()
             assert run_child(request, folder, stop_at=0.5) is None
             assert not (folder / "bundle").exists()
@@ -115,7 +119,7 @@ def build_figures(request: BuildRequest) -> dict[str, object]:
         if outcome is None:
             raise SystemExit("the build failed: see above")
         seconds, stages, peak, tiles, manifest = outcome
-        if request.precision in EIGHT_BIT:
+        if quantised(request):
             killed = {"seconds_until_killed": round(before, 1), "tiles_calibrated_after_that": tiles}
     return {
         "seconds": seconds,
@@ -234,7 +238,7 @@ def main() -> None:
         weights=given.weights,
         precision=given.precision,
         target=given.target,
-        calibration=choice if given.precision in EIGHT_BIT else None,
+        calibration=choice if PRECISIONS.named(given.precision).eight_bit else None,
         options=options.given(
             base=given.base,
             decoder=given.decoder,

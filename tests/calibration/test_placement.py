@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoomrt.calibration.layers import layers_of, with_layers
-from zoomrt.calibration.placement import BACKENDS, placement_of
+from zoomrt.calibration.placement import placement_of
 from zoomrt.errors import UsageError
+from zoomrt.runtime.backends import BACKENDS
 
 TILE = torch.zeros(1, 3, 32, 48)
 
@@ -106,7 +107,7 @@ def test_a_constant_vector_is_never_quantised() -> None:
 
 
 def test_table() -> None:
-    assert BACKENDS["tensorrt_rtx"].weight_scales == "tensor"
-    assert {BACKENDS[name].weight_scales for name in ("tensorrt", "openvino", "onnxruntime")} == {"channel"}
+    assert BACKENDS.named("tensorrt_rtx").weight_scales == "tensor"
+    assert {BACKENDS.named(name).weight_scales for name in ("tensorrt", "openvino", "onnxruntime")} == {"channel"}
     with pytest.raises(UsageError, match="openvino"):
         placement_of(nn.Sequential(), [], "openvin")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from zoomrt.bundle import open_bundle
 from zoomrt.cli import _common, build
 from zoomrt.cli._common import run
 from zoomrt.models import families
+from zoomrt.runtime.backends import BACKENDS
 
 torch = pytest.importorskip("torch")
 
@@ -77,8 +79,8 @@ def test_names_are_checked_without_torch(tmp_path: Path, capfd, monkeypatch) -> 
     assert run(build.cli, ["--model", "edge"]) == 14
     assert "pip install 'zoomrt[export]'" in capfd.readouterr().err
     monkeypatch.setitem(_common.EXTRAS, "export", ())
-    monkeypatch.setitem(_common.EXTRAS, "rtx", ("no_rtx_here",))
-    assert run(build.cli, ["--target", "sm89"]) == 14
+    with BACKENDS.added(replace(BACKENDS.named("tensorrt_rtx"), module="no_rtx_here")):
+        assert run(build.cli, ["--target", "sm89"]) == 14
     assert "pip install 'zoomrt[rtx]'" in capfd.readouterr().err
     assert tree(tmp_path) == {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes.util
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from cli_helpers import TILE, tree
 
-from zoomrt.cli import _common, doctor
+from zoomrt.cli import doctor
 from zoomrt.cli._common import run
+from zoomrt.runtime.backends import BACKENDS
+from zoomrt.runtime.sessions.common.smoke_graph import SMOKE_GRAPH
 
 
 def test_a_sound_install_is_exit_0_with_every_finding(capfd: pytest.CaptureFixture[str]) -> None:
@@ -76,9 +79,9 @@ def test_a_damaged_bundle_is_its_error(nearest_bundle: Path, tmp_path: Path, cap
     assert tree(tmp_path) == before
 
 
-def test_a_missing_extra_comes_with_its_command(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    monkeypatch.setitem(_common.EXTRAS, "rtx", ("no_rtx_here",))
-    assert run(doctor.cli, []) == 0
+def test_a_missing_extra_comes_with_its_command(capfd) -> None:
+    with BACKENDS.added(replace(BACKENDS.named("tensorrt_rtx"), module="no_rtx_here")):
+        assert run(doctor.cli, []) == 0
     line = f"missing no_rtx_here: {sys.executable} -m pip install 'zoomrt[rtx]'"
     assert line in capfd.readouterr().out
 
@@ -109,9 +112,9 @@ def test_wrong_numbers_are_noticed(monkeypatch: pytest.MonkeyPatch, capfd) -> No
 
 def test_the_smoke_graph_is_the_one_described() -> None:
     onnx = pytest.importorskip("onnx")
-    model = onnx.load_from_string(doctor.SMOKE_GRAPH)
+    model = onnx.load_from_string(SMOKE_GRAPH)
     onnx.checker.check_model(model)
-    assert len(doctor.SMOKE_GRAPH) == 146
+    assert len(SMOKE_GRAPH) == 146
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     assert model.opset_import[0].version == 18
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zoomrt.cli._common import run  # noqa: E402
 from zoomrt.cli.video.frames import camera_frame  # noqa: E402
 from zoomrt.cli.video.zoom_path import parse_path  # noqa: E402
 from zoomrt.cli.zoom import cli  # noqa: E402
-from zoomrt.runtime import backends  # noqa: E402
+from zoomrt.runtime.backends import BACKENDS  # noqa: E402
 from zoomrt.runtime.frames.yuv import read_window  # noqa: E402
 from zoomrt.runtime.zoom.session import ZoomSession  # noqa: E402
 
@@ -225,17 +226,16 @@ def test_what_the_engine_does_otherwise_is_said(
     nearest_bundle: Path,
     video: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    real = backends.CPU_SESSIONS["onnxruntime"]
+    real = BACKENDS.named("onnxruntime")
 
     def noted(bundle: Bundle, threads: int | None) -> Any:
-        session = real(bundle, threads)
+        session = real.open(bundle, threads)
         session.note("batches of 1 from now on")  # type: ignore[union-attr]
         return session
 
-    monkeypatch.setitem(backends.CPU_SESSIONS, "onnxruntime", noted)
     words = [str(nearest_bundle), str(video), "-o", str(tmp_path / "out.mkv"), "--zoom", "2"]
-    assert run(cli, words) == 0
+    with BACKENDS.added(replace(real, open=noted)):
+        assert run(cli, words) == 0
     assert capfd.readouterr().err.count("warning: batches of 1 from now on") == 1

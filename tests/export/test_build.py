@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from zoomrt.export import cache
 from zoomrt.export.build import build
 from zoomrt.export.forms import one_graph as parts
 from zoomrt.export.graph.to_onnx import export_graph
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest
 from zoomrt.files import CacheWarning, cache_path
 from zoomrt.models.checkpoint import load_checkpoint
@@ -157,11 +159,9 @@ def test_wrong_weights_leave_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["w.pth"]
 
 
-def test_failing_parity_leaves_nothing(
-    tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("zoomrt.export.verify.parity.MINIMUM_PSNR_DB", {"fp32": 1000.0})
-    with pytest.raises(ZoomrtError, match="1000 dB"):
+def test_failing_parity_leaves_nothing(tmp_path: Path, tiny_edge_weights: Path) -> None:
+    strict = replace(PRECISIONS.named("fp32"), minimum_psnr_db=1000.0)
+    with PRECISIONS.added(strict), pytest.raises(ZoomrtError, match="1000 dB"):
         build(request(tiny_edge_weights), tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
     assert not cache_path("bundles").exists()

@@ -20,6 +20,7 @@ from zoomrt.export.build import build
 from zoomrt.export.cache import digest_of
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.families import edge
+from zoomrt.runtime.sessions import openvino
 
 PACKAGE = Path(zoomrt.__file__).parent
 
@@ -152,7 +153,7 @@ def test_a_processor_with_other_engines(key_of, monkeypatch: pytest.MonkeyPatch)
     """A cache may lie in a home folder that machines share: INT8's rest in BF16 runs on some of them only."""
     request, keys = BuildRequest(precision="int8"), []
     for capabilities in ({"FP32", "INT8"}, {"FP32", "INT8", "BF16"}):
-        monkeypatch.setattr("zoomrt.export.engines.cpu.cpu_capabilities", lambda found=capabilities: frozenset(found))
+        monkeypatch.setattr(openvino, "cpu_capabilities", lambda found=capabilities: frozenset(found))
         keys.append(key_of(request))
     assert keys[0] != keys[1]
 

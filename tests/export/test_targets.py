@@ -9,29 +9,29 @@ from engine_graphs import quantised_graph, tiny_graph
 
 from zoomrt.errors import BuildError, UsageError
 from zoomrt.export.engines.tensorrt import build_engine
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.targets import (
-    COMPILERS,
-    CPU_RUNNERS,
-    EIGHT_BIT,
-    PRECISIONS,
     TARGETS,
     Target,
-    floating_point,
-    precision_named,
+    check_precision,
     target_named,
 )
+from zoomrt.runtime.backends import BACKENDS
 
-ENGINES = [target for target in TARGETS.values() if target.backend == "tensorrt_rtx"]
+ENGINES = [target for target in TARGETS.values() if target.backends[0] == "tensorrt_rtx"]
 
 
 def test_table() -> None:
     assert set(TARGETS) == {"cpu", "sm75", "sm80", "sm86", "sm89", "sm120", "sm121", "rtx", "cuda"}
-    assert {one for runner in CPU_RUNNERS.values() for one in runner} == set(TARGETS["cpu"].precisions)
+    assert TARGETS["cpu"].precisions == ("fp32", "fp16", "bf16", "int8")
+    assert TARGETS["cpu"].backends == ("onnxruntime", "openvino")
+    assert TARGETS["sm89"].backends == ("tensorrt_rtx", "tensorrt")
     for name, target in TARGETS.items():
         assert target.name == name
         assert target.why
-        assert set(target.precisions) <= set(PRECISIONS)
-        assert bool(target.compute_capabilities) == (target.backend in COMPILERS)
+        runners = [BACKENDS.named(backend) for backend in target.backends]
+        assert {kind for one in runners for kind in one.kinds} >= set(target.precisions) > set()
+        assert {one.compiles for one in runners} == {bool(target.compute_capabilities)}
         if name.startswith("sm"):
             assert target.compute_capabilities == (name.upper(),)
     assert set(TARGETS["rtx"].compute_capabilities) == {
@@ -67,35 +67,36 @@ def test_unknown_target(name: str, near: str) -> None:
 )
 def test_precision_that_cannot_be(target: str, precision: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        precision_named(precision, TARGETS[target])
+        check_precision(PRECISIONS.named(precision), TARGETS[target])
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
 def test_precision_that_can_be(target: Target) -> None:
     for precision in target.precisions:
-        assert precision_named(precision, target) == precision
+        check_precision(PRECISIONS.named(precision), target)
     if "int8" in target.precisions:
-        assert precision_named("int8-all", target) == "int8-all"
+        check_precision(PRECISIONS.named("int8-all"), target)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", PRECISIONS.names())
 def test_what_is_not_in_8_bits(precision: str) -> None:
-    for_cpu, for_gpu = floating_point(precision, "onnxruntime"), floating_point(precision, "tensorrt_rtx")
+    row = PRECISIONS.named(precision)
     typed = "fp32" if precision == "bf16" else precision  # BF16 is arithmetic on an FP32 graph
-    assert (for_cpu, for_gpu) == (("fp32", "fp16") if precision in EIGHT_BIT else (typed, typed))
-    assert floating_point(precision, "openvino") == for_cpu
+    eight_bit = precision in ("int8", "int8-all", "fp8")
+    assert (row.eight_bit is not None) == eight_bit
+    assert (row.storage_on("cpu"), row.storage_on("cuda")) == (("fp32", "fp16") if eight_bit else (typed, typed))
 
 
 def build(tmp_path: Path, target: Target, precision: str) -> tuple[int | None, tuple[str, ...] | None]:
     pytest.importorskip("tensorrt_rtx")
-    if precision in EIGHT_BIT:
+    if PRECISIONS.named(precision).eight_bit:
         graph = quantised_graph(tmp_path / "g.onnx", precision)
     else:
         graph = tiny_graph(tmp_path / "g.onnx", half=precision == "fp16", opset=target.opset)
     report = build_engine(
         graph,
         tmp_path / "e",
-        backend=target.backend,
+        backend=target.backends[0],
         compute_capabilities=target.compute_capabilities,
         precision=precision,
         timeout_s=120,

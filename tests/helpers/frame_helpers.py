@@ -14,7 +14,7 @@ from runtime_helpers import facts
 
 from zoomrt.bundle import unfinished
 from zoomrt.bundle.kernel_file import KernelFile
-from zoomrt.runtime.backends import add_kernels
+from zoomrt.runtime.gpu.loading import add_kernels
 from zoomrt.runtime.sessions.tensorrt import tensorrt_session
 from zoomrt.runtime.tiles.plan import reflect_indices
 from zoomrt.runtime.upscaler import Upscaler

@@ -11,7 +11,7 @@ import pytest
 
 from zoomrt.errors import BundleError, OutOfMemory, UsageError
 from zoomrt.runtime.resources import MAX_THREADS, check_process, check_threads, is_refusal
-from zoomrt.runtime.sessions.runner_errors import RunnerErrors
+from zoomrt.runtime.sessions.common.runner_errors import RunnerErrors
 
 resource = pytest.importorskip("resource", reason="no such limits on Windows")
 

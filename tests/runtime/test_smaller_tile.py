@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from zoomrt.bundle import Bundle
 from zoomrt.cli._common import run as run_command
 from zoomrt.cli.upscale import cli as upscale
 from zoomrt.errors import OutOfMemory, RuntimeFault, TileTooLarge, UsageError
-from zoomrt.runtime import backends
+from zoomrt.runtime.backends import BACKENDS
 from zoomrt.runtime.upscaler import Upscaler, load
 
 FRAME = rng_for("test_smaller_tile").integers(0, 256, (90, 90, 3), np.uint8)
@@ -76,13 +78,15 @@ class Sessions:
 
 
 @pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int, int], bool]], Sessions]:
-    def install(fails: Callable[[int, int], bool]) -> Sessions:
-        made = Sessions(fails)
-        monkeypatch.setitem(backends.CPU_SESSIONS, "onnxruntime", made)
-        return made
+def sessions() -> Iterator[Callable[[Callable[[int, int], bool]], Sessions]]:
+    with ExitStack() as stack:
 
-    return install
+        def install(fails: Callable[[int, int], bool]) -> Sessions:
+            made = Sessions(fails)
+            stack.enter_context(BACKENDS.added(replace(BACKENDS.named("onnxruntime"), open=made)))
+            return made
+
+        yield install
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from zoomrt.bundle import Bundle
 from zoomrt.errors import EngineMismatch, InputError
 from zoomrt.files import scratch_folder
 from zoomrt.runtime.quiet import import_openvino
-from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
+from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
 from zoomrt.runtime.sessions.openvino import ARITHMETICS
 
 TOP = 10
@@ -58,7 +58,7 @@ def layers_of(bundle: Bundle, batch: NDArray[np.float32], threads: int, runs: in
     if manifest.backend == "openvino":
         rows, source = openvino_rows(graph, given, threads, runs, ARITHMETICS[manifest.arithmetic]), "OpenVINO"
     else:
-        rows, source = onnxruntime_rows(graph, given, threads, runs, manifest.precision), "ONNX Runtime"
+        rows, source = onnxruntime_rows(graph, given, threads, runs), "ONNX Runtime"
     return _joined(f"{source}'s own profile, median of {runs} runs", rows, node_costs(graph))
 
 
@@ -78,10 +78,10 @@ def layers_from_rows(rows: Iterable[Mapping[str, Any]], graph: Path) -> Layers:
     return _joined("TensorRT's layer profile", found, node_costs(graph))
 
 
-def onnxruntime_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int, precision: str) -> list[_Time]:
+def onnxruntime_rows(graph: Path, batch: NDArray[Any], threads: int, runs: int) -> list[_Time]:
     """One for each node that ran, under the options of `OnnxRuntimeSession`."""
     with scratch_folder() as folder:
-        options = session_options(precision, threads)
+        options = session_options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
         session = open_graph(graph, options)

@@ -21,7 +21,7 @@ import psutil
 
 import zoomrt
 from zoomrt.bench.record import Memory
-from zoomrt.runtime.sessions.onnxruntime import core_count
+from zoomrt.runtime.resources import core_count
 
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 _SAMPLE_S = 0.05

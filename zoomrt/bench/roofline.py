@@ -26,7 +26,7 @@ from zoomrt.bench.record import Ceilings, Cost, Roofline
 from zoomrt.errors import MissingDependency
 from zoomrt.files import cache_path, read_cached, write_cached
 from zoomrt.runtime.quiet import import_openvino
-from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
+from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
 
 _SIDE = 2048
 _COPY_BYTES = 128 << 20
@@ -148,7 +148,7 @@ def _model(nodes: list[onnx.NodeProto], shape: tuple[int, ...], constants: list[
 
 
 def _onnxruntime(graph: bytes, threads: int, given: NDArray[np.float32]) -> Callable[[], object]:
-    session = open_graph(graph, session_options(threads=threads))
+    session = open_graph(graph, session_options(threads))
     feed = {session.get_inputs()[0].name: np.ascontiguousarray(given)}
     return lambda: session.run(None, feed)
 

@@ -31,7 +31,8 @@ from zoomrt.bench.workload import SPANS, Workload, calling, frame_stages, tile_s
 from zoomrt.bundle import Manifest, open_bundle
 from zoomrt.errors import EngineMismatch, ZoomrtError
 from zoomrt.models.options import Values
-from zoomrt.runtime.sessions.onnxruntime import core_count
+from zoomrt.runtime.backends import BACKENDS
+from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.upscaler import Upscaler, load
 
 ENGINE = "zoomrt"
@@ -337,9 +338,9 @@ def _single(manifest: Manifest) -> Manifest:
 
 def _arithmetic(manifest: Manifest) -> str:
     """What the engine's products are computed in, a key of `Ceilings.tflops`; FP16 is computed in FP32 on a CPU."""
-    if manifest.precision.startswith("int8") and manifest.backend == "openvino":
-        return "int8"
-    return manifest.arithmetic
+    backend = BACKENDS.named(manifest.backend)
+    eight_bit = manifest.precision.startswith("int8") and backend.device == "cpu" and "int8" not in backend.widens
+    return "int8" if eight_bit else manifest.arithmetic
 
 
 def _reason(problem: Exception) -> str:

@@ -130,7 +130,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class SamplingFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the graphs of a multi-step model are joined: `encode` once per tile, `step` for each evaluation, `decode`
     once, `policy` for each evaluation that may be skipped. The last two may be absent. See
-    `runtime/sessions/multi_step.py`.
+    `runtime/sessions/common/multi_step.py`.
     """
 
     channels: Count

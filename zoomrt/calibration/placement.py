@@ -1,38 +1,14 @@
-"""Where to quantise, and with what weight scales: a table by backend, and the layers that stay in high precision."""
+"""Where to quantise: all layers that can be, but for those that stay in high precision."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import nn
 
 from zoomrt.calibration.layers import Layer
-from zoomrt.errors import unknown_name
-
-
-@dataclass(frozen=True)
-class BackendRule:
-    """How one backend wants weights scaled.
-
-    weight_scales : one scale for a whole weight tensor, or one for each output channel (more accurate).
-    why : the reason.
-    """
-
-    weight_scales: Literal["tensor", "channel"]
-    why: str
-
-
-BACKENDS: dict[str, BackendRule] = {
-    "tensorrt_rtx": BackendRule(
-        "tensor", "per-channel scales cost the fusion of bias and residual: +54 % instead of -17 % traffic in the VAE"
-    ),
-    "tensorrt": BackendRule("channel", "the vendor's recipe; fuses them into the convolution"),
-    "openvino": BackendRule("channel", "its INT8 kernels take a scale for each output channel at no cost"),
-    "onnxruntime": BackendRule("channel", "its INT8 kernels take a scale for each output channel at no cost"),
-}
-"""trt.md section 3; the figures are static traffic of the SD VAE decoder at 512 px."""
+from zoomrt.runtime.backends import BACKENDS
 
 _KEPT_NAMES = {
     "conv_in": "reads pixels or latents, few operations",
@@ -60,13 +36,6 @@ class Placement:
         return sum(self.multiply_adds[name] for name in self.quantised) / total if total else 0.0
 
 
-def backend_rule(backend: str) -> BackendRule:
-    """The row of that backend; UsageError for an unknown one."""
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
-    return BACKENDS[backend]
-
-
 def placement_of(network: nn.Module, layers: Sequence[Layer], backend: str, *, everything: bool = False) -> Placement:
     """Which layers of `layers_of(network, tile)` are quantised by default.
 
@@ -74,7 +43,7 @@ def placement_of(network: nn.Module, layers: Sequence[Layer], backend: str, *, e
 
     Products inside attention are not layers and are never quantised. Raises UsageError for an unknown backend.
     """
-    backend_rule(backend)
+    BACKENDS.named(backend)
     ends = {layer.name for layer in (*layers[:1], *layers[-1:])}
     kept = {}
     for layer in layers:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from zoomrt.calibration.calibrate import Ranges
 from zoomrt.calibration.fake_quant import Format, fake_quantised
 from zoomrt.calibration.layers import with_layers
-from zoomrt.calibration.placement import Placement, backend_rule
+from zoomrt.calibration.placement import Placement
 from zoomrt.errors import PrecisionError
+from zoomrt.runtime.backends import BACKENDS
 
 _EXACT_DB = 200.0  # JSON knows no infinity
 
@@ -30,7 +31,7 @@ def quantised_layers(network: nn.Module, ranges: Ranges, placement: Placement, f
             needed="a range for each of them",
             remedy="Calibrate this very network again.",
         )
-    per_channel = backend_rule(placement.backend).weight_scales == "channel"
+    per_channel = BACKENDS.named(placement.backend).weight_scales == "channel"
     return {
         name: fake_quantised(network.get_submodule(name), ranges.amax[name], form, per_channel=per_channel)
         for name in placement.quantised

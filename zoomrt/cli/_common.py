@@ -7,7 +7,6 @@ Knows nothing of models, bundles or pictures.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 import warnings
@@ -22,6 +21,7 @@ from zoomrt.cli.process.signals import Ended, raised_signals
 from zoomrt.cli.process.streams import open_streams, printable, stderr
 from zoomrt.errors import MissingDependency, OutOfMemory, StorageError, ZoomrtError
 from zoomrt.files import CacheWarning
+from zoomrt.runtime.backends import Backend, is_installed
 from zoomrt.runtime.quiet import quiet_process
 from zoomrt.runtime.resources import check_process, is_refusal, out_of_memory
 
@@ -33,9 +33,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "export": ("torch", "onnx", "onnxscript", "safetensors"),
-    "openvino": ("openvino",),
-    "rtx": ("tensorrt_rtx",),
-    "tensorrt": ("tensorrt",),
     "cuda": ("cuda.core", "cuda.bindings"),
     "bench": ("matplotlib", "onnx", "psutil", "skimage"),
     "kernels": ("triton",),
@@ -44,7 +41,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "deep": ("pyvips",),
     "heic": ("pillow_heif",),
 }
-"""Extra of the package -> the modules that it brings."""
+"""Extra of the package -> the modules that it brings; those of backends are in their records."""
 
 INTERRUPTED = 130
 _REPORT = "This is a bug in zoomrt: please report it with the traceback that --debug prints."
@@ -154,17 +151,14 @@ def report(problem: ZoomrtError | str, *, kind: str = "error") -> None:
     _write_line[-1](f"{kind}: {printable(' '.join(str(problem).split()))}")
 
 
-def is_installed(module: str) -> bool:
-    """Whether a module can be found; it is not imported."""
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the parent of a dotted name
-        return False
-
-
 def install_line(extra: str) -> str:
     """The shell command that installs an extra into this very Python."""
-    return f"{sys.executable} -m pip install 'zoomrt[{extra}]'"
+    return pip_line(f"zoomrt[{extra}]")
+
+
+def pip_line(requirement: str) -> str:
+    """The shell command that installs it into this very Python."""
+    return f"{sys.executable} -m pip install '{requirement}'"
 
 
 def require(extra: str, why: str) -> None:
@@ -176,6 +170,17 @@ def require(extra: str, why: str) -> None:
             seen="no " + ", ".join(missing),
             needed=f"the extra {extra!r}",
             remedy=f"Run: {install_line(extra)}",
+        )
+
+
+def require_backend(backend: Backend) -> None:
+    """Raise MissingDependency with the install line unless the backend's module is there."""
+    if not backend.installed:
+        raise MissingDependency(
+            f"building with {backend.name} needs packages that are not installed",
+            seen=f"no {backend.module}",
+            needed=backend.requirement,
+            remedy=f"Run: {pip_line(backend.requirement)}",
         )
 
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoomrt.calibration.options import Calibration
-from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, progress_bar, require, require_backend, say, shared_options, start
 from zoomrt.cli.options.numbers import Number, Parsed, Whole, whole
 from zoomrt.errors import UsageError, unknown_name
-from zoomrt.export.targets import COMPILERS, PRECISIONS, TARGETS, precision_named, target_named
+from zoomrt.export.precisions import PRECISIONS
+from zoomrt.export.targets import TARGETS, check_precision, target_named
+from zoomrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from zoomrt.bundle import Manifest
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 
 MAX_SIDE, MAX_BATCH, MAX_MINUTES = 16_384, 1024, 100_000
 """Far above what any machine holds or anybody waits for: a slip of the hand is told before the work."""
-BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 
 
 @click.command("trt-build")
@@ -47,7 +48,7 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
 @click.option("--conditioning", help="jit-sr: token or concat, as the checkpoint was trained; token if left out.")
 @click.option("--guidance", type=Number(0, 100), help="jit-sr: guidance scale; 1, which is none, if left out.")
 @click.option("--residual-scale", type=Number(0, 10), help="edsr: res_scale of training; known for widths 64 and 256.")
-@click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS)}.")
+@click.option("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS.names())}.")
 @click.option("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
 @click.option("--tile", type=Whole(1, MAX_SIDE), help="Tile side in input pixels; the family's advice if left out.")
 @click.option("--overlap", type=Whole(0, MAX_SIDE), help="Input pixels that neighbouring tiles share.")
@@ -59,7 +60,7 @@ BACKENDS = ("onnxruntime", "openvino", "onnxruntime_cuda", *COMPILERS)
     show_default=True,
     help=f"Batch sizes to build, up to {MAX_BATCH}, such as 1,4.",
 )
-@click.option("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS)}.")
+@click.option("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS.names())}.")
 @click.option("--attention-plugin", is_flag=True, help="tensorrt: heads above 256 by our own kernel (not run yet).")
 @click.option("--require-faster", is_flag=True, help="Refuse bf16 or int8 that is measured no faster than FP32 (cpu).")
 @click.option("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
@@ -145,9 +146,8 @@ def cli(
     model = _chosen(model, weights)
     if model is not None and model not in family_names():
         raise unknown_name("model", model, family_names())
-    precision_named(precision, target_named(target))
-    if backend is not None and backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
+    check_precision(PRECISIONS.named(precision), target_named(target))
+    runner = BACKENDS.named(backend or target_named(target).backends[0])
     choice = _calibration(
         pictures=calibration,
         high_resolution=calibration_hr or None,
@@ -161,9 +161,8 @@ def cli(
         require("debug", "--bisect")
     if attention_plugin:
         require("kernels", "--attention-plugin")
-    compiler = backend or TARGETS[target].backend
-    if compiler in (*COMPILERS, "openvino"):
-        require({"tensorrt_rtx": "rtx"}.get(compiler, compiler), f"building with {compiler}")
+    if runner.device == "cpu" or runner.compiles:  # for ONNX Runtime on CUDA graphs are built without it
+        require_backend(runner)
 
     from zoomrt.export.request import BuildRequest
     from zoomrt.models.options import given

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 
-from zoomrt.cli._common import ANY_PATH, is_installed, progress_bar, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
 from zoomrt.cli.build import build_with_progress, summary
 from zoomrt.cli.video.zoom_path import parse_keyframes
 from zoomrt.errors import MissingDependency
+from zoomrt.runtime.backends import is_installed
 
 SIZE = (480, 480)
 RATE = 15

@@ -5,39 +5,28 @@ Exit code 0 when the core works (and the bundle, if one is named, runs one tile)
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from zoomrt import __version__
-from zoomrt.cli._common import ANY_PATH, EXTRAS, install_line, is_installed, say, shared_options, start
-from zoomrt.errors import MissingDependency, RuntimeFault, StorageError, ZoomrtError
+from zoomrt.cli._common import ANY_PATH, EXTRAS, pip_line, say, shared_options, start
+from zoomrt.errors import MissingDependency, StorageError, ZoomrtError
 from zoomrt.files import cache_path, check_writable, free_bytes, total_bytes
+from zoomrt.runtime.backends import BACKENDS, backends_for, is_installed
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from zoomrt.runtime.session import SessionStats
 
 CORE = ("click", "msgspec", "numpy", "onnxruntime", "PIL", "platformdirs", "rich")
 """Modules of the core install."""
-
-SMOKE_GRAPH = base64.b64decode(
-    "CAg6hwEKDwoBeAoBdxIBeSIEQ29udhIFc21va2UqMwgDCAMIAQgBEAEiJAAAAAAAAAAAAACAPwAAAAAAAIA/AAAAAAAAgD8AAAAAAAAAAEIBd1ob"
-    "CgF4EhYKFAgBEhAKAggBCgIIAwoCCAgKAggIYhsKAXkSFgoUCAESEAoCCAEKAggDCgIICAoCCAhCBAoAEBI="
-)
-"""An ONNX model of 146 bytes, opset 18: a 1x1 Conv that reverses the channels of (1, 3, 8, 8) float32.
-
-Made once with onnx.helper, so that the core install, which has no onnx package, can prove that its engine computes.
-"""
 
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,compute_cap,driver_version,memory.total", "--format=csv,noheader")
 
@@ -60,9 +49,7 @@ def cli(bundle: Path | None, quiet: bool) -> None:
             needed="every core package",
             remedy=f"Run: {sys.executable} -m pip install --force-reinstall zoomrt",
         )
-    checks = [("onnxruntime", run_smoke_graph())]
-    if is_installed("openvino"):
-        checks.append(("openvino", run_smoke_graph_in_openvino()))
+    checks = [(one.name, one.check()) for one in backends_for("cpu") if one.installed and one.check]
     if bundle is not None and not quiet:
         _print("bundle", bundle_lines(bundle))
     if bundle is not None:
@@ -102,16 +89,19 @@ def _cache() -> str:
 def package_lines() -> Iterator[tuple[str, str]]:
     """(extra, its packages with versions, or the command that installs what is missing)."""
     yield "core", _versions(CORE)
-    for extra, modules in EXTRAS.items():
+    extras = [(extra, modules, f"zoomrt[{extra}]") for extra, modules in EXTRAS.items()]
+    for one in BACKENDS.records():
+        if one.module not in CORE:
+            extras.append((one.extra or one.name, (one.module,), one.requirement))
+    for name, modules, requirement in extras:
         missing = [module for module in modules if not is_installed(module)]
-        mend = f"; missing {', '.join(missing)}: {install_line(extra)}" if missing else ""
-        yield extra, _versions(modules) + mend
+        mend = f"; missing {', '.join(missing)}: {pip_line(requirement)}" if missing else ""
+        yield name, _versions(modules) + mend
 
 
 def gpu_path_lines() -> Iterator[tuple[str, str]]:
     """(part, finding) about what it takes to run engines on a GPU here."""
     from zoomrt.runtime.gpu.cuda_device import CudaDevice, require_driver
-    from zoomrt.runtime.quiet import import_onnxruntime
 
     try:
         require_driver("no bundle for a GPU runs here")
@@ -120,11 +110,11 @@ def gpu_path_lines() -> Iterator[tuple[str, str]]:
         yield "device", f"{device.name}, SM{device.sm}, a driver for CUDA {driver}"
     except ZoomrtError as problem:
         yield "device", str(problem)
-    modules = ("cuda.core", "cuda.bindings", "tensorrt_rtx", "tensorrt")
+    backends = backends_for("cuda")
+    modules = (*EXTRAS["cuda"], *(one.module for one in backends if one.compiles))
     missing = [_distribution(module) for module in modules if not is_installed(module)]
     yield "packages", _versions(modules) + (f"; missing {', '.join(missing)}" if missing else "")
-    there = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
-    yield "onnxruntime", "with CUDA" if there else "without CUDA: that is the package onnxruntime-gpu, in its place"
+    yield from ((one.module, one.check()) for one in backends if one.installed and one.check)
 
 
 def gpu() -> str:
@@ -140,45 +130,6 @@ def gpu() -> str:
     except (OSError, subprocess.SubprocessError) as cause:
         return f"nvidia-smi failed ({type(cause).__name__}): check the driver with nvidia-smi"
     return "; ".join(answer.stdout.strip().splitlines()) or "nvidia-smi lists none"
-
-
-def run_smoke_graph() -> str:
-    """Run SMOKE_GRAPH in ONNX Runtime. Raises RuntimeFault on wrong numbers."""
-    from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
-
-    started = time.perf_counter()
-    session = open_graph(SMOKE_GRAPH, session_options())
-    _check_smoke("ONNX Runtime", "onnxruntime", lambda numbers: session.run(None, {"x": numbers})[0])
-    return f"right numbers from a {len(SMOKE_GRAPH)}-byte graph in {(time.perf_counter() - started) * 1e3:.0f} ms"
-
-
-def run_smoke_graph_in_openvino() -> str:
-    """The same in OpenVINO, in FP32; also says what this processor does fast. Raises RuntimeFault on wrong numbers."""
-    from zoomrt.runtime.quiet import import_openvino
-    from zoomrt.runtime.sessions.openvino import cpu_capabilities
-
-    started = time.perf_counter()
-    core = import_openvino().Core()
-    model = core.compile_model(core.read_model(SMOKE_GRAPH, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    _check_smoke("OpenVINO", "openvino", lambda numbers: model(numbers)[0])
-    milliseconds = (time.perf_counter() - started) * 1e3
-    fast = ", ".join(name for name in ("FP32", "BF16", "INT8") if name in cpu_capabilities())
-    return f"right numbers from the same graph in {milliseconds:.0f} ms; this processor has {fast}"
-
-
-def _check_smoke(engine: str, package: str, run: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
-    """Random numbers through SMOKE_GRAPH, compared with what it must give."""
-    import numpy as np
-
-    numbers = np.random.default_rng(0).standard_normal((1, 3, 8, 8), dtype=np.float32)
-    worst = float(np.abs(run(numbers) - numbers[:, ::-1]).max())
-    if not worst <= 1e-6:
-        raise RuntimeFault(
-            f"{engine} computes wrong numbers on this machine",
-            seen=f"a difference of {worst:.2g} in a 1x1 convolution",
-            needed="at most 1e-6",
-            remedy=f"Run: {sys.executable} -m pip install --force-reinstall {package}",
-        )
 
 
 def bundle_lines(bundle: Path) -> Iterator[tuple[str, str]]:

@@ -15,8 +15,9 @@ from zoomrt.export.forms.one_graph import EMULATED_SIDE, EightBitParts, Parts
 from zoomrt.export.forms.several_steps import MultiStepParts
 from zoomrt.export.heap import return_freed_memory
 from zoomrt.export.memory.plan import check_budget, check_files, plan_memory
+from zoomrt.export.precisions import PRECISIONS, Precision
 from zoomrt.export.request import DEFAULT_MODEL, BuildRequest, Progress
-from zoomrt.export.targets import COMPILERS, EIGHT_BIT, Target, floating_point
+from zoomrt.export.targets import Target
 from zoomrt.export.verify.sample_tiles import probe_seed
 from zoomrt.models.checkpoint import Checkpoint, load_checkpoint
 from zoomrt.models.families import check as check_options
@@ -24,6 +25,7 @@ from zoomrt.models.families import family_named, family_of, options_of
 from zoomrt.models.family import Family
 from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
 from zoomrt.models.options import stored_bytes
+from zoomrt.runtime.backends import BACKENDS, Backend
 
 __all__ = ["assemble"]
 
@@ -43,11 +45,12 @@ def assemble(
     kept : folder for what calibration measures, to go on from when the build is stopped; None keeps nothing.
     """
     stored = stored_bytes(request.weights, options_of(request.family), request.options)
+    precision = PRECISIONS.named(request.precision)
     check_files(stored, request.max_memory)
     report("weights", 0.0)
     facts, tile, network, weights = _load(request, backend)
     probe = facts.size.largest_within(min(EMULATED_SIDE, tile.height))
-    plan = plan_memory(network, tile, probe=probe, precision=request.precision, backend=backend, stored=stored)
+    plan = plan_memory(network, tile, probe=probe, precision=precision, backend=BACKENDS.named(backend), stored=stored)
     report("\n".join(plan.lines()), 0.0)
     check_budget(plan, request.max_memory)
     with writing_bundle(output) as (scratch, manifests):
@@ -85,7 +88,7 @@ def assemble(
                 ran=parts.ran,
                 warnings=[
                     *facts.warnings,
-                    *_warnings(parts.backend, request.precision),
+                    *_warnings(BACKENDS.named(parts.backend), precision),
                     *parts.warnings,
                     *without_kernels(target, kernels),
                 ],
@@ -99,7 +102,7 @@ def assemble(
 def _kind_of_parts(request: BuildRequest, network: nn.Module) -> type[Parts]:
     if isinstance(network, MultiStepNetwork):
         return MultiStepParts
-    return EightBitParts if request.precision in EIGHT_BIT else Parts
+    return EightBitParts if PRECISIONS.named(request.precision).eight_bit else Parts
 
 
 def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Module, dict[str, object]]:
@@ -108,7 +111,7 @@ def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Mo
     check_options(family, request.options)
     facts = family.fitted(checkpoint)
     if facts.steps > 1:
-        _check_multi_step(request, facts)
+        _check_multi_step(request, facts, BACKENDS.named(backend))
     tile = _tile_facts(request, facts, backend)
     network = facts.network(checkpoint, request.options)
     if isinstance(network, MultiStepNetwork):
@@ -116,18 +119,18 @@ def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Mo
     return facts, tile, network, _weight_facts(request, facts, checkpoint, network)
 
 
-def _check_multi_step(request: BuildRequest, facts: Family) -> None:
+def _check_multi_step(request: BuildRequest, facts: Family, backend: Backend) -> None:
     """UsageError for what only models of one graph have."""
-    if request.target == "cuda":
+    if request.target != "cpu" and not backend.several_graphs:
         raise UsageError(
-            f"model {facts.name} takes several steps and cannot be built for target cuda",
+            f"model {facts.name} takes several steps and cannot be built for target {request.target}",
             seen="several graphs for each tile",
-            needed="one graph: the session for ONNX Runtime on CUDA takes no more",
+            needed=f"one graph: the session for {backend.title} takes no more",
             remedy="Build it with --target cpu.",
         )
     refused = {
-        f"--precision {request.precision}": request.precision in EIGHT_BIT or request.precision == "bf16",
-        "--backend openvino": request.backend == "openvino",
+        f"--precision {request.precision}": PRECISIONS.named(request.precision).narrow,
+        f"--backend {request.backend}": request.backend is not None and not backend.several_graphs,
         "--bisect": request.bisect,
         f"--batch {','.join(map(str, request.batches))}": request.batches != (1,),
     }
@@ -170,6 +173,7 @@ def _tile_facts(request: BuildRequest, facts: Family, backend: str) -> TileFacts
             needed=f"1 to {side // 2}",
             remedy="Use a smaller --overlap or a larger --tile.",
         )
+    storage = PRECISIONS.named(request.precision).storage_on(BACKENDS.named(backend).device)
     batches = request.batches
     if not batches or batches[0] != 1 or list(batches) != sorted(set(batches)):
         raise UsageError(
@@ -189,7 +193,7 @@ def _tile_facts(request: BuildRequest, facts: Family, backend: str) -> TileFacts
         overlap=overlap,
         context=context,
         value_range=facts.value_range,
-        dtype="float16" if floating_point(request.precision, backend) == "fp16" else "float32",
+        dtype="float16" if storage == "fp16" else "float32",
         colour=colour,
         noise=facts.noise,
     )
@@ -207,14 +211,12 @@ def _weight_facts(
     }
 
 
-def _warnings(backend: str, precision: str) -> list[str]:
-    notes = []
-    if backend == "onnxruntime" and precision == "fp16":
-        notes.append("ONNX Runtime computes FP16 graphs in FP32 on a CPU: smaller file, not faster")
-    if backend == "onnxruntime" and precision in EIGHT_BIT:
-        notes.append("ONNX Runtime computes these 8-bit layers in FP32 on a CPU: smaller file, not faster")
-    if backend in COMPILERS:
-        notes.append("the engine was built here for another machine and was not run")
-    if backend == "onnxruntime_cuda":
-        notes.append("the graphs were checked in ONNX Runtime on a CPU and were not run on a GPU")
-    return notes
+def _warnings(backend: Backend, precision: Precision) -> list[str]:
+    if backend.compiles:
+        return ["the engine was built here for another machine and was not run"]
+    if backend.device != "cpu":
+        return ["the graphs were checked in ONNX Runtime on a CPU and were not run on a GPU"]
+    if precision.kind not in backend.widens:
+        return []
+    what = "these 8-bit layers" if precision.eight_bit else f"{precision.kind.upper()} graphs"
+    return [f"{backend.title} computes {what} in FP32 on a CPU: smaller file, not faster"]

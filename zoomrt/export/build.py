@@ -17,11 +17,13 @@ from zoomrt.bundle import Manifest, check_output, open_bundle
 from zoomrt.calibration.options import Calibration
 from zoomrt.errors import CheckpointError, MissingDependency, UsageError
 from zoomrt.export import cache
+from zoomrt.export.precisions import PRECISIONS, Precision
 from zoomrt.export.request import BuildRequest, Progress
-from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, precision_named, target_named
+from zoomrt.export.targets import Target, check_precision, target_named
 from zoomrt.files import cache_path, sha256_of
 from zoomrt.models.families import check as check_options
 from zoomrt.models.weights_format import format_of
+from zoomrt.runtime.backends import BACKENDS, Backend, backends_for
 from zoomrt.runtime.tiles.colour import check_method
 
 if TYPE_CHECKING:
@@ -68,16 +70,17 @@ def build(
     report = on_progress or _silent
     check_output(output)
     target = target_named(request.target)
-    precision_named(request.precision, target)
+    precision = PRECISIONS.named(request.precision)
+    check_precision(precision, target)
     check_options(request.family, request.options)
     if request.colour is not None:
         check_method(request.colour)
-    _check_calibration(request)
-    backend = _backend(request, target)
-    _check_require_faster(request, backend)
-    _check_attention_plugin(request, target, backend)
-    versions = _versions(request, backend)
-    key = _content_key(request, backend, versions)
+    _check_calibration(request, precision)
+    backend = _backend(request, target, precision)
+    _check_require_faster(request, precision, BACKENDS.named(backend))
+    _check_attention_plugin(request, target, BACKENDS.named(backend))
+    versions = _versions(request, precision, BACKENDS.named(backend))
+    key = _content_key(request, precision, BACKENDS.named(backend), versions)
     if use_cache and (kept := cache.fetch(key)) is not None:
         report("cache", 0.0)
         cache.copy_bundle(kept, output)
@@ -104,7 +107,7 @@ def _silent(_stage: str, _fraction: float) -> None:
     """Progress for callers who did not ask for it."""
 
 
-def _content_key(request: BuildRequest, backend: str, versions: dict[str, str]) -> str:
+def _content_key(request: BuildRequest, precision: Precision, backend: Backend, versions: dict[str, str]) -> str:
     """Equal keys mean an identical build: the request, the weights' content, every version, the package's own code, and
     on a CPU the engines there are to choose from.
 
@@ -118,24 +121,24 @@ def _content_key(request: BuildRequest, backend: str, versions: dict[str, str]) 
     if weights := request.weights:
         format_of(weights)
         content["weights"] = f"{weights.name} {sha256_of(weights, CheckpointError)}"
-    if request.precision in EIGHT_BIT:
+    if precision.eight_bit:
         content["calibration"] = (request.calibration or Calibration()).fingerprint
-    if backend in CPU_RUNNERS:
-        content["engines"] = [engine.name for engine in _cpu_engines(request)]
+    if backend.device == "cpu":
+        content["engines"] = [engine.name for engine in _cpu_engines(request, precision)]
     return cache.content_key({**content, "options": request.options_by_content, "versions": versions})
 
 
-def _check_calibration(request: BuildRequest) -> None:
+def _check_calibration(request: BuildRequest, precision: Precision) -> None:
     if request.calibration is not None:
         request.calibration.check()
-        if request.precision not in EIGHT_BIT:
+        if not precision.eight_bit:
             raise UsageError(
                 f"a build in {request.precision} needs no calibration",
                 seen="calibration options",
-                needed=f"a precision of {', '.join(EIGHT_BIT)}",
+                needed=f"a precision of {', '.join(one.name for one in PRECISIONS.records() if one.eight_bit)}",
                 remedy="Leave them out, or --precision int8.",
             )
-    if request.bisect and request.precision in EIGHT_BIT:
+    if request.bisect and precision.eight_bit:
         raise UsageError(
             "a graph with 8-bit layers cannot be bisected",
             seen=f"--bisect with precision {request.precision}",
@@ -144,64 +147,62 @@ def _check_calibration(request: BuildRequest) -> None:
         )
 
 
-def _check_require_faster(request: BuildRequest, backend: str) -> None:
+def _check_require_faster(request: BuildRequest, precision: Precision, backend: Backend) -> None:
     if not request.require_faster:
         return
-    if backend not in CPU_RUNNERS:
+    if backend.device != "cpu":
         raise UsageError(
             "--require-faster cannot be answered for this target",
             seen=f"target {request.target}: its engine is built here and cannot be timed without its GPU and a runtime",
             needed="target cpu",
             remedy="Leave --require-faster out; the manifest compares kernels and bytes per run with FP16.",
         )
-    if request.precision not in EIGHT_BIT and request.precision != "bf16":
+    if not precision.narrow:
         raise UsageError(
             f"--require-faster says nothing about {request.precision}",
             seen=request.precision,
-            needed=f"one of {', '.join(('bf16', *EIGHT_BIT))}: FP32 is what they are measured against",
+            needed=f"one of {', '.join(one.name for one in PRECISIONS.records() if one.narrow)}: "
+            "FP32 is what they are measured against",
             remedy="Leave --require-faster out.",
         )
 
 
-def _check_attention_plugin(request: BuildRequest, target: Target, backend: str) -> None:
+def _check_attention_plugin(request: BuildRequest, target: Target, backend: Backend) -> None:
     if not request.attention_plugin:
         return
-    if backend != "tensorrt" or len(target.compute_capabilities) != 1 or request.precision == "fp32":
+    if not backend.plugins or len(target.compute_capabilities) != 1 or request.precision == "fp32":
         raise UsageError(
             "attention cannot be a plugin in that build",
-            seen=f"backend {backend}, target {target.name}, precision {request.precision}",
+            seen=f"backend {backend.name}, target {target.name}, precision {request.precision}",
             needed="backend tensorrt (TensorRT-RTX has no plugins), a target with one GPU, and FP16",
             remedy="Leave --attention-plugin out: plain operators do the same.",
         )
 
 
-def _backend(request: BuildRequest, target: Target) -> str:
-    if target.name == "cpu" and request.backend in (None, *CPU_RUNNERS):
-        return _cpu_engines(request)[0].backend
-    if request.backend in (None, target.backend):
-        return target.backend
-    if request.backend == "tensorrt" and target.backend == "tensorrt_rtx":
-        return "tensorrt"
-    raise UsageError(
-        f"target {target.name} cannot be built with that backend",
-        seen=repr(request.backend),
-        needed=f"{target.backend}" + (" or tensorrt" if target.backend == "tensorrt_rtx" else ""),
-        remedy="Leave --backend out to use the target's own.",
-    )
+def _backend(request: BuildRequest, target: Target, precision: Precision) -> str:
+    if request.backend not in (None, *target.backends):
+        raise UsageError(
+            f"target {target.name} cannot be built with that backend",
+            seen=repr(request.backend),
+            needed=" or ".join(target.backends),
+            remedy="Leave --backend out to use the target's own.",
+        )
+    backend = request.backend or target.backends[0]
+    on_cpu = BACKENDS.named(backend).device == "cpu"
+    return _cpu_engines(request, precision)[0].backend if on_cpu else backend
 
 
-def _cpu_engines(request: BuildRequest) -> tuple[CpuEngine, ...]:
+def _cpu_engines(request: BuildRequest, precision: Precision) -> tuple[CpuEngine, ...]:
     from zoomrt.export.engines.cpu import cpu_engines
 
-    return cpu_engines(request.precision, request.backend)
+    return cpu_engines(precision, request.backend)
 
 
-def _versions(request: BuildRequest, backend: str) -> dict[str, str]:
+def _versions(request: BuildRequest, precision: Precision, backend: Backend) -> dict[str, str]:
     """Of everything that has a part in the bundle."""
-    packages = [*_PACKAGES, "openvino" if backend in CPU_RUNNERS else "triton"]
-    if backend in COMPILERS:
-        packages.append(backend)
-    if request.precision in EIGHT_BIT:
+    on_cpu = backend.device == "cpu"
+    packages = [*_PACKAGES, *([one.package for one in backends_for("cpu")] if on_cpu else ["triton", backend.package])]
+    if precision.eight_bit:
         packages.append("matplotlib")  # draws calibration.png
     if request.options:
         packages += ["diffusers", "transformers", "tokenizers"]

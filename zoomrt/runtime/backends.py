@@ -1,213 +1,105 @@
-"""What runs a bundle's engines: one row for each backend, and what a GPU bundle's frames need besides.
+"""What a backend is, and the table of those there are: a file of `sessions/` each, and those of other packages.
 
-A new backend is one file beside this one and one row here.
+Light: names are told without importing a session. Nothing else in the package lists backends.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import pkgutil
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
-from zoomrt.bundle import Bundle, Manifest, SamplingFacts
-from zoomrt.errors import EngineMismatch, UsageError, unknown_name
-from zoomrt.runtime.batch_choice import choose_batch
-from zoomrt.runtime.gpu.device_session import DeviceSession
-from zoomrt.runtime.gpu.frame_engine import ColourKernels, FrameKernels
-from zoomrt.runtime.resources import check_process
-from zoomrt.runtime.session import Session
-from zoomrt.runtime.sessions.onnxruntime import core_count
-from zoomrt.runtime.sizes import MAX_DEVICE_PIXELS
-from zoomrt.runtime.tiles.colour import kernels_match, takes_codes
+from zoomrt.registry import Registry
 
 if TYPE_CHECKING:
-    from zoomrt.runtime.gpu.cuda_device import CudaDevice
+    from zoomrt.bundle import Bundle
+    from zoomrt.runtime.session import Session
 
-__all__ = ["CPU_SESSIONS", "GPU_SESSIONS", "add_kernels", "check_smaller", "in_other_runner", "open_session"]
-
-
-def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None) -> Session:
-    """Load a bundle's engines; arguments and errors as for `zoomrt.load`."""
-    manifest = bundle.manifest
-    what = f"cannot run bundle {str(bundle.path)!r} here"
-    if manifest.steps != 1 and manifest.sampling is None:
-        seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
-        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
-    on_gpu = manifest.backend in GPU_SESSIONS
-    if not on_gpu and manifest.backend not in CPU_SESSIONS:
-        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join([*CPU_SESSIONS, *GPU_SESSIONS])}"
-        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
-    if not on_gpu:
-        check_process(threads or core_count())
-    session = _on_gpu(bundle) if on_gpu else CPU_SESSIONS[manifest.backend](bundle, threads)
-    if on_gpu if measure_batch is None else measure_batch:
-        try:
-            choose_batch(session)
-        except BaseException:
-            session.close()
-            raise
-    return session
+Arithmetic = Literal["fp32", "bf16"]
+GroupNormForm = Literal["node", "instance", "moments"]
 
 
-def check_smaller(bundle: Bundle, smaller: Bundle) -> None:
-    """UsageError unless `smaller` has the same network in the same precision, and a smaller tile."""
-    one, other = bundle.manifest, smaller.manifest
-    mine, theirs = _network_of(one), _network_of(other)
-    seen = [f"another {name}: {theirs[name]}" for name in mine if mine[name] != theirs[name]]
-    if other.tile.height * other.tile.width >= one.tile.height * one.tile.width:
-        seen.append(f"tiles of {other.tile.height}x{other.tile.width}")
-    if seen:
-        engine = f" --backend {one.backend}" if one.backend in CPU_SESSIONS else ""  # else a build takes the fastest
-        raise UsageError(
-            f"bundle {str(smaller.path)!r} cannot stand in for {str(bundle.path)!r}",
-            seen=", ".join(seen),
-            needed=f"the same build with tiles smaller than {one.tile.height}x{one.tile.width}",
-            remedy=f"Build it with the same options,{engine} --tile {max(one.tile.height // 2, 1)}.",
-        )
+def _fp32_only() -> tuple[Arithmetic, ...]:
+    return ("fp32",)
 
 
-def _network_of(manifest: Manifest) -> dict[str, object]:
-    """What gives a tile its pixels, whatever its size."""
-    tile = manifest.tile
-    return {
-        "family": manifest.family,
-        "weights": manifest.weights.get("sha256"),
-        "options": manifest.weights.get("options"),
-        "target": manifest.target,
-        "backend": manifest.backend,
-        "precision": manifest.precision,
-        "arithmetic": manifest.arithmetic,
-        "scale": tile.scale,
-        "value range": tile.value_range,
-        "colour": tile.colour,
-        "start noise": tile.noise,
-        "sampling": manifest.sampling,
-    }
+@dataclass(frozen=True)
+class Backend:
+    """What runs a bundle's engines.
 
-
-def in_other_runner(bundle: Bundle, backend: str) -> Bundle:
-    """The same bundle for another runner, which gives the same numbers only where all is FP32."""
-    manifest = bundle.manifest
-    if backend not in CPU_SESSIONS:
-        raise unknown_name("backend", backend, CPU_SESSIONS)
-    several = manifest.sampling is not None
-    exact = manifest.backend in CPU_SESSIONS and manifest.precision == "fp32" and not several
-    if backend != manifest.backend and not exact:
-        form = ", several graphs" if several else ""
-        raise UsageError(
-            f"cannot run bundle {str(bundle.path)!r} in {backend}",
-            seen=f"{manifest.precision} for {manifest.backend}{form}",
-            needed="an fp32 bundle for the CPU in one graph",
-            remedy=f"Leave it out, or build with --backend {backend}.",
-        )
-    return bundle.replaced(msgspec.structs.replace(manifest, backend=backend))
-
-
-def _onnxruntime(bundle: Bundle, threads: int | None) -> Session:
-    from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession
-
-    manifest = bundle.manifest
-    if manifest.sampling is not None:
-        return _multi_step(bundle, manifest.sampling, threads)
-    return OnnxRuntimeSession(bundle, threads)
-
-
-def _openvino(bundle: Bundle, threads: int | None) -> Session:
-    from zoomrt.runtime.sessions.openvino import OpenVinoSession
-
-    return OpenVinoSession(bundle, threads)
-
-
-def _multi_step(bundle: Bundle, sampling: SamplingFacts, threads: int | None) -> Session:
-    from zoomrt.runtime.sessions.multi_step import MultiStepSession
-    from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
-
-    parts = bundle.manifest.graphs
-    graphs = {part: OnnxRuntimeGraph(bundle.graph(part), threads, keep=part == "step") for part in parts}
-    return MultiStepSession(bundle.manifest.tile, sampling, graphs)
-
-
-def _tensorrt(bundle: Bundle, device: CudaDevice) -> DeviceSession:
-    from zoomrt.runtime.sessions.tensorrt import tensorrt_session
-
-    return tensorrt_session(bundle, device)
-
-
-def _onnxruntime_cuda(bundle: Bundle, device: CudaDevice) -> DeviceSession:
-    from zoomrt.runtime.sessions.onnxruntime_cuda import onnxruntime_cuda_session
-
-    return onnxruntime_cuda_session(bundle, device)
-
-
-def _on_gpu(bundle: Bundle) -> Session:
-    from zoomrt.runtime.gpu.cuda_device import CudaDevice, require_driver
-
-    manifest = bundle.manifest
-    what = f"cannot run bundle {str(bundle.path)!r} here"
-    if manifest.sampling is not None:
-        needed, remedy = "one graph per tile", "Build it with --target cpu to run it here."
-        raise EngineMismatch(what, seen=f"several graphs for {manifest.backend}", needed=needed, remedy=remedy)
-    require_driver(what)
-    device = CudaDevice()
-    session = GPU_SESSIONS[manifest.backend](bundle, device)
-    try:
-        add_kernels(session, bundle, device)
-    except BaseException:
-        session.close()
-        raise
-    return session
-
-
-def add_kernels(session: DeviceSession, bundle: Bundle, device: CudaDevice) -> None:
-    """Cut and blend on the GPU where the bundle has the kernels for it; else a warning, and the CPU does it.
-
-    YUV frames take all the kernels that RGB ones do, or none.
+    name : what users type and manifests hold; in this package, the name of the file too. title : for messages.
+    device : what it runs on. Backends for the CPU are candidates of every build for it: the fastest that passes parity
+        is taken. Those for a GPU are named by targets.
+    module : Python module that it needs. package : the distribution that has it, whose version is in the cache key.
+    extra : of zoomrt that installs it, "" where it is another package's affair.
+    open : (bundle, CPU threads or None for one per core) -> session.
+    kinds : of `export.precisions`, that it does.
+    arithmetics : what this very processor computes in where a graph's values are FP32; see `Manifest.arithmetic`.
+    widens : kinds that it computes in FP32 all the same: smaller files, no speed.
+    compiles : whether engines are compiled from graphs while a bundle is built; all others load the graphs.
+    several_graphs : whether it takes bundles of several steps.
+    plugins : whether our kernels can run in the middle of a graph.
+    weight_scales : one scale for a whole 8-bit weight tensor, or one for each output channel (more accurate).
+    weight_scales_why : the reason.
+    group_norm : form of GroupNorm that its graphs want, for storage in fp32 and fp16. All backends for the CPU share
+        one graph, in the form that the first of them wants.
+    check : a line for trt-doctor about it on this machine; raises RuntimeFault where it computes wrong numbers.
     """
-    from zoomrt.bundle.kernel_file import find_kernel
-    from zoomrt.runtime.gpu.cuda_kernel import CudaKernel
 
-    manifest, fallback = bundle.manifest, "Tiles are cut and blended on the CPU instead."
-    kind = {"float16": "fp16", "float32": "fp32"}[manifest.tile.dtype]
+    name: str
+    title: str
+    device: Literal["cpu", "cuda"]
+    module: str
+    package: str
+    open: Callable[[Bundle, int | None], Session]
+    kinds: tuple[str, ...] = ("fp32",)
+    extra: str = ""
+    arithmetics: Callable[[], tuple[Arithmetic, ...]] = _fp32_only
+    widens: tuple[str, ...] = ()
+    compiles: bool = False
+    several_graphs: bool = False
+    plugins: bool = False
+    weight_scales: Literal["tensor", "channel"] = "channel"
+    weight_scales_why: str = "its 8-bit kernels take a scale for each output channel at no cost"
+    group_norm: dict[str, GroupNormForm] = field(default_factory=lambda: {"fp32": "moments", "fp16": "instance"})
+    check: Callable[[], str] | None = None
 
-    def found(fallback: str, *names: str) -> list[CudaKernel]:
-        """All of them, or none and a note."""
-        try:
-            records = [find_kernel(manifest.kernels, name, device.sm, fallback=fallback) for name in names]
-        except EngineMismatch as missing:
-            session.note(str(missing))
-            return []
-        return [CudaKernel(device, record, bundle.read(record.file)) for record in records]
+    @property
+    def installed(self) -> bool:
+        """Whether its module can be found; it is not imported."""
+        return is_installed(self.module)
 
-    if manifest.tile.noise is not None:
-        session.note(f"start noise is made on the CPU. {fallback}")
-        return
-    if not takes_codes(manifest.tile.colour):
-        session.note(f"the colour step of this model looks at values that 8 bits do not hold. {fallback}")
-        return
-    if not (whole := found(fallback, f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")):
-        return
-    colours: list[CudaKernel] = []
-    countable = MAX_DEVICE_PIXELS * manifest.tile.scale**2 < 2**31
-    if kernels_match(manifest.tile.colour) and countable:
-        fallback = "Colours are matched on the CPU instead."
-        colours = found(fallback, "colour_source_rgb", "colour_table", "colour_apply")
-    fallback = "YUV frames are cut into tiles on the CPU instead."
-    yuv = found(fallback, f"tile_gather_nv12_{kind}", *["colour_source_nv12"] * bool(colours))
-    gather, blend = whole
-    matching = None
-    if colours:
-        matching = ColourKernels({"rgb": colours[0]} | ({"nv12": yuv[1]} if yuv else {}), *colours[1:])
-    session.use_kernels(FrameKernels({"rgb": gather} | ({"nv12": yuv[0]} if yuv else {}), blend, matching))
+    @property
+    def requirement(self) -> str:
+        """What pip is to install for it."""
+        return f"zoomrt[{self.extra}]" if self.extra else self.package
 
 
-# manifest.backend -> what loads its engines
-CPU_SESSIONS: dict[str, Callable[[Bundle, int | None], Session]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
-GPU_SESSIONS: dict[str, Callable[[Bundle, CudaDevice], DeviceSession]] = {
-    "tensorrt_rtx": _tensorrt,
-    "tensorrt": _tensorrt,
-    "onnxruntime_cuda": _onnxruntime_cuda,
-}
+def is_installed(module: str) -> bool:
+    """Whether a module can be found; it is not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name
+        return False
+
+
+def _own() -> tuple[str, ...]:
+    folder = str(Path(__file__).parent / "sessions")
+    return tuple(sorted(module.name for module in pkgutil.iter_modules([folder]) if not module.ispkg))
+
+
+def _load(name: str) -> Backend:
+    record: Backend = import_module(f"zoomrt.runtime.sessions.{name}").BACKEND
+    return record
+
+
+BACKENDS: Registry[Backend] = Registry("backend", "zoomrt.backends", _own, _load)
+
+
+def backends_for(device: Literal["cpu", "cuda"]) -> tuple[Backend, ...]:
+    """Those that run there, zoomrt's own first."""
+    return tuple(backend for backend in BACKENDS.records() if backend.device == device)

@@ -11,6 +11,7 @@ import math
 import mmap
 import os
 import threading
+from pathlib import Path
 
 from zoomrt.errors import OutOfMemory, UsageError
 
@@ -68,6 +69,19 @@ def address_space() -> float:
         return math.inf
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return math.inf if soft == resource.RLIM_INFINITY else float(soft)
+
+
+def core_count() -> int:
+    """Physical cores that this process may run on, at least 1: hyper-threads of one core count once."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # no affinity outside Linux
+        return os.cpu_count() or 1
+    try:
+        topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+        return len({Path(topology.format(cpu)).read_text() for cpu in allowed})
+    except OSError:  # a sandbox without /sys
+        return len(allowed)
 
 
 def check_process(threads: int = 0) -> None:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge
-from zoomrt.runtime.backends import check_smaller, in_other_runner, open_session
 from zoomrt.runtime.frames.interop import DeviceArray, is_on_gpu
 from zoomrt.runtime.frames.pixel_formats import CameraFrame
 from zoomrt.runtime.frames.rgb_view import Picture, picture_of
 from zoomrt.runtime.gpu.device_session import DeviceSession
+from zoomrt.runtime.loading import check_smaller, in_other_runner, open_session
 from zoomrt.runtime.one_pass import upscale_once
 from zoomrt.runtime.resources import check_threads
 from zoomrt.runtime.session import Session, SessionStats

@@ -17,10 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from zoomrt.errors import BuildError, PluginError, UsageError
 from zoomrt.export.build import build
-from zoomrt.export.engines.attention_plugin import plugged
+from zoomrt.export.engines.attention_plugin import attention_form, plugged
 from zoomrt.export.engines.tensorrt import build_engine
 from zoomrt.export.request import BuildRequest
-from zoomrt.export.targets import attention_form
 
 FOUR = {"q": [1, 1, 64, 512], "k": [1, 1, 64, 512], "v": [1, 1, 64, 512]}
 THREE = {"q": [2, 64, 512], "k": [2, 48, 512], "v": [2, 48, 512]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from zoomrt.export.build import build
 from zoomrt.export.engines import cpu as module
 from zoomrt.export.engines.cpu import CpuEngine, Graphs, Trials, cpu_engines
 from zoomrt.export.engines.speed import Timing
-from zoomrt.export.forms import one_graph as parts
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families.edge import FAMILY
+from zoomrt.runtime import backends
+from zoomrt.runtime.backends import BACKENDS
+from zoomrt.runtime.sessions import openvino as openvino_session
 from zoomrt.runtime.sessions.openvino import OpenVinoSession
 
 EASY = Calibration(tiles=3, min_psnr_db=15.0)
@@ -36,7 +40,7 @@ def openvino() -> None:
 @pytest.fixture
 def with_bf16() -> None:
     pytest.importorskip("openvino")
-    if "BF16" not in module.cpu_capabilities():
+    if "BF16" not in openvino_session.cpu_capabilities():
         pytest.skip("this processor has no BF16")
 
 
@@ -107,13 +111,13 @@ def test_an_engine_with_wrong_numbers_is_left_out_and_named(
         def _execute(self, batch: np.ndarray) -> np.ndarray:
             return super()._execute(batch) * np.float32(1.01)
 
-    monkeypatch.setitem(module._SESSIONS, "openvino", Wrong)
     pretend(monkeypatch, {})
-    manifest = build(request(tiny_edge_weights), tmp_path / "b", use_cache=False).manifest
-    assert manifest.backend == "onnxruntime"
-    assert [w for w in manifest.warnings if "openvino was not taken: the graph does not match torch FP32" in w]
-    with pytest.raises(ExportError, match=r"does not match torch FP32.*\(openvino\)"):
-        build(request(tiny_edge_weights, backend="openvino"), tmp_path / "c", use_cache=False)
+    with BACKENDS.added(replace(BACKENDS.named("openvino"), open=Wrong)):
+        manifest = build(request(tiny_edge_weights), tmp_path / "b", use_cache=False).manifest
+        assert manifest.backend == "onnxruntime"
+        assert [w for w in manifest.warnings if "openvino was not taken: the graph does not match torch FP32" in w]
+        with pytest.raises(ExportError, match=r"does not match torch FP32.*\(openvino\)"):
+            build(request(tiny_edge_weights, backend="openvino"), tmp_path / "c", use_cache=False)
     assert not (tmp_path / "c").exists()
 
 
@@ -189,25 +193,27 @@ def test_what_cannot_be_is_refused_before_work_starts(
 
 
 def test_a_processor_without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda _: object())
-    monkeypatch.setattr(module, "cpu_capabilities", lambda: frozenset({"FP32", "INT8"}))
-    with pytest.raises(UsageError, match=r"cannot compute in BF16: got OpenVINO says FP32, INT8, need AMX or AVX-512"):
-        cpu_engines("bf16")
-    assert cpu_engines("int8") == (ORT, OPENVINO)
-    monkeypatch.setattr(module, "cpu_capabilities", lambda: frozenset({"FP32", "INT8", "BF16"}))
-    assert cpu_engines("bf16") == (BF16,)
-    assert cpu_engines("int8-all") == (ORT, OPENVINO, BF16)
-    assert cpu_engines("int8", "openvino") == (OPENVINO, BF16)
-    assert cpu_engines("fp32") == (ORT, OPENVINO)
-    assert cpu_engines("fp16") == (ORT,)
+    monkeypatch.setattr(backends, "is_installed", lambda _: True)
+    monkeypatch.setattr(openvino_session, "cpu_capabilities", lambda: frozenset({"FP32", "INT8"}))
+    with pytest.raises(
+        UsageError, match=r"cannot compute in BF16: got OpenVINO computes in fp32 here, need AMX or AVX-512"
+    ):
+        cpu_engines(PRECISIONS.named("bf16"))
+    assert cpu_engines(PRECISIONS.named("int8")) == (ORT, OPENVINO)
+    monkeypatch.setattr(openvino_session, "cpu_capabilities", lambda: frozenset({"FP32", "INT8", "BF16"}))
+    assert cpu_engines(PRECISIONS.named("bf16")) == (BF16,)
+    assert cpu_engines(PRECISIONS.named("int8-all")) == (ORT, OPENVINO, BF16)
+    assert cpu_engines(PRECISIONS.named("int8"), "openvino") == (OPENVINO, BF16)
+    assert cpu_engines(PRECISIONS.named("fp32")) == (ORT, OPENVINO)
+    assert cpu_engines(PRECISIONS.named("fp16")) == (ORT,)
 
 
 def test_without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "openvino" else object())
-    assert cpu_engines("fp32") == cpu_engines("int8") == (ORT,)
+    monkeypatch.setattr(backends, "is_installed", lambda name: name != "openvino")
+    assert cpu_engines(PRECISIONS.named("fp32")) == cpu_engines(PRECISIONS.named("int8")) == (ORT,)
     for precision, backend in (("bf16", None), ("fp32", "openvino")):
         with pytest.raises(MissingDependency, match=r"pip install 'zoomrt\[openvino\]'"):
-            cpu_engines(precision, backend)
+            cpu_engines(PRECISIONS.named(precision), backend)
 
 
 def test_trials_go_on_after_a_failure_and_end_with_the_first_if_all_fail() -> None:
@@ -239,11 +245,3 @@ def test_the_graphs_of_a_bundle_in_the_making_are_what_ships(
     with graphs.load(ORT, 1) as one, zoomrt.load(tmp_path / "b") as upscaler:
         assert type(one) is type(upscaler._session)
         assert np.array_equal(one.run(lr), upscaler._session.run(lr))  # type: ignore[call-arg, arg-type]
-
-
-def test_the_table_of_sessions_is_that_of_the_runtime() -> None:
-    from zoomrt.export.targets import CPU_RUNNERS
-    from zoomrt.runtime import backends
-
-    assert set(module._SESSIONS) == set(CPU_RUNNERS) == set(backends.CPU_SESSIONS)
-    assert parts.CPU_RUNNERS is CPU_RUNNERS

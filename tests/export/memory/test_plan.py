@@ -15,6 +15,8 @@ from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory
 from zoomrt.export.memory import plan as memory
 from zoomrt.export.memory.plan import MemoryPlan, Stage, check_budget, check_files, plan_memory
+from zoomrt.export.precisions import PRECISIONS
+from zoomrt.runtime.backends import BACKENDS
 
 WIDTH = 64
 WEIGHTS = 4 * (3 * WIDTH * 9 + WIDTH + WIDTH * 3 * 9 + 3)
@@ -39,7 +41,14 @@ def tile(side: int, batches: tuple[int, ...] = (1,)) -> TileFacts:
 
 def plan(side: int = 128, batches: tuple[int, ...] = (1,), precision: str = "fp32", backend: str = "onnxruntime"):
     facts = tile(side, batches)
-    return plan_memory(network(), facts, probe=48, precision=precision, backend=backend, stored=WEIGHTS)
+    return plan_memory(
+        network(),
+        facts,
+        probe=48,
+        precision=PRECISIONS.named(precision),
+        backend=BACKENDS.named(backend),
+        stored=WEIGHTS,
+    )
 
 
 def stages(found: MemoryPlan) -> dict[str, Stage]:
@@ -67,7 +76,14 @@ def test_weights_and_activations_are_counted() -> None:
 
 def test_files_beside_the_weights() -> None:
     def workspace(stored: int) -> int:
-        made = plan_memory(network(), tile(32), probe=32, precision="fp32", backend="onnxruntime", stored=stored)
+        made = plan_memory(
+            network(),
+            tile(32),
+            probe=32,
+            precision=PRECISIONS.named("fp32"),
+            backend=BACKENDS.named("onnxruntime"),
+            stored=stored,
+        )
         return stages(made)["weights"].workspace - memory.PROGRAM_BYTES
 
     assert workspace(WEIGHTS) == 0  # FP32, and the tensors of the file become the network's

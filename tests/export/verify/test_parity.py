@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from zoomrt.errors import ExportError
 from zoomrt.export.graph.to_onnx import export_graph
-from zoomrt.export.verify.parity import MINIMUM_PSNR_DB, Parity, Runner, check_parity, compare, reference
+from zoomrt.export.precisions import PRECISIONS
+from zoomrt.export.verify.parity import Parity, Runner, check_parity, compare, reference
 
 SHAPE = (2, 3, 16, 24)
 
@@ -28,7 +29,7 @@ class Net(nn.Module):
 
 def parity_of(network: nn.Module, exported: nn.Module, folder: Path, precision: str) -> Parity:
     half = precision == "fp16"
-    wanted = reference(network, SHAPE, (-1.0, 1.0), random.getrandbits(32), half=half)
+    wanted = reference(network, SHAPE, (-1.0, 1.0), random.getrandbits(32), half=half, needed_db=45.0 if half else 80.0)
     export_graph(exported, folder / "g.onnx", shape=SHAPE, half=half, opset=23)
     return check_parity(folder / "g.onnx", wanted)
 
@@ -44,12 +45,12 @@ def test_figures(tmp_path: Path, precision: str, floor: float) -> None:
 
 def test_the_reference_is_torch_on_the_tiles_it_names() -> None:
     network, seed = Net(), random.getrandbits(32)
-    wanted = reference(network, SHAPE, (-1.0, 1.0), seed, half=False)
+    wanted = reference(network, SHAPE, (-1.0, 1.0), seed, half=False, needed_db=80.0)
     with torch.no_grad():
         assert np.array_equal(wanted.sr, network(torch.from_numpy(wanted.lr)).numpy())
     assert np.array_equal(wanted.lr[0, ..., :12], wanted.lr[1, ..., :12])  # the photograph
     assert not np.allclose(wanted.lr[0, ..., 12:], wanted.lr[1, ..., 12:])  # fresh noise in each tile
-    other = reference(network, SHAPE, (-1.0, 1.0), seed + 1, half=True)
+    other = reference(network, SHAPE, (-1.0, 1.0), seed + 1, half=True, needed_db=45.0)
     assert not np.allclose(wanted.lr[..., 12:], other.lr[..., 12:])
     assert np.array_equal(other.lr, other.lr.astype(np.float16).astype(np.float32))
 
@@ -66,8 +67,8 @@ def test_a_wrong_graph_is_caught(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("precision", "half", "needed"), [("fp32", False, 80.0), ("fp16", True, 45.0)])
 def test_the_bar_is_where_it_is_said_to_be(precision: str, half: bool, needed: float) -> None:
     """A runner that is off by as much as that, and by 0.1 dB more; and by what the family says that it loses."""
-    wanted = reference(Net(), SHAPE, (-1.0, 1.0), 7, half=half)
-    assert MINIMUM_PSNR_DB[precision] == needed
+    wanted = reference(Net(), SHAPE, (-1.0, 1.0), 7, half=half, needed_db=PRECISIONS.named(precision).minimum_psnr_db)
+    assert wanted.needed_psnr_db == needed
 
     def off_by(psnr_db: float) -> Runner:
         sign = torch.sign(torch.randn(wanted.sr.shape)).numpy()

@@ -30,7 +30,7 @@ from zoomrt.models.families.jit_sr import FAMILY
 from zoomrt.models.networks.blocks.jit import Jit, JitConfig, jit_config_of
 from zoomrt.models.networks.jit_sr import Encode, Step, sampling_of
 from zoomrt.models.options import given
-from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
 
 TRUE = {

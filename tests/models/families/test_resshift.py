@@ -29,8 +29,8 @@ from zoomrt.models.networks.blocks.swin_unet import SwinUNet, SwinUNetConfig
 from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder, VqConfig
 from zoomrt.models.networks.resshift import Decode, Encode, Step, sampling_of
 from zoomrt.models.options import given
-from zoomrt.runtime.sessions.multi_step import MultiStepSession
-from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.runtime.sessions.common.multi_step import MultiStepSession
+from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
 
 # resshift_sinsr.md section 3: t -> c1, std, input scale

@@ -26,7 +26,7 @@ from zoomrt.models.families import family_of
 from zoomrt.models.families.skipdiff import FAMILY
 from zoomrt.models.networks.blocks.sr3_unet import Sr3Config, Sr3UNet, sr3_config_of
 from zoomrt.models.networks.skipdiff import Policy, sampling_of
-from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
 
 SMALL = Sr3Config((32, 32), 1)

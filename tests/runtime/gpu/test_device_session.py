@@ -16,8 +16,8 @@ from seeds import rng_for
 from thread_device import SessionEngine, ThreadDevice
 
 from zoomrt.errors import OutOfMemory, RuntimeFault
-from zoomrt.runtime.batch_choice import choose_batch
 from zoomrt.runtime.gpu.device_session import DeviceSession
+from zoomrt.runtime.loading import choose_batch
 from zoomrt.runtime.upscaler import Upscaler, load
 
 FRAME = rng_for("test_device_session").integers(0, 256, (90, 90, 3), np.uint8)

@@ -18,9 +18,9 @@ from runtime_helpers import facts, fake_upscaler
 
 from zoomrt.errors import BundleError, EngineMismatch, InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime import sizes
-from zoomrt.runtime.backends import add_kernels
 from zoomrt.runtime.gpu.cuda_kernel import CudaKernel, evaluate
 from zoomrt.runtime.gpu.frame_engine import axis_table
+from zoomrt.runtime.gpu.loading import add_kernels
 from zoomrt.runtime.sessions.tensorrt import tensorrt_session
 from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import Upscaler

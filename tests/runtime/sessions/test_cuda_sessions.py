@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +22,11 @@ from seeds import rng_for
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, ZoomrtError
 from zoomrt.files import CacheWarning, cache_path
-from zoomrt.runtime import backends
 from zoomrt.runtime import upscaler as upscaler_module
+from zoomrt.runtime.backends import BACKENDS
 from zoomrt.runtime.gpu.cuda_device import CudaDevice, require_driver
 from zoomrt.runtime.gpu.cuda_errors import fault_of
+from zoomrt.runtime.gpu.loading import open_on_gpu
 from zoomrt.runtime.sessions.onnxruntime_cuda import onnxruntime_cuda_session
 from zoomrt.runtime.sessions.tensorrt import tensorrt_session
 from zoomrt.runtime.upscaler import Upscaler
@@ -368,12 +371,9 @@ def test_a_bundle_as_built_for_cuda_loads_with_its_kernels(
     runtime = FakeOrt(((1, 3, 32, 32), (1, 3, 128, 128)))
     monkeypatch.setattr("zoomrt.runtime.gpu.cuda_device.require_driver", lambda _what: None)
     monkeypatch.setattr("zoomrt.runtime.gpu.cuda_device.CudaDevice", lambda: device_on(cuda))
-    monkeypatch.setitem(
-        backends.GPU_SESSIONS,
-        "onnxruntime_cuda",
-        lambda bundle, device: onnxruntime_cuda_session(bundle, device, runtime),
-    )
-    with upscaler_module.load(tmp_path / "b") as upscaler:
+    opened = partial(open_on_gpu, load=partial(onnxruntime_cuda_session, runtime=runtime))
+    backend = replace(BACKENDS.named("onnxruntime_cuda"), open=lambda bundle, _threads: opened(bundle))
+    with BACKENDS.added(backend), upscaler_module.load(tmp_path / "b") as upscaler:
         assert upscaler.stats.notes == [], "the bundle has kernels for SM90, which no engine is built for"
         assert cuda.names().count("ObjectCode.from_cubin") == 3
         grey = FRAME[..., 0]  # which goes tile by tile

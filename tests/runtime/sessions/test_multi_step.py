@@ -13,7 +13,7 @@ from seeds import rng_for
 from zoomrt.bundle import Evaluation, NoiseFacts, SamplingFacts
 from zoomrt.bundle.sampling import split_draws, timestep_embedding, trajectory
 from zoomrt.errors import BundleError, RuntimeFault
-from zoomrt.runtime.sessions.multi_step import MultiStepSession
+from zoomrt.runtime.sessions.common.multi_step import MultiStepSession
 from zoomrt.runtime.tiles.noise import noise_at
 from zoomrt.runtime.upscaler import Upscaler
 

@@ -16,7 +16,8 @@ from session_graphs import enlarge, torch_reference
 
 from zoomrt.bundle import open_bundle, writing_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault
-from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession, core_count
+from zoomrt.runtime.resources import core_count
+from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession
 
 SHAPES = ((1, 3, 32, 32), (1, 3, 128, 128))
 

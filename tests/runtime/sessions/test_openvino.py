@@ -16,8 +16,9 @@ from session_graphs import enlarge, torch_reference
 
 from zoomrt.bundle import open_bundle, writing_bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, OutOfMemory, RuntimeFault, UsageError
+from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.sessions import openvino as openvino_session
-from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession, core_count
+from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from zoomrt.runtime.sessions.openvino import OpenVinoSession, cpu_capabilities
 from zoomrt.runtime.upscaler import load
 

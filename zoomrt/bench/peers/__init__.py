@@ -18,7 +18,7 @@ from zoomrt.bench.workload import RunSession
 from zoomrt.bundle import Bundle
 from zoomrt.models.options import Values
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.sessions.multi_step import Graph, MultiStepSession
+from zoomrt.runtime.sessions.common.multi_step import Graph, MultiStepSession
 
 if TYPE_CHECKING:
     from torch import nn

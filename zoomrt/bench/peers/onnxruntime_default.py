@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.errors import MissingDependency
 from zoomrt.runtime.quiet import import_onnxruntime
-from zoomrt.runtime.sessions.multi_step import Graph
-from zoomrt.runtime.sessions.onnxruntime import bare_options
+from zoomrt.runtime.sessions.common.multi_step import Graph
+from zoomrt.runtime.sessions.common.onnxruntime_graph import bare_options
 
 __all__ = ["opened"]
 

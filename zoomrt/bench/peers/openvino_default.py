@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.runtime.quiet import import_openvino
-from zoomrt.runtime.sessions.multi_step import Graph
+from zoomrt.runtime.sessions.common.multi_step import Graph
 
 __all__ = ["opened"]
 

@@ -15,16 +15,29 @@ from onnx import helper
 
 from zoomrt.errors import BuildError
 from zoomrt.export.graph.facts import static_shapes
-from zoomrt.export.targets import attention_form
 from zoomrt.kernels.plugin import NAMESPACE, OPERATOR, AttentionCall
+from zoomrt.runtime.backends import BACKENDS
 
-__all__ = ["plugged"]
+LARGEST_FUSED_HEAD = 256
+"""TensorRT and TensorRT-RTX fuse no attention with wider heads (measured on TensorRT-RTX 1.7.1, for every GPU)."""
 
 _TYPES: dict[int, Literal["fp16", "bf16"]] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 _PLUGIN = {"plugin_namespace": NAMESPACE, "plugin_version": "1", "aot": 1}
 """What tells TensorRT's parser that a node is a plugin, and that its PTX is to go into the plan."""
 _REFUSED = ("is_causal", "softcap", "qk_matmul_output_mode")
 """Attributes that ask for something else; `softmax_precision` asks for what the kernel does anyway."""
+
+
+def attention_form(backend: str, head_size: int, *, plugin: bool) -> Literal["fused", "plain", "plugin"]:
+    """How an attention in FP16 is carried out: by the compiler's own fused kernel, in plain operators, or by ours.
+
+    plugin : whether it was asked for. It is not the default: it saves the score matrix (1.07 GB at a tile of 1024 px)
+        but little time (1.4 % of the operations), has not run on a GPU, and an engine with it is for one GPU only.
+        TensorRT-RTX has no plugins.
+    """
+    if head_size <= LARGEST_FUSED_HEAD:
+        return "fused"
+    return "plugin" if plugin and BACKENDS.named(backend).plugins else "plain"
 
 
 @contextlib.contextmanager

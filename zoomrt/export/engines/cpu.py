@@ -1,7 +1,7 @@
 """Which engines can run a bundle on the CPU, whether each computes the right thing, and which of them is the fastest.
 
-One graph serves them all. An engine is a runner (`targets.CPU_RUNNERS`) and what it computes in where no layer is in 8
-bits. Each runs the very graphs that ship in the very session that will run them.
+One graph serves them all. An engine is a backend for the CPU and what it computes in where no layer is in 8 bits. Each
+runs the very graphs that ship in the very session that will run them.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import Bundle, Manifest, TileFacts, unfinished
+from zoomrt.bundle import Manifest, TileFacts, unfinished
 from zoomrt.errors import (
     BundleError,
     ExportError,
@@ -28,25 +27,18 @@ from zoomrt.errors import (
     ZoomrtError,
 )
 from zoomrt.export.engines.speed import time_in_turns
-from zoomrt.export.targets import CPU_RUNNERS, EIGHT_BIT
+from zoomrt.export.precisions import Precision
+from zoomrt.runtime.backends import BACKENDS, Arithmetic, backends_for
+from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession, core_count
-from zoomrt.runtime.sessions.openvino import OpenVinoSession, cpu_capabilities
-
-__all__ = ["CpuEngine", "Graphs", "Trials", "check_gain", "cpu_engines", "fastest"]
-
-_SESSIONS: dict[str, Callable[[Bundle, int | None], Session]] = {
-    "onnxruntime": OnnxRuntimeSession,
-    "openvino": OpenVinoSession,
-}
 
 
 @dataclass(frozen=True)
 class CpuEngine:
-    """backend : of `CPU_RUNNERS`. arithmetic : see `Manifest.arithmetic`."""
+    """backend : its name. arithmetic : see `Manifest.arithmetic`."""
 
     backend: str
-    arithmetic: Literal["fp32", "bf16"] = "fp32"
+    arithmetic: Arithmetic = "fp32"
 
     @property
     def name(self) -> str:
@@ -73,44 +65,49 @@ class Graphs:
             tile=msgspec.structs.replace(self.tile, batches=(batch,)),
             graphs={str(batch): self.files[batch]},
         )
-        return _SESSIONS[engine.backend](unfinished(self.folder, manifest), core_count())
+        return BACKENDS.named(engine.backend).open(unfinished(self.folder, manifest), core_count())
 
 
-def cpu_engines(precision: str, backend: str | None = None) -> tuple[CpuEngine, ...]:
-    """The engines that are installed and do that precision on this processor; of one runner if `backend` names it.
+def cpu_engines(precision: Precision, backend: str | None = None) -> tuple[CpuEngine, ...]:
+    """The engines that are installed and do that precision on this processor; of one backend if that names it.
 
-    Raises UsageError for a runner that does not do it and for BF16 on a processor without, MissingDependency.
+    Raises UsageError for a backend that does not do it and for arithmetic that this processor lacks, MissingDependency.
     """
-    kind = EIGHT_BIT.get(precision, precision)
-    able = [name for name, precisions in CPU_RUNNERS.items() if kind in precisions]
-    if backend is not None and backend not in able:
+    known = backends_for("cpu")
+    able = [one for one in known if precision.kind in one.kinds]
+    if backend is not None and backend not in [one.name for one in able]:
         raise UsageError(
-            f"{backend} does not run {precision} on a CPU",
-            seen=f"--backend {backend} with precision {precision}",
-            needed=f"one of {', '.join(able)}, or a precision of {', '.join(CPU_RUNNERS[backend])}",
+            f"{backend} does not run {precision.name} on a CPU",
+            seen=f"--backend {backend} with precision {precision.name}",
+            needed=f"one of {', '.join(one.name for one in able)}, "
+            f"or a precision of {', '.join(BACKENDS.named(backend).kinds)}",
             remedy="Leave --backend out.",
         )
-    able = [backend] if backend is not None else able
-    installed = [name for name in able if find_spec(name) is not None]
+    able = [one for one in able if backend in (None, one.name)]
+    installed = [one for one in able if one.installed]
     if not installed:
         raise MissingDependency(
-            f"no engine for {precision} on a CPU is installed",
-            seen=f"no module {' or '.join(able)}",
-            needed=f"the extra {able[0]!r}",
-            remedy=f"Run: pip install 'zoomrt[{able[0]}]'",
+            f"no engine for {precision.name} on a CPU is installed",
+            seen=f"no module {' or '.join(one.module for one in able)}",
+            needed=able[0].requirement,
+            remedy=f"Run: pip install '{able[0].requirement}'",
         )
-    bf16 = kind in ("bf16", "int8") and "openvino" in installed and "BF16" in cpu_capabilities()
-    if kind == "bf16":
-        if not bf16:
-            raise UsageError(
-                "this processor cannot compute in BF16",
-                seen=f"OpenVINO says {', '.join(sorted(cpu_capabilities()))}",
-                needed="AMX or AVX-512 BF16 (AMD from Zen 4, Intel from Cooper Lake on); OpenVINO would use FP32",
-                remedy="Build with --precision fp32 or int8.",
-            )
-        return (CpuEngine("openvino", "bf16"),)
-    found = [CpuEngine(name) for name in installed]
-    return (*found, CpuEngine("openvino", "bf16")) if bf16 else tuple(found)
+    # asked only where there is a choice: it takes an import of the engine
+    computes = {one.name: one.arithmetics() if precision.arithmetics != ("fp32",) else ("fp32",) for one in installed}
+    engines = [
+        CpuEngine(one.name, arithmetic)
+        for arithmetic in precision.arithmetics
+        for one in installed
+        if arithmetic in computes[one.name]
+    ]
+    if not engines:
+        raise UsageError(
+            f"this processor cannot compute in {precision.name.upper()}",
+            seen="; ".join(f"{one.title} computes in {', '.join(computes[one.name])} here" for one in installed),
+            needed=precision.processor,
+            remedy="Build with --precision fp32 or int8.",
+        )
+    return tuple(engines)
 
 
 @dataclass

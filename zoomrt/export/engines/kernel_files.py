@@ -15,8 +15,6 @@ from zoomrt.kernels.compile import KernelBinary, compile_kernels
 from zoomrt.kernels.configuration import Configuration, all_configurations
 from zoomrt.runtime.tiles.colour import kernels_match
 
-__all__ = ["FOLDER", "without_kernels", "write_kernels"]
-
 FOLDER = "kernels"
 """Of the binaries, inside the bundle."""
 

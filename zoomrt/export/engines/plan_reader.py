@@ -20,8 +20,6 @@ from pathlib import Path
 from zoomrt.errors import BuildError
 from zoomrt.files import open_file, size_of
 
-__all__ = ["EIGHT_BIT", "FLOATING", "Kernel", "PlanSummary", "PlanTensor", "UnreadablePlan", "read_plan"]
-
 # Header, little endian: magic at 0, file size (u64) at 16, version as four bytes at 24.
 _MAGIC = b"vtrt"
 _HEADER_BYTES = 64

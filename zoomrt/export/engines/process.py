@@ -25,12 +25,9 @@ import msgspec
 from zoomrt.errors import BuildError, MissingDependency, OutOfMemory, PluginError, StorageError, ZoomrtError
 from zoomrt.files import scratch_folder
 from zoomrt.kernels.plugin import PluginKernel
-
-__all__ = ["EXTRAS", "CompiledPlan", "compile_plan", "missing_backend", "storage_error"]
+from zoomrt.runtime.backends import BACKENDS
 
 Progress = Callable[[str, float], None]
-EXTRAS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
-"""Builder module -> the extra of zoomrt that installs it."""
 _COMMAND = (sys.executable, "-m", "zoomrt.export.engines.child")
 _SIGKILL = 9  # what the system sends when memory runs out; Windows has no such thing
 _WORDS = 600
@@ -211,7 +208,7 @@ def missing_backend(backend: str, why: str) -> MissingDependency:
         f"cannot build {backend} engines here",
         seen=why,
         needed=f"the Python module {backend}",
-        remedy=f"Run: pip install 'zoomrt[{EXTRAS[backend]}]'",
+        remedy=f"Run: pip install '{BACKENDS.named(backend).requirement}'",
     )
 
 

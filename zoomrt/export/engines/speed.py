@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from zoomrt.runtime.session import Session
 
-__all__ = ["BUDGET_S", "TURNS", "Timing", "time_in_turns"]
-
 TURNS = 3
 """Times that each engine is loaded; what else the machine does changes over seconds, so one turn is no comparison."""
 BUDGET_S = 60.0

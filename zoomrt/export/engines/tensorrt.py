@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import importlib.util
 import math
 import os
 from collections import Counter
@@ -20,14 +19,12 @@ from typing import Any
 from zoomrt.errors import BuildError, PrecisionError, unknown_name
 from zoomrt.export.engines.attention_plugin import plugged
 from zoomrt.export.engines.plan_reader import EIGHT_BIT, FLOATING, Kernel, PlanSummary, UnreadablePlan, read_plan
-from zoomrt.export.engines.process import EXTRAS, CompiledPlan, compile_plan, missing_backend, storage_error
+from zoomrt.export.engines.process import CompiledPlan, compile_plan, missing_backend, storage_error
 from zoomrt.export.graph.facts import GraphFacts, read_graph
 from zoomrt.files import sha256_of, size_of
 from zoomrt.kernels.plugin import compile_calls
+from zoomrt.runtime.backends import BACKENDS
 
-__all__ = ["BuildFigures", "EngineReport", "build_engine", "require_backend"]
-
-PRECISIONS = ("fp32", "fp16", *sorted(EIGHT_BIT))
 NORMALISATIONS = frozenset({"GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization"})
 """TensorRT takes the statistics of these in FP32 whatever the graph says, and offers no way to ask for less."""
 _GENERATED = ("generated", "runtime_function")
@@ -121,8 +118,8 @@ def build_engine(
     what was at `engine` is as before and nothing else is left.
     """
     require_backend(backend)
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
+    if precision not in (kinds := BACKENDS.named(backend).kinds):
+        raise unknown_name("precision", precision, kinds)
     _require_graph(onnx)
     report_progress = on_progress or _silent
     with contextlib.ExitStack() as stack:
@@ -161,9 +158,10 @@ def build_engine(
 
 def require_backend(backend: str) -> None:
     """Raises UsageError for a backend that builds no engines, MissingDependency if its module is not installed."""
-    if backend not in EXTRAS:
-        raise unknown_name("engine backend", backend, EXTRAS)
-    if importlib.util.find_spec(backend) is None:
+    compilers = {one.name: one for one in BACKENDS.records() if one.compiles}
+    if backend not in compilers:
+        raise unknown_name("engine backend", backend, compilers)
+    if not compilers[backend].installed:
         raise missing_backend(backend, "not installed")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,18 @@ from zoomrt.export.engines.tensorrt import EngineReport, build_engine
 from zoomrt.export.forms.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.fp16.prepare import make_fp16_safe, prepare_fp16
 from zoomrt.export.fp16.ranges import Ranges
-from zoomrt.export.graph.group_norm import GroupNormForm
 from zoomrt.export.graph.qdq import write_without_codes
 from zoomrt.export.graph.to_onnx import export_graph, fp32_nodes, operator_counts
 from zoomrt.export.heap import return_freed_memory
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest, Progress
-from zoomrt.export.targets import COMPILERS, CPU_RUNNERS, EIGHT_BIT, Target, floating_point
-from zoomrt.export.verify.parity import MINIMUM_PSNR_DB, Parity, Reference, Runner, check_parity, reference
+from zoomrt.export.targets import Target
+from zoomrt.export.verify.parity import Parity, Reference, Runner, check_parity, reference
 from zoomrt.export.verify.sample_tiles import extreme_tiles, with_noise
 from zoomrt.files import scratch_folder
 from zoomrt.models.family import Family
 from zoomrt.models.half import to_half
+from zoomrt.runtime.backends import BACKENDS, Arithmetic
 
 __all__ = ["EMULATED_SIDE", "EightBitParts", "Parts"]
 
@@ -57,14 +58,11 @@ class Parts:
     ) -> None:
         self.request, self.target, self.backend, self.tile = request, target, backend, tile
         self.facts, self.seed, self.scratch, self.report, self.kept = facts, seed, scratch, report, kept
-        self.half = floating_point(request.precision, backend) == "fp16"
-        self.compiled = backend in COMPILERS
-        self.group_norm: GroupNormForm = "instance"
-        if self.compiled:
-            self.group_norm = "node"
-        elif backend in CPU_RUNNERS and not self.half:  # one graph serves both
-            self.group_norm = "moments"
-        self.arithmetic: Literal["fp32", "bf16"] = "fp32"
+        self.precision, self.runner = PRECISIONS.named(request.precision), BACKENDS.named(backend)
+        self.storage = self.precision.storage_on(self.runner.device)
+        self.half = self.storage == "fp16"
+        self.group_norm = self.runner.group_norm[self.storage]
+        self.arithmetic: Arithmetic = "fp32"
         self.seeds = {"parity": seed}
         self.wanted: dict[int, Reference] = {}
         self.graphs: dict[str, str] = {}
@@ -90,12 +88,12 @@ class Parts:
         suspect : the network all the same, to find the node at fault should a graph differ from it.
         """
         try:
-            if self.backend in CPU_RUNNERS:
+            if self.runner.device == "cpu":
                 self._choose_engine()
                 return
             for batch in self.tile.batches:
                 self._record(batch, [self._check(batch)])
-                if self.compiled:
+                if self.runner.compiles:
                     self._compile(batch)
         except ExportError as failure:
             if suspect is None:
@@ -105,8 +103,8 @@ class Parts:
 
     def _choose_engine(self) -> None:
         """Of the engines for this CPU that pass parity with every graph, the fastest; `backend` is its runner then."""
-        precision, batches = self.request.precision, self.tile.batches
-        graphs = Graphs(self.scratch, {n: self._file(n, "onnx").name for n in batches}, precision, self.tile)
+        precision, batches = self.precision, self.tile.batches
+        graphs = Graphs(self.scratch, {n: self._file(n, "onnx").name for n in batches}, precision.name, self.tile)
 
         def check(engine: CpuEngine) -> list[Parity]:
             found = []
@@ -120,22 +118,22 @@ class Parts:
         for index, batch in enumerate(batches):
             self._record(batch, [found[index] for found in trials.passed.values()])
         self.warnings += [f"{name} was not taken: {why}" for name, why in trials.refused.items()]
-        engines, fewer_bits = tuple(trials.passed), precision in EIGHT_BIT or precision == "bf16"
+        engines, fewer_bits = tuple(trials.passed), precision.narrow
         chosen = engines[0]
         if len(engines) > 1 or fewer_bits:
             self.report("speed", 0.0)
             lr = self.wanted[batches[-1]].lr
-            rivals = cpu_engines("fp32", self.request.backend) if fewer_bits else ()
+            rivals = cpu_engines(PRECISIONS.named("fp32"), self.request.backend) if fewer_bits else ()
             with scratch_folder(self.scratch) as folder:
                 exact = self._exact(graphs, batches[-1], folder) if fewer_bits else graphs
                 chosen, self.speed = fastest(engines, graphs, lr, rivals, exact)
         self.backend, self.arithmetic = chosen.backend, chosen.arithmetic
-        if (warning := check_gain(self.speed, precision, required=self.request.require_faster)) is not None:
+        if (warning := check_gain(self.speed, precision.name, required=self.request.require_faster)) is not None:
             self.warnings.append(warning)
 
     def _exact(self, graphs: Graphs, batch: int, folder: Path) -> Graphs:
         """The graph of that batch in FP32, in `folder` if it is not the very same one."""
-        if self.request.precision not in EIGHT_BIT:
+        if self.precision.eight_bit is None:
             return graphs
         write_without_codes(self._file(batch, "onnx"), folder / "fp32.onnx")
         return replace(graphs, folder=folder, files={batch: "fp32.onnx"}, precision="fp32")
@@ -152,16 +150,17 @@ class Parts:
                 self.tile.value_range,
                 self.seed,
                 half=self.half,
+                needed_db=self.precision.minimum_psnr_db,
                 visitors=visitors,
                 noise=self.tile.noise,
             )
-            if self.request.precision == "bf16":
-                wanted[batch] = replace(wanted[batch], needed_psnr_db=MINIMUM_PSNR_DB["bf16"])
             return_freed_memory()
         if self.half:
             self.report("fp16", 0.0)
             tiles = self._extremes()
-            self.numerics = make_fp16_safe(network, tiles, self.tile.value_range, [ranges]).to_json()
+            self.numerics = make_fp16_safe(
+                network, tiles, self.tile.value_range, [ranges], self.precision.minimum_psnr_db
+            ).to_json()
         return wanted
 
     def _extremes(self) -> dict[str, NDArray[np.float32]]:
@@ -211,7 +210,7 @@ class Parts:
             network,
             self._file(1, "onnx"),
             self.wanted[1].lr,
-            precision=self.request.precision,
+            precision=self.storage,
             group_norm=self.group_norm,
         )
         return ExportError(
@@ -224,8 +223,7 @@ class Parts:
     def _compile(self, batch: int) -> EngineReport:
         engine = self._file(batch, "engine")
         self.report("engine", 0.0)
-        precision = EIGHT_BIT.get(self.request.precision, self.request.precision)
-        summary = self._engine(self._file(batch, "onnx"), engine, precision)
+        summary = self._engine(self._file(batch, "onnx"), engine, self.precision.kind)
         self.engines[str(batch)] = engine.name
         self.engine_reports[str(batch)] = summary.to_json()
         self.warnings.extend(f"{engine.name}: {warning}" for warning in summary.warnings)
@@ -250,7 +248,7 @@ class Parts:
 
     @property
     def _loss_db(self) -> float:
-        return 0.0 if self.request.precision == "bf16" else self.facts.parity_loss_db
+        return self.facts.parity_loss_db if self.precision.allows_family_loss else 0.0
 
     def _file(self, batch: int, ending: str) -> Path:
         return self.scratch / f"{self.request.precision}-b{batch}.{ending}"
@@ -262,10 +260,9 @@ class EightBitParts(Parts):
     def export(self, network: nn.Module) -> None:
         extremes = self._prepare_fp16(network) if self.half else {}
         choice = self.request.calibration or Calibration()
-        precision = self.request.precision
         quantised = quantise_network(
             network,
-            precision,
+            self.precision,
             self.backend,
             choice,
             self.tile,
@@ -294,7 +291,9 @@ class EightBitParts(Parts):
         extremes, ranges = self._extremes(), Ranges()
         shape = (1, 3, self.tile.height, self.tile.width)
         noise = self.tile.noise
-        reference(network, shape, self.tile.value_range, self.seed, half=True, visitors=(ranges,), noise=noise)
+        reference(
+            network, shape, self.tile.value_range, self.seed, half=True, needed_db=0.0, visitors=(ranges,), noise=noise
+        )
         self.numerics = prepare_fp16(network, extremes, [ranges]).report.to_json()
         return extremes
 

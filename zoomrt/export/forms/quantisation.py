@@ -27,18 +27,19 @@ from zoomrt.calibration.equalise import equalise
 from zoomrt.calibration.fake_quant import FORMATS
 from zoomrt.calibration.layers import layers_of, replace_layers
 from zoomrt.calibration.options import DEFAULT_METHODS, Calibration
-from zoomrt.calibration.placement import Placement, backend_rule, placement_of
+from zoomrt.calibration.placement import Placement, placement_of
 from zoomrt.calibration.quantise import quantised_layers
 from zoomrt.calibration.sensitivity import Damage, Search
 from zoomrt.errors import PrecisionError
 from zoomrt.export import cache
 from zoomrt.export.engines.tensorrt import EngineReport
 from zoomrt.export.fp16.emulation import run_with_fp16_storage
+from zoomrt.export.precisions import Precision
 from zoomrt.export.request import Progress
-from zoomrt.export.targets import EIGHT_BIT
 from zoomrt.export.verify.parity import Parity, Reference, compare
 from zoomrt.export.verify.sample_tiles import PHOTOGRAPH
 from zoomrt.models.half import kept_fp32
+from zoomrt.runtime.backends import BACKENDS
 
 __all__ = ["RERUN_DB", "SEEDS", "Quantised", "cost_against_fp16", "prove_fp16_storage", "quantise_network"]
 
@@ -105,7 +106,7 @@ class Quantised:
 
 def quantise_network(
     network: nn.Module,
-    precision: str,
+    precision: Precision,
     backend: str,
     choice: Calibration,
     tile: TileFacts,
@@ -115,15 +116,15 @@ def quantise_network(
 ) -> Quantised:
     """Replace layers of an FP32 network by their 8-bit twins, in place, as many as the gate allows.
 
-    precision : of `targets.EIGHT_BIT`; `int8-all` has no gate. Modules marked by `half.keep_fp32` are left alone.
+    precision : with layers in 8 bits. Modules marked by `half.keep_fp32` are left alone.
     folder : where measurements are kept and found again; None keeps nothing.
     crop : the largest side up to the given one that the network takes, LR pixels.
 
     Raises InputError for pictures that cannot be used, RuntimeFault for a network that is not finite, PrecisionError
     if nothing can be quantised at that quality, StorageError.
     """
-    form = FORMATS[EIGHT_BIT[precision]]
-    everything = precision == "int8-all"
+    assert precision.eight_bit is not None
+    form, everything = FORMATS[precision.eight_bit], not precision.gated
     context = f"{cache.source_digest()} torch {torch.__version__}"
     tiles, held_out = (_tiles(choice, tile, name) for name in SEEDS)
     balanced = 0 if everything else _balance(network, tiles.cropped(crop(min(tile.height, BALANCED_SIDE))), backend)
@@ -241,7 +242,7 @@ def _without_fp32(network: nn.Module, placement: Placement) -> Placement:
 def _balance(network: nn.Module, crops: Tiles, backend: str) -> int:
     """Equalise what can be equalised exactly; how many seams that were. Channels are told apart by a few crops."""
     tile = next(iter(crops))
-    per_channel = backend_rule(backend).weight_scales == "channel"
+    per_channel = BACKENDS.named(backend).weight_scales == "channel"
     try:
         return equalise(network, observe(network, crops), tile, per_channel=per_channel)
     except PrecisionError:  # its names mean other things there: it stays as it was

@@ -22,12 +22,13 @@ from zoomrt.export.fp16.prepare import Fp16Report, make_fp16_safe
 from zoomrt.export.fp16.ranges import Ranges
 from zoomrt.export.graph.to_onnx import export_named, fp32_nodes, operator_counts
 from zoomrt.export.heap import return_freed_memory
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.recording import watched
-from zoomrt.export.verify.parity import MINIMUM_PSNR_DB, Parity, compare
+from zoomrt.export.verify.parity import Parity, compare
 from zoomrt.export.verify.sample_tiles import extreme_tiles, half_photograph_half_noise
 from zoomrt.models.half import to_half
 from zoomrt.models.networks.blocks.multi_step import Component, Denoising, MultiStepNetwork
-from zoomrt.runtime.sessions.onnxruntime_graph import OnnxRuntimeGraph
+from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 
 __all__ = ["MultiStepParts"]
 
@@ -59,7 +60,7 @@ class MultiStepParts(Parts):
     def finish(self, suspect: nn.Module | None) -> None:  # noqa: ARG002 - refused for multi-step models
         for name, wanted in self.parts_wanted.items():
             self._check_part(name, wanted)
-            if self.backend != "onnxruntime" and name != "policy":
+            if self.runner.compiles and name != "policy":
                 self._compile_file(name)
 
     @torch.no_grad()
@@ -156,7 +157,7 @@ class MultiStepParts(Parts):
             wanted.outputs,
             half=half,
             opset=self.target.opset,
-            group_norm="instance" if self.backend == "onnxruntime" else "node",
+            group_norm="node" if self.runner.compiles else "instance",
         )
         if half:
             self.numerics["fp32_nodes"] += fp32_nodes(graph)
@@ -168,7 +169,7 @@ class MultiStepParts(Parts):
         file = self._part_file(name, "onnx")
         graph = OnnxRuntimeGraph(file)
         results = []
-        needed = MINIMUM_PSNR_DB["fp16" if self.half and name != "policy" else "fp32"]
+        needed = (PRECISIONS.named("fp32") if name == "policy" else self.precision).minimum_psnr_db
         for probe, given, outputs in wanted.runs:
             got = graph(given)
             results += [
@@ -200,7 +201,7 @@ class MultiStepParts(Parts):
     def _compile_file(self, name: str) -> None:
         graph, engine = self._part_file(name, "onnx"), self._part_file(name, "engine")
         self.report(f"engine: {name}", 0.0)
-        summary = self._engine(graph, engine, self.request.precision)
+        summary = self._engine(graph, engine, self.precision.kind)
         self.engines[name] = engine.name
         self.engine_reports[name] = summary.to_json()
         self.warnings.extend(f"{engine.name}: {warning}" for warning in summary.warnings)

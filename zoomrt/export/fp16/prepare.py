@@ -24,17 +24,19 @@ from zoomrt.export.fp16.emulation import run_with_fp16_storage
 from zoomrt.export.fp16.ranges import FP16_MAX, Ranges, Value, magnitude, sampled
 from zoomrt.export.fp16.scale_groups import Streams
 from zoomrt.export.heap import return_freed_memory
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.recording import Operation, watched
-from zoomrt.export.verify.parity import MINIMUM_PSNR_DB, Parity, compare
+from zoomrt.export.verify.parity import Parity, compare
 from zoomrt.models.discrete_choices import Choice, recorded, replayed
 from zoomrt.models.half import keep_fp32, to_half
 
-__all__ = ["NEAR", "TOO_NEAR", "Fp16Plan", "Fp16Report", "make_fp16_safe", "prepare_fp16"]
+__all__ = ["NEAR", "NEEDED_DB", "TOO_NEAR", "Fp16Plan", "Fp16Report", "make_fp16_safe", "prepare_fp16"]
 
 NEAR = FP16_MAX / 4
 """Above it a stream is rescaled, which is free: other pictures may reach four times what these did."""
 TOO_NEAR = FP16_MAX / 2
 """Above it a value that cannot be rescaled is kept in FP32, which is not free."""
+NEEDED_DB = PRECISIONS.named("fp16").minimum_psnr_db
 _SUSPECT = 0.01
 """Relative error of a value from which on it is named as the place where precision was lost."""
 
@@ -80,13 +82,14 @@ def make_fp16_safe(
     tiles: Mapping[str, NDArray[np.float32]],
     value_range: tuple[float, float],
     seen: Sequence[Ranges] = (),
+    needed_db: float = NEEDED_DB,
 ) -> Fp16Report:
     """Rescale, keep what must stay FP32, turn the network into FP16 in place, and prove it on the tiles.
 
     network : FP32. tiles : name -> (1, 3, h, w) in `value_range`. seen : ranges of other tiles, maybe of another size.
 
     Raises PrecisionError that names the operation, if a value cannot be held or a tile ends below
-    `MINIMUM_PSNR_DB["fp16"]`; the network is then as far as it came.
+    `needed_db`; the network is then as far as it came.
     """
     plan = prepare_fp16(network, tiles, seen)
     to_half(network)
@@ -98,11 +101,11 @@ def make_fp16_safe(
         with replayed(network, batch.choices) as given:
             got = run_with_fp16_storage(network, batch.lr, closeness)
         for choice, other in zip(batch.choices, given, strict=True):
-            result = _compared_choices(choice, other, ", ".join(batch.names))
+            result = _compared_choices(choice, other, ", ".join(batch.names), needed_db)
             _demand(result, closeness)
             results.append(result)
         for name, one, other in zip(batch.names, batch.wanted.numpy(), got.numpy(), strict=True):
-            result = compare(one, other, name, "fp16 storage emulation", high - low, MINIMUM_PSNR_DB["fp16"])
+            result = compare(one, other, name, "fp16 storage emulation", high - low, needed_db)
             _demand(result, closeness)
             results.append(result)
     return replace(plan.report, results=results)
@@ -138,10 +141,10 @@ def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], s
     return Fp16Plan(batches, factors, Fp16Report(_top(values, left, kept), rescaled, kept))
 
 
-def _compared_choices(choice: Choice, other: Tensor, names: str) -> Parity:
+def _compared_choices(choice: Choice, other: Tensor, names: str, needed: float) -> Parity:
     """What a choice was made from; relative to the values' own range."""
     wanted, got = choice.given.numpy(), other.numpy()
-    peak, needed = float(np.ptp(wanted)), MINIMUM_PSNR_DB["fp16"]
+    peak = float(np.ptp(wanted))
     return compare(wanted, got, f"{names}, before a choice", "fp16 storage emulation", peak, needed)
 
 
@@ -234,14 +237,13 @@ class _Closeness:
 
 
 def _demand(result: Parity, closeness: _Closeness) -> None:
-    needed = MINIMUM_PSNR_DB["fp16"]
-    if result.psnr_db >= needed:
+    if result.psnr_db >= result.needed_psnr_db:
         return
     finite = f"PSNR {result.psnr_db:.1f} dB, " if math.isfinite(result.psnr_db) else ""
     raise PrecisionError(
         f"the FP16 network does not match torch FP32 on the {result.probe} tile",
         seen=finite + (closeness.culprit or "a little error everywhere"),
-        needed=f"{needed:.0f} dB under FP16 storage emulation",
+        needed=f"{result.needed_psnr_db:.0f} dB under FP16 storage emulation",
         remedy="Build with --precision fp32.",
     )
 

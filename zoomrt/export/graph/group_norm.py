@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GroupNormForm", "group_norms_as"]
+from zoomrt.runtime.backends import GroupNormForm
 
-GroupNormForm = Literal["node", "instance", "moments"]
+__all__ = ["GroupNormForm", "group_norms_as"]
 
 
 class _Instances(nn.Module):

@@ -18,8 +18,9 @@ from zoomrt.bundle import TileFacts
 from zoomrt.errors import OutOfMemory
 from zoomrt.export.graph.to_onnx import EXTERNAL_DATA_BYTES
 from zoomrt.export.memory.activations import Activations, activations_of
-from zoomrt.export.targets import COMPILERS, EIGHT_BIT, floating_point
+from zoomrt.export.precisions import Precision
 from zoomrt.export.verify.sample_tiles import EXTREMES
+from zoomrt.runtime.backends import Backend
 from zoomrt.runtime.resources import address_space
 
 __all__ = [
@@ -95,18 +96,18 @@ class MemoryPlan:
 
 
 def plan_memory(
-    network: nn.Module, tile: TileFacts, *, probe: int, precision: str, backend: str, stored: int
+    network: nn.Module, tile: TileFacts, *, probe: int, precision: Precision, backend: Backend, stored: int
 ) -> MemoryPlan:
     """What a build of `network` will need, for its largest batch.
 
     network : FP32; it is neither run nor changed. probe : side of the tiles for FP16 emulation, LR pixels.
-    precision : of `targets.PRECISIONS`; with 8 bits all weights count as codes.
-    backend : what runs the graphs, or the compiler of engines.
+    precision : with 8 bits all weights count as codes.
+    backend : what runs the graphs, or compiles engines of them.
     stored : `stored_bytes` of the files that the network came from.
     """
     constants = [*network.parameters(), *network.buffers()]
     weights = sum(tensor.nbytes for tensor in constants)
-    quantised, half = precision in EIGHT_BIT, floating_point(precision, backend) == "fp16"
+    quantised, half = precision.eight_bit is not None, precision.storage_on(backend.device) == "fp16"
     kept = weights // 4 if quantised else weights // 2 if half else weights
     values = activations_of(network, (tile.batches[-1], tile.channels, tile.height, tile.width))
     beside = stored - weights if stored >= weights else stored  # narrower files are widened beside themselves
@@ -120,7 +121,7 @@ def plan_memory(
     stages.append(_stage("export", kept, 0, EXPORT_COPIES[placed] * kept))
     copies = ORT_COPIES["8 bits" if quantised else "fp16" if half else "fp32"]
     stages.append(_stage("parity", kept, ORT_ACTIVATIONS * values.unfused, (copies - 1) * kept))
-    if backend in COMPILERS:
+    if backend.compiles:
         stages.append(_stage("engine", kept, 0, (COMPILER_COPIES - 1) * kept + COMPILER_BYTES))
     return MemoryPlan(tuple(stages), values.parts)
 

@@ -30,7 +30,7 @@ from zoomrt.export.graph.group_norm import GroupNormForm, group_norms_as
 from zoomrt.export.graph.to_onnx import quiet
 from zoomrt.files import atomic_folder, exists
 from zoomrt.models.half import is_half, to_half
-from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
+from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
 
 __all__ = ["MINIMUM_SNR_DB", "Divergence", "first_divergence"]
 

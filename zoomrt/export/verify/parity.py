@@ -14,18 +14,12 @@ from torch import nn
 
 from zoomrt.bundle import NoiseFacts
 from zoomrt.errors import ExportError
-from zoomrt.export.graph.to_onnx import INPUT, OUTPUT, operator_counts
+from zoomrt.export.graph.to_onnx import INPUT, OUTPUT
 from zoomrt.export.recording import Visitor, watched
 from zoomrt.export.verify.sample_tiles import half_photograph_half_noise, with_noise
-from zoomrt.runtime.sessions.onnxruntime import open_graph, session_options
+from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
 
-__all__ = ["MINIMUM_PSNR_DB", "Parity", "Reference", "Runner", "check_parity", "compare", "reference"]
-
-MINIMUM_PSNR_DB = {"fp32": 80.0, "fp16": 45.0, "bf16": 40.0}
-"""PSNR against torch FP32, peak = the value range. FP32 differs by summation order only; 45 dB keeps FP16 below one
-8-bit code value of RMS error (1.4) with room for the eye. BF16 rounds eight times coarser than FP16 (18 dB): `edge` has
-63.5 dB or better on photograph and noise, Stable Diffusion with random weights 43.6 dB; 40 dB, 2.6 code values, is what
-`--min-psnr` asks of 8-bit layers too."""
+__all__ = ["Parity", "Reference", "Runner", "check_parity", "compare", "reference"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class Reference:
     probe: str
     """What the tiles show."""
     needed_psnr_db: float
-    """How close a graph must come; of `MINIMUM_PSNR_DB`, but for graphs with 8-bit layers."""
+    """How close a graph must come."""
 
 
 class Runner(NamedTuple):
@@ -68,12 +62,13 @@ def reference(
     seed: int,
     *,
     half: bool,
+    needed_db: float,
     visitors: tuple[Visitor, ...] = (),
     noise: NoiseFacts | None = None,
 ) -> Reference:
     """Run the FP32 network on a photograph and random pixels, one beside the other.
 
-    seed : of the random pixels, see `probes.probe_seed`.
+    seed : of the random pixels, see `probes.probe_seed`. needed_db : how close a graph must come.
     half : round the pixels to FP16 first, as they will be for the graph.
     shape : (N, 3, h, w). visitors : see `watching.watched`. noise : start noise, which follows the picture's channels.
     """
@@ -81,7 +76,7 @@ def reference(
     if half:
         lr = lr.astype(np.float16).astype(np.float32)
     sr = watched(network, torch.from_numpy(lr), *visitors).numpy()
-    return Reference(lr, sr, value_range, "photograph and noise", MINIMUM_PSNR_DB["fp16" if half else "fp32"])
+    return Reference(lr, sr, value_range, "photograph and noise", needed_db)
 
 
 def check_parity(graph: Path, wanted: Reference, loss_db: float = 0.0, runner: Runner | None = None) -> Parity:
@@ -110,7 +105,7 @@ def check_parity(graph: Path, wanted: Reference, loss_db: float = 0.0, runner: R
 
 
 def _onnxruntime(graph: Path) -> Runner:
-    session = open_graph(graph, session_options("int8" if "QuantizeLinear" in operator_counts(graph) else "fp32"))
+    session = open_graph(graph, session_options())
     dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
 
     def run(lr: NDArray[np.float32]) -> NDArray[Any]:

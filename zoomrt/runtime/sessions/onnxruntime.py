@@ -5,8 +5,7 @@ One InferenceSession per batch size, each bound once to input and output buffers
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,15 +13,12 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
 from zoomrt.errors import BundleError
+from zoomrt.runtime.backends import Backend
 from zoomrt.runtime.quiet import import_onnxruntime
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.sessions.runner_errors import RunnerErrors
-
-__all__ = ["ERRORS", "OnnxRuntimeSession", "bare_options", "core_count", "open_graph", "session_options"]
-
-_TOO_OLD = ("opset", "ir version", "no op registered", "not a registered", "could not find an implementation")
-ERRORS = RunnerErrors("ONNX Runtime", "onnxruntime", _TOO_OLD)
-_SILENT = 4  # ONNX Runtime's log level "fatal": what goes wrong is an exception of ours, not a line on stderr
+from zoomrt.runtime.sessions.common.multi_step import MultiStepSession
+from zoomrt.runtime.sessions.common.onnxruntime_graph import ERRORS, OnnxRuntimeGraph, open_graph, session_options
+from zoomrt.runtime.sessions.common.smoke_graph import smoke_run
 
 
 class _Engine(NamedTuple):
@@ -32,49 +28,6 @@ class _Engine(NamedTuple):
     binding: Any
     input: NDArray[Any]
     output: NDArray[Any]
-
-
-def core_count() -> int:
-    """Physical cores that this process may run on, at least 1: hyper-threads of one core count once."""
-    try:
-        allowed = os.sched_getaffinity(0)
-    except AttributeError:  # no affinity outside Linux
-        return os.cpu_count() or 1
-    try:
-        topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-        return len({Path(topology.format(cpu)).read_text() for cpu in allowed})
-    except OSError:  # a sandbox without /sys
-        return len(allowed)
-
-
-def bare_options(threads: int) -> Any:
-    """`onnxruntime.SessionOptions` as ONNX Runtime has them by itself, but for its threads and its words."""
-    options = import_onnxruntime().SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = _SILENT
-    return options
-
-
-def session_options(precision: str = "fp32", threads: int | None = None, *, arena: bool = True) -> Any:
-    """`onnxruntime.SessionOptions` under which a graph of that precision runs.
-
-    threads : inside one operator; None means `core_count()`. Operators run one after another.
-    arena : whether memory stays with the session for its next run.
-    """
-    options = bare_options(threads if threads is not None else core_count())
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = arena
-    if precision not in ("fp32", "fp16"):  # 8-bit codes stay what they are in the graph
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return options
-
-
-def open_graph(graph: Path | bytes, options: Any) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU. Raises what ONNX Runtime raises."""
-    source = graph if isinstance(graph, bytes) else str(graph)
-    runtime = import_onnxruntime()
-    # without a fallback: there is none to a CPU, and ONNX Runtime would print that it tries
-    return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 class OnnxRuntimeSession(Session):
@@ -88,7 +41,7 @@ class OnnxRuntimeSession(Session):
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         super().__init__(bundle.manifest.tile)
-        options = session_options(bundle.manifest.precision, threads)
+        options = session_options(threads)
         self._engines = {n: self._load(options, bundle, n) for n in self.batches}
 
     def _load(self, options: Any, bundle: Bundle, batch: int) -> _Engine:
@@ -123,3 +76,33 @@ class OnnxRuntimeSession(Session):
 
     def _release(self) -> None:
         self._engines = {}
+
+
+def _open(bundle: Bundle, threads: int | None) -> Session:
+    manifest = bundle.manifest
+    if manifest.sampling is None:
+        return OnnxRuntimeSession(bundle, threads)
+    graphs = {part: OnnxRuntimeGraph(bundle.graph(part), threads, keep=part == "step") for part in manifest.graphs}
+    return MultiStepSession(manifest.tile, manifest.sampling, graphs)
+
+
+def _check() -> str:
+    def load(graph: bytes) -> Callable[[NDArray[np.float32]], Any]:
+        session = open_graph(graph, session_options())
+        return lambda numbers: session.run(None, {"x": numbers})[0]
+
+    return smoke_run(BACKEND, load)
+
+
+BACKEND = Backend(
+    name="onnxruntime",
+    title="ONNX Runtime",
+    device="cpu",
+    module="onnxruntime",
+    package="onnxruntime",
+    open=_open,
+    kinds=("fp32", "fp16", "int8"),
+    widens=("fp16", "int8"),
+    several_graphs=True,
+    check=_check,
+)

@@ -15,13 +15,14 @@ import numpy as np
 
 from zoomrt.bundle import Bundle
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency
+from zoomrt.runtime.backends import Backend
 from zoomrt.runtime.gpu.cuda_device import CudaDevice
 from zoomrt.runtime.gpu.cuda_errors import cuda_faults, fault_of
 from zoomrt.runtime.gpu.device import Buffer, Launch, Stream
 from zoomrt.runtime.gpu.device_session import DeviceSession
+from zoomrt.runtime.gpu.loading import open_on_gpu
 from zoomrt.runtime.quiet import import_onnxruntime
-
-__all__ = ["OnnxRuntimeCudaEngine", "onnxruntime_cuda_session"]
+from zoomrt.runtime.sessions.common.onnxruntime_graph import bare_options
 
 _PROVIDER = "CUDAExecutionProvider"
 _REBUILD = "Build the bundle again with trt-build."
@@ -56,8 +57,7 @@ class OnnxRuntimeCudaEngine:
 
     def __init__(self, runtime: Any, path: str, dtype: str, device: CudaDevice, stream: Stream) -> None:
         self._runtime, self._dtype, self._number, self._stream = runtime, np.dtype(dtype).type, device.number, stream
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is an exception of ours, not a line on stderr
+        options = bare_options(runtime=runtime)
         # an operator that CUDA lacks must fail here, not run on the CPU without a word
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         provider = {
@@ -109,3 +109,21 @@ def _without_cuda(what: str, seen: object) -> EngineMismatch:
     needed = "CUDA's libraries, cuDNN, and a graph whose operators ONNX Runtime has for CUDA"
     remedy = "Run: pip install 'onnxruntime-gpu[cuda,cudnn]'; if they are there, build the bundle with --target cpu."
     return EngineMismatch(what, seen=" ".join(str(seen).split())[:200], needed=needed, remedy=remedy)
+
+
+def _check() -> str:
+    there = _PROVIDER in import_onnxruntime().get_available_providers()
+    return "with CUDA" if there else "without CUDA: that is the package onnxruntime-gpu, in its place"
+
+
+BACKEND = Backend(
+    name="onnxruntime_cuda",
+    title="ONNX Runtime on CUDA",
+    device="cuda",
+    module="onnxruntime",
+    package="onnxruntime",
+    open=lambda bundle, _threads: open_on_gpu(bundle, onnxruntime_cuda_session),
+    kinds=("fp32", "fp16"),
+    group_norm={"fp32": "instance", "fp16": "instance"},
+    check=_check,
+)

@@ -6,6 +6,7 @@ graph is FP32 in all cases; `Manifest.arithmetic` says what OpenVINO computes in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
 from zoomrt.errors import BundleError, EngineMismatch
+from zoomrt.runtime.backends import Arithmetic, Backend
 from zoomrt.runtime.quiet import import_openvino
+from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.session import Session
-from zoomrt.runtime.sessions.onnxruntime import core_count
-from zoomrt.runtime.sessions.runner_errors import RunnerErrors
-
-__all__ = ["ARITHMETICS", "OpenVinoSession", "cpu_capabilities"]
+from zoomrt.runtime.sessions.common.runner_errors import RunnerErrors
+from zoomrt.runtime.sessions.common.smoke_graph import smoke_run
 
 ARITHMETICS = {"fp32": "f32", "bf16": "bf16"}
 """`Manifest.arithmetic` -> OpenVINO's INFERENCE_PRECISION_HINT. Left to itself it takes BF16 where it can."""
@@ -110,3 +111,33 @@ class OpenVinoSession(Session):
 
 
 _REBUILD = "Build the bundle again with trt-build."
+
+
+def _arithmetics() -> tuple[Arithmetic, ...]:
+    return ("fp32", "bf16") if "BF16" in cpu_capabilities() else ("fp32",)
+
+
+def _check() -> str:
+    """In FP32; also says what this processor does fast."""
+
+    def load(graph: bytes) -> Callable[[NDArray[np.float32]], Any]:
+        core = import_openvino().Core()
+        model = core.compile_model(core.read_model(graph, b""), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda numbers: model(numbers)[0]
+
+    fast = ", ".join(name for name in ("FP32", "BF16", "INT8") if name in cpu_capabilities())
+    return f"{smoke_run(BACKEND, load)}; this processor has {fast}"
+
+
+BACKEND = Backend(
+    name="openvino",
+    title="OpenVINO",
+    device="cpu",
+    module="openvino",
+    package="openvino",
+    extra="openvino",
+    open=OpenVinoSession,
+    kinds=("fp32", "bf16", "int8"),  # FP16 it computes in FP32, as ONNX Runtime does, so one is enough
+    arithmetics=_arithmetics,
+    check=_check,
+)

@@ -17,12 +17,12 @@ from typing import Any
 from zoomrt.bundle import Bundle, Manifest
 from zoomrt.errors import BundleError, EngineMismatch, MissingDependency, ZoomrtError
 from zoomrt.files import cache_path, read_cached, write_cached
+from zoomrt.runtime.backends import BACKENDS, Backend
 from zoomrt.runtime.gpu.cuda_device import CudaDevice
 from zoomrt.runtime.gpu.cuda_errors import fault_of
 from zoomrt.runtime.gpu.device import Buffer, Launch, Stream
 from zoomrt.runtime.gpu.device_session import DeviceSession
-
-__all__ = ["TensorRtEngine", "check_gpu", "tensorrt_session"]
+from zoomrt.runtime.gpu.loading import open_on_gpu
 
 _REBUILD = "Build the bundle again with trt-build."
 
@@ -34,7 +34,7 @@ def tensorrt_session(bundle: Bundle, device: CudaDevice, trt: Any = None) -> Dev
     MissingDependency, RuntimeFault.
     """
     manifest = bundle.manifest
-    trt = trt or _imported(manifest.backend)
+    trt = trt or _imported(BACKENDS.named(manifest.backend))
     check_gpu(manifest, device, str(bundle.path))
     words = _words(trt)
     with _explained(words, "cannot start TensorRT"):
@@ -181,9 +181,26 @@ def _words(trt: Any) -> Any:
     return Words()
 
 
-def _imported(name: str) -> Any:
+def _imported(backend: Backend) -> Any:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(backend.module)
     except ImportError as cause:
-        remedy = f"Run: pip install 'zoomrt[{'rtx' if name == 'tensorrt_rtx' else name}]'"
-        raise MissingDependency(f"cannot import {name}", seen=cause, needed=name, remedy=remedy) from cause
+        module, remedy = backend.module, f"Run: pip install '{backend.requirement}'"
+        raise MissingDependency(f"cannot import {module}", seen=cause, needed=module, remedy=remedy) from cause
+
+
+BACKEND = Backend(
+    name="tensorrt",
+    title="TensorRT",
+    device="cuda",
+    module="tensorrt",
+    package="tensorrt",
+    extra="tensorrt",
+    open=lambda bundle, _threads: open_on_gpu(bundle, tensorrt_session),
+    kinds=("fp32", "fp16", "int8", "fp8"),
+    compiles=True,
+    several_graphs=True,
+    plugins=True,
+    weight_scales_why="the vendor's recipe; fuses them into the convolution",
+    group_norm={"fp32": "node", "fp16": "node"},
+)

@@ -22,7 +22,7 @@ __all__ = ["Component", "Denoising", "Level", "MultiStepNetwork"]
 
 class Component(nn.Module):
     """One graph of a multi-step model. `inputs` and `outputs` are its names, in the order of arguments and results; for
-    what they mean see `runtime/sessions/multi_step.py`."""
+    what they mean see `runtime/sessions/common/multi_step.py`."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]

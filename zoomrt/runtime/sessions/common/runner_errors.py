@@ -11,8 +11,6 @@ from pathlib import Path
 from zoomrt.errors import BundleError, EngineMismatch, OutOfMemory, RuntimeFault, ZoomrtError
 from zoomrt.runtime.resources import is_refusal
 
-__all__ = ["RunnerErrors"]
-
 _LONGEST = 200
 
 

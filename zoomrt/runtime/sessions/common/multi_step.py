@@ -36,8 +36,6 @@ from zoomrt.bundle.sampling import split_draws, timestep_embedding, trajectory
 from zoomrt.errors import BundleError, RuntimeFault
 from zoomrt.runtime.session import Session
 
-__all__ = ["Graph", "MultiStepSession"]
-
 
 class Graph(Protocol):
     """One loaded graph of a backend; the dtypes of arrays that go in do not matter."""

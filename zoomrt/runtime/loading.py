@@ -1,0 +1,125 @@
+"""Loads a bundle's engines: which backend, whether it can run here, and in batches of which size."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+
+from zoomrt.bundle import Bundle, Manifest
+from zoomrt.errors import EngineMismatch, UsageError, unknown_name
+from zoomrt.runtime.backends import BACKENDS, backends_for
+from zoomrt.runtime.resources import check_process, core_count
+from zoomrt.runtime.session import Session
+
+_ROUNDS = 3
+_WORTH = 0.97  # a larger batch keeps a tile waiting longer, so it must take at most this share of the time per tile
+
+
+def open_session(bundle: Bundle, threads: int | None, measure_batch: bool | None) -> Session:
+    """Load a bundle's engines; arguments and errors as for `zoomrt.load`."""
+    manifest = bundle.manifest
+    what = f"cannot run bundle {str(bundle.path)!r} here"
+    if manifest.steps != 1 and manifest.sampling is None:
+        seen, needed = f"{manifest.steps} steps", "a one-step model, or a manifest that says how to sample"
+        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build the bundle again with trt-build.")
+    if manifest.backend not in BACKENDS.names():
+        seen, needed = f"backend {manifest.backend!r}", f"one of {', '.join(BACKENDS.names())}"
+        raise EngineMismatch(what, seen=seen, needed=needed, remedy="Build it with --target cpu to run it here.")
+    backend = BACKENDS.named(manifest.backend)
+    if backend.device == "cpu":
+        check_process(threads or core_count())
+    session = backend.open(bundle, threads)
+    if backend.device != "cpu" if measure_batch is None else measure_batch:
+        try:
+            choose_batch(session)
+        except BaseException:
+            session.close()
+            raise
+    return session
+
+
+def check_smaller(bundle: Bundle, smaller: Bundle) -> None:
+    """UsageError unless `smaller` has the same network in the same precision, and a smaller tile."""
+    one, other = bundle.manifest, smaller.manifest
+    mine, theirs = _network_of(one), _network_of(other)
+    seen = [f"another {name}: {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+    if other.tile.height * other.tile.width >= one.tile.height * one.tile.width:
+        seen.append(f"tiles of {other.tile.height}x{other.tile.width}")
+    if seen:
+        engine = f" --backend {one.backend}" if one.backend in _on_cpu() else ""  # else a build takes the fastest
+        raise UsageError(
+            f"bundle {str(smaller.path)!r} cannot stand in for {str(bundle.path)!r}",
+            seen=", ".join(seen),
+            needed=f"the same build with tiles smaller than {one.tile.height}x{one.tile.width}",
+            remedy=f"Build it with the same options,{engine} --tile {max(one.tile.height // 2, 1)}.",
+        )
+
+
+def _network_of(manifest: Manifest) -> dict[str, object]:
+    """What gives a tile its pixels, whatever its size."""
+    tile = manifest.tile
+    return {
+        "family": manifest.family,
+        "weights": manifest.weights.get("sha256"),
+        "options": manifest.weights.get("options"),
+        "target": manifest.target,
+        "backend": manifest.backend,
+        "precision": manifest.precision,
+        "arithmetic": manifest.arithmetic,
+        "scale": tile.scale,
+        "value range": tile.value_range,
+        "colour": tile.colour,
+        "start noise": tile.noise,
+        "sampling": manifest.sampling,
+    }
+
+
+def _on_cpu() -> tuple[str, ...]:
+    return tuple(backend.name for backend in backends_for("cpu"))
+
+
+def in_other_runner(bundle: Bundle, backend: str) -> Bundle:
+    """The same bundle for another runner, which gives the same numbers only where all is FP32."""
+    manifest = bundle.manifest
+    if backend not in (known := _on_cpu()):
+        raise unknown_name("backend", backend, known)
+    several = manifest.sampling is not None
+    exact = manifest.backend in known and manifest.precision == "fp32" and not several
+    if backend != manifest.backend and not exact:
+        form = ", several graphs" if several else ""
+        raise UsageError(
+            f"cannot run bundle {str(bundle.path)!r} in {backend}",
+            seen=f"{manifest.precision} for {manifest.backend}{form}",
+            needed="an fp32 bundle for the CPU in one graph",
+            remedy=f"Leave it out, or build with --backend {backend}.",
+        )
+    return bundle.replaced(msgspec.structs.replace(manifest, backend=backend))
+
+
+def choose_batch(session: Session, clock: Callable[[], float] = time.perf_counter) -> None:
+    """Time every batch size in use (a warm-up, then the median of three runs on flat tiles), keep the fastest per tile.
+
+    Writes `session.stats.batch` and `batch_ms`. With a single size nothing is run. Raises what `Session.run` raises.
+    """
+    if len(session.batches) == 1:
+        return
+    tile, stats = session.tile, session.stats
+    inputs = np.full((session.batches[-1], tile.channels, tile.height, tile.width), sum(tile.value_range) / 2, "f4")
+    for size in session.batches:
+        seconds = []
+        for _ in range(1 + _ROUNDS):
+            started = clock()
+            session.run(inputs[:size])
+            seconds.append(clock() - started)
+        if size > stats.batch:  # memory ran out, and what was timed were smaller batches
+            break
+        stats.batch_ms[size] = statistics.median(seconds[1:]) * 1e3
+    best = 1
+    for size, milliseconds in stats.batch_ms.items():
+        if milliseconds / size < stats.batch_ms[best] / best * _WORTH:
+            best = size
+    stats.batch = best
