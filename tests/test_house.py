@@ -140,7 +140,7 @@ MOST_POSITIONAL = 6
 CALLED_BY_NAME = ("click.command", "cli.command", "triton.jit")
 """Decorators of functions whose arguments are options, or those of a kernel, which has no records."""
 STILL_TOO_LARGE = {
-    "cli/build.py": {"cli is 109 lines long"},
+    "cli/build.py": {"cli is 107 lines long"},
     "export/assembly.py": {"9 arguments to kind", "assemble is 62 lines long", "assemble takes 8 arguments"},
     "export/build.py": {"8 arguments to assemble"},
     "export/engines/process.py": {"7 arguments to _error", "_error takes 7 arguments"},

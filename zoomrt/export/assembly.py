@@ -45,16 +45,15 @@ def assemble(
     kept : folder for what calibration measures, to go on from when the build is stopped; None keeps nothing.
     """
     stored = stored_bytes(request.weights, options_of(request.family), request.options)
-    precision = PRECISIONS.named(request.precision)
     check_files(stored, request.max_memory)
     report("weights", 0.0)
     facts, tile, network, weights = _load(request, backend)
+    precision, kind = PRECISIONS.named(request.precision), _kind_of_parts(request, network)
     probe = facts.size.largest_within(min(EMULATED_SIDE, tile.height))
     plan = plan_memory(network, tile, probe=probe, precision=precision, backend=BACKENDS.named(backend), stored=stored)
     report("\n".join(plan.lines()), 0.0)
     check_budget(plan, request.max_memory)
     with writing_bundle(output) as (scratch, manifests):
-        kind = _kind_of_parts(request, network)
         parts = kind(request, target, backend, facts, tile, probe_seed(facts.name), scratch, report, kept)
         sampling = network.sampling if isinstance(network, MultiStepNetwork) else None
         parts.export(network)

@@ -54,7 +54,7 @@ class Target:
         return tuple(dict.fromkeys(one.kind for one in PRECISIONS.records() if one.kind in able))
 
 
-def _rtx(name: str, why: str, kinds: tuple[str, ...], *compute_capabilities: str) -> Target:
+def _rtx(name: str, why: str, kinds: tuple[str, ...], compute_capabilities: tuple[str, ...] = ()) -> Target:
     """Engines by TensorRT-RTX, or by full TensorRT if `--backend` says so."""
     return Target(name, compute_capabilities or (name.upper(),), 23, why, ("tensorrt_rtx", "tensorrt"), kinds)
 
@@ -77,7 +77,7 @@ TARGETS: dict[str, Target] = {
         _rtx("sm89", "RTX 40, L4", _ADA),
         _rtx("sm120", "RTX 50", _ADA),
         _rtx("sm121", "DGX Spark", _ADA),
-        _rtx("rtx", _SINCE_AMPERE, _GPU, "SM80", "SM86", "SM89", "SM120", "SM121"),
+        _rtx("rtx", _SINCE_AMPERE, _GPU, ("SM80", "SM86", "SM89", "SM120", "SM121")),
         Target("cuda", (), 18, _CUDA, ("onnxruntime_cuda",), ("fp32", "fp16")),
     )
 }
