@@ -44,12 +44,38 @@ class LikeTorch(OnDevice):
 
     def __dlpack__(self, *, stream: int) -> Any:
         self.asked.append(stream)
-        return lent(self.array, (1, 0)).__dlpack__()
+        return self.array.__dlpack__()
 
 
-def lent(
-    array: np.ndarray[Any, Any], place: tuple[int, int] = (2, 0), lead: Any = refuse, owner: object = None
-) -> DeviceArray:
-    return DeviceArray(
-        array.ctypes.data, array.shape, array.dtype.str, stream=OURS, lead=lead, owner=owner or array, place=place
-    )
+def lent(array: np.ndarray[Any, Any], lead: Any = refuse) -> DeviceArray:
+    """Memory of ours as it goes out."""
+    return DeviceArray(array.ctypes.data, array.shape, array.dtype.str, stream=OURS, lead=lead, owner=array)
+
+
+class LentByCpu(DeviceArray):
+    """The same in the host's memory, so that cuda-core needs no driver and real libraries take it."""
+
+    def __init__(self, array: np.ndarray[Any, Any], lead: Any, owner: object) -> None:
+        super().__init__(array.ctypes.data, array.shape, array.dtype.str, stream=OURS, lead=lead, owner=owner)
+        self._array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def _view(self) -> Any:
+        from cuda.core.utils import StridedMemoryView
+
+        return StridedMemoryView.from_dlpack(_Maker(self._array, self._owner), -1)
+
+
+class _Maker:
+    """What cuda-core reads, and keeps."""
+
+    def __init__(self, array: np.ndarray[Any, Any], owner: object) -> None:
+        self.array, self.owner = array, owner
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.array.__dlpack__()

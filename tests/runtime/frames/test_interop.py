@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_arrays import OURS, LikeTorch, OnDevice, lent, refuse
+from cuda_arrays import OURS, LentByCpu, LikeTorch, OnDevice, lent, refuse
 from cuda_helpers import device_on
 from fake_cuda import FakeCuda, at
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zoomrt.errors import InputError
-from zoomrt.runtime.frames import interop
 from zoomrt.runtime.frames.interop import DeviceArray, device_view, stream_handle
 
 
@@ -110,7 +110,7 @@ def test_dlpack_goes_before_an_interface_that_names_no_stream() -> None:
     assert device_view(only_interface, OURS, refuse).address == source.array.ctypes.data
 
 
-@pytest.mark.parametrize(("dtype", "seen"), [("bfloat16", "code 4 of 16"), ("bool", "code 6 of 8")])
+@pytest.mark.parametrize(("dtype", "seen"), [("bfloat16", "bfloat16"), ("bool", "type bool")])
 def test_types_that_numpy_lacks_are_refused_in_words(dtype: str, seen: str) -> None:
     torch = pytest.importorskip("torch")
     tensor = torch.zeros(4, dtype=getattr(torch, dtype))
@@ -175,7 +175,7 @@ def test_what_goes_out_by_dlpack_is_the_same_memory_and_is_given_back(dtype: str
     """Said to be on the CPU, so that real libraries take it."""
     array, owner = np.arange(12).astype(dtype).reshape(3, 4), Owner()
     alive = weakref.ref(owner)
-    ours = lent(array, (1, 0), owner=owner)
+    ours = LentByCpu(array, [].append, owner)
     taken: Any = np.from_dlpack(ours) if taker == "numpy" else pytest.importorskip("torch").from_dlpack(ours)
     del owner, ours
     gc.collect()
@@ -186,22 +186,36 @@ def test_what_goes_out_by_dlpack_is_the_same_memory_and_is_given_back(dtype: str
     del taken
     gc.collect()
     assert alive() is None
-    assert interop._lent == {}
 
 
 def test_a_capsule_that_nobody_takes_gives_back_too() -> None:
-    array = np.zeros(4, np.float32)
-    capsule = lent(array, (1, 0)).__dlpack__()
-    assert len(interop._lent) == 1
+    owner = Owner()
+    alive = weakref.ref(owner)
+    capsule = LentByCpu(np.zeros(4, np.float32), [].append, owner).__dlpack__()
+    del owner
+    gc.collect()
+    assert alive() is not None
     del capsule
     gc.collect()
-    assert interop._lent == {}
+    assert alive() is None
+
+
+def test_what_goes_out_is_described_to_cuda_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its view of memory on a GPU asks the driver, which is not here."""
+    array = np.zeros((3, 4), np.float32)
+    told: list[Any] = []
+    utils = SimpleNamespace(StridedMemoryView=SimpleNamespace(from_buffer=lambda *given, **named: (given, named)))
+    core = SimpleNamespace(Buffer=SimpleNamespace(from_handle=lambda *given, **named: told.append((given, named))))
+    monkeypatch.setitem(sys.modules, "cuda.core", core)
+    monkeypatch.setitem(sys.modules, "cuda.core.utils", utils)
+    assert lent(array)._view() == ((None, (3, 4)), {"dtype": np.float32})
+    assert told == [((array.ctypes.data, 48), {"owner": array})]
 
 
 @pytest.mark.parametrize(("stream", "led"), [(4096, [4096]), (1, [1]), (None, [1]), (-1, [])])
 def test_the_takers_stream_waits_for_ours(stream: int | None, led: list[int]) -> None:
     asked: list[int] = []
-    lent(np.zeros(4, np.float32), lead=asked.append).__dlpack__(stream=stream)
+    LentByCpu(np.zeros(4, np.float32), asked.append, None).__dlpack__(stream=stream)
     assert asked == led
 
 

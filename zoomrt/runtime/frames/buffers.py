@@ -7,6 +7,7 @@ jax, ...) and `__cuda_array_interface__` version 2 or 3 (CuPy, PyCUDA's GPUArray
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,10 +68,7 @@ def from_device(interface: Mapping[str, Any], copy: Copy) -> NDArray[Any]:
 
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Strides in bytes of an array without gaps, last axis fastest."""
-    strides = [itemsize]
-    for side in shape[:0:-1]:
-        strides.append(strides[-1] * side)
-    return tuple(reversed(strides))[-len(shape) :] if shape else ()
+    return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _copy_from_cuda(host: int, device: int, size: int, stream: int | None) -> None:

@@ -3,12 +3,14 @@
 Nothing is copied here. Whoever made memory or a stream owns it: what comes in is kept alive by its view, and must not
 be written to before the work that reads it is done; what goes out is good until its session is closed.
 `Upscaler` takes frames on the GPU by these.
-Written to the texts of `__cuda_array_interface__` 3, DLPack and `__cuda_stream__`; NOT RUN on a GPU so far.
+DLPack is cuda-core's (`StridedMemoryView`), both ways. `__cuda_array_interface__` is read here: cuda-core takes version
+3 only, and asks the driver about each pointer. NOT RUN on a GPU so far.
 """
 
 from __future__ import annotations
 
-import ctypes
+import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,42 +21,7 @@ from zoomrt.errors import InputError
 from zoomrt.runtime.frames.buffers import contiguous_strides
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
-_KINDS = {0: "i", 1: "u", 2: "f"}  # DLPack's type codes
-_CODES = {kind: code for code, kind in _KINDS.items()}
 _DEFAULT_STREAMS = (0, 1, 2)  # 1: legacy, 2: per thread; 0 is either of them, so both protocols forbid it
-
-
-class _DLTensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-class _DLManagedTensor(ctypes.Structure):
-    _fields_ = (("tensor", _DLTensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p))
-
-
-_Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_NAME = b"dltensor"  # capsules point at these very bytes
-_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
-    ("PyCapsule_New", ctypes.pythonapi)
-)
-_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
-_raw_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
-_is_named = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_IsValid", ctypes.pythonapi))
 
 
 @dataclass(frozen=True)
@@ -135,32 +102,29 @@ def device_view(source: Any, stream: int, follow: Callable[[int], None]) -> Devi
     if (place := source.__dlpack_device__()[0]) not in (_CUDA, _CUDA_MANAGED):
         raise InputError(what, seen=f"DLPack device type {int(place)}", needed="CUDA (2 or 13)", remedy=remedy)
     try:
-        capsule = source.__dlpack__(stream=stream)
+        view = _cuda_core("utils").StridedMemoryView.from_dlpack(source, stream)
+        dtype = np.dtype(view.dtype)
     except Exception as cause:
         raise InputError(what, seen=cause, needed="an array that its maker hands out", remedy=remedy) from cause
-    return _view_of_capsule(capsule)
+    if dtype.kind not in "iuf":
+        needed, remedy = "integers or FP16 to FP64", "Convert it first, bfloat16 with .float()."
+        raise InputError(what, seen=f"type {dtype}", needed=needed, remedy=remedy)
+    strides = contiguous_strides(view.shape, dtype.itemsize)
+    if view.strides is not None:
+        strides = tuple(step * dtype.itemsize for step in view.strides)
+    return DeviceView(view.ptr, view.shape, strides, dtype, view, view.readonly)
 
 
-def _view_of_capsule(capsule: Any) -> DeviceView:
-    """The capsule keeps its name, so that it gives the memory back when the view is gone."""
-    tensor = _DLManagedTensor.from_address(_pointer(capsule, _NAME)).tensor
-    if tensor.code not in _KINDS or tensor.bits % 8 or tensor.lanes != 1:
-        seen = f"DLPack type code {tensor.code} of {tensor.bits} bits"
-        needed, remedy = "integers or FP16 to FP64 (codes 0, 1, 2)", "Convert it first, bfloat16 with .float()."
-        raise InputError("cannot read this array on the GPU", seen=seen, needed=needed, remedy=remedy)
-    dtype = np.dtype(f"{_KINDS[tensor.code]}{tensor.bits // 8}")
-    shape = tuple(tensor.shape[: tensor.ndim])
-    strides = contiguous_strides(shape, dtype.itemsize)
-    if tensor.strides:
-        strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim])
-    return DeviceView((tensor.data or 0) + tensor.byte_offset, shape, strides, dtype, capsule)
+def _cuda_core(name: str) -> Any:
+    """A module of cuda-core, which is there wherever a session has a GPU."""
+    return importlib.import_module(f"cuda.core.{name}".removesuffix("."))
 
 
 class DeviceArray:
     """Memory of ours on the device for others, without a copy: `cupy.asarray(a)`, `torch.from_dlpack(a)`, PyCUDA.
 
     address, shape, dtype : C-contiguous. stream : handle of the stream that writes it. lead(handle) : make the taker's
-    stream wait for ours (`CudaStream.lead`). owner : kept alive by this and by whoever took it. place : DLPack device.
+    stream wait for ours (`CudaStream.lead`). owner : kept alive by this and by whoever took it.
     """
 
     def __init__(
@@ -172,10 +136,9 @@ class DeviceArray:
         stream: int,
         lead: Callable[[int], None],
         owner: object,
-        place: tuple[int, int] = (_CUDA, 0),
     ) -> None:
         self.address, self.shape, self.dtype = address, shape, np.dtype(dtype)
-        self._stream, self._lead, self._owner, self._place = stream, lead, owner, place
+        self._stream, self._lead, self._owner = stream, lead, owner
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -190,36 +153,15 @@ class DeviceArray:
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self._place
+        return _CUDA, 0
 
-    def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
+    def __dlpack__(self, *, stream: int | None = None, **asked: Any) -> Any:
         """stream : the taker's, which waits for ours; None means the legacy default stream, -1 that nobody waits."""
-        if stream != -1 and self._place[0] == _CUDA:
+        if stream != -1:
             self._lead(1 if stream is None else stream)
-        sides = (ctypes.c_int64 * len(self.shape))(*self.shape)
-        managed = _DLManagedTensor()
-        tensor = managed.tensor
-        tensor.data, tensor.ndim, tensor.lanes = self.address, len(self.shape), 1
-        tensor.device_type, tensor.device_id = self._place
-        tensor.code, tensor.bits = _CODES[self.dtype.kind], 8 * self.dtype.itemsize
-        tensor.shape = ctypes.cast(sides, ctypes.POINTER(ctypes.c_int64))
-        managed.deleter = ctypes.cast(_forget, ctypes.c_void_p)
-        at = ctypes.addressof(managed)
-        _lent[at] = (managed, sides, self._owner)
-        return _new(at, _NAME, ctypes.cast(_unused, ctypes.c_void_p))
+        return self._view().__dlpack__(**asked)  # which itself has nobody wait
 
-
-_lent: dict[int, tuple[object, ...]] = {}  # what takers of our memory hold, until they say that they are done
-
-
-def _give_back(managed: int) -> None:
-    _lent.pop(managed, None)
-
-
-def _give_back_unused(capsule: int) -> None:
-    """A capsule that nobody took (a taker renames it) gives back what it holds."""
-    if _is_named(capsule, _NAME):
-        _give_back(_raw_pointer(capsule, _NAME))
-
-
-_forget, _unused = _Deleter(_give_back), _Deleter(_give_back_unused)
+    def _view(self) -> Any:
+        size = math.prod(self.shape) * self.dtype.itemsize
+        buffer = _cuda_core("").Buffer.from_handle(self.address, size, owner=self._owner)
+        return _cuda_core("utils").StridedMemoryView.from_buffer(buffer, self.shape, dtype=self.dtype)
