@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks._gpu_run import Row, Run
-from zoomrt.bench.quality import psnr_db
 from zoomrt.bench.statistics import latency_of, ratio_of
 from zoomrt.bench.timing import Rule, time_alone
+from zoomrt.runtime.tiles.psnr import psnr_db
 
 Launch = Callable[[], None]
 Moments = dict[tuple[str, int, str], float]

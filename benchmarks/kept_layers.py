@@ -18,7 +18,7 @@ from zoomrt.calibration.data import pictures_of, tiles_from_pictures
 from zoomrt.calibration.fake_quant import INT8
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import placement_of
-from zoomrt.calibration.quantise import psnr_db, quantise
+from zoomrt.calibration.quantise import quantise, tile_psnrs
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families.edge import FAMILY
 
@@ -47,7 +47,7 @@ def main() -> None:
     for added in ((), ENDS[:1], ENDS[1:], ENDS):
         names = tuple(name for name in everything.quantised if name in default.quantised or name in added)
         placement = replace(default, quantised=names)
-        decibels = psnr_db(quantise(network, ranges, placement, INT8), held_out, wanted, 2.0)
+        decibels = tile_psnrs(quantise(network, ranges, placement, INT8), held_out, wanted, 2.0)
         rows[" and ".join(("the others", *added))] = {
             "share": round(placement.share, 4),
             "mean_db": round(sum(decibels) / len(decibels), 2),

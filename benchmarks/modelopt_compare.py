@@ -29,7 +29,7 @@ from zoomrt.calibration.fake_quant import INT8
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.observers import BINS, Observer
 from zoomrt.calibration.placement import Placement, placement_of
-from zoomrt.calibration.quantise import psnr_db, quantise
+from zoomrt.calibration.quantise import quantise, tile_psnrs
 from zoomrt.calibration.ranges import METHODS, PERCENTILE, range_of
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families.edge import FAMILY
@@ -103,7 +103,7 @@ def networks_beside(tiles: Tiles, held_out: Tiles) -> dict[str, object]:
     rows: dict[str, object] = {}
 
     def note(name: str, quantised: nn.Module) -> None:
-        decibels = psnr_db(quantised, held_out, wanted, 2.0)
+        decibels = tile_psnrs(quantised, held_out, wanted, 2.0)
         rows[name] = {"mean_db": round(sum(decibels) / len(decibels), 2), "worst_db": round(min(decibels), 2)}
         print(name, rows[name], flush=True)
 

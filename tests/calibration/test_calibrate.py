@@ -17,7 +17,7 @@ from zoomrt.calibration.data import Tiles
 from zoomrt.calibration.fake_quant import FP8, INT8, QuantConv2d, QuantLinear
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import placement_of
-from zoomrt.calibration.quantise import psnr_db, quantise
+from zoomrt.calibration.quantise import quantise, tile_psnrs
 from zoomrt.errors import PrecisionError, RuntimeFault
 from zoomrt.files import CacheWarning
 
@@ -160,16 +160,16 @@ def test_chain_on_edge(tiny_edge: nn.Module, tiles: Tiles, backend: str, form) -
         assert float(layer.input_scale) == pytest.approx(ranges.amax[name] / form.largest, rel=1e-3)
     with torch.no_grad():
         wanted = [tiny_edge(tile) for tile in tiles]
-    decibels = psnr_db(network, tiles, wanted, 2.0)
+    decibels = tile_psnrs(network, tiles, wanted, 2.0)
     everything = placement_of(tiny_edge, layers, backend, everything=True)
-    worse = psnr_db(quantise(tiny_edge, ranges, everything, form), tiles, wanted, 2.0)
+    worse = tile_psnrs(quantise(tiny_edge, ranges, everything, form), tiles, wanted, 2.0)
     assert min(decibels) > 20
     assert np.mean(worse) < np.mean(decibels) < 100
-    assert psnr_db(tiny_edge, tiles, wanted, 2.0) == [200.0] * 4
+    assert tile_psnrs(tiny_edge, tiles, wanted, 2.0) == [200.0] * 4
 
 
 def test_psnr_against_its_definition(rng: np.random.Generator) -> None:
     wanted, got = (torch.from_numpy(rng.normal(size=(1, 3, 8, 8))) for _ in range(2))
     mse = np.mean((got.numpy() - wanted.numpy()) ** 2)
-    assert psnr_db(lambda _: got, [wanted], [wanted], 2.0) == [pytest.approx(10 * math.log10(4 / mse))]
-    assert psnr_db(lambda _: got * math.nan, [wanted], [wanted], 2.0) == [-200.0]
+    assert tile_psnrs(lambda _: got, [wanted], [wanted], 2.0) == [pytest.approx(10 * math.log10(4 / mse))]
+    assert tile_psnrs(lambda _: got * math.nan, [wanted], [wanted], 2.0) == [-200.0]

@@ -17,7 +17,7 @@ from zoomrt.calibration.data import Tiles
 from zoomrt.calibration.fake_quant import INT8
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import Placement, placement_of
-from zoomrt.calibration.quantise import psnr_db, quantise
+from zoomrt.calibration.quantise import quantise, tile_psnrs
 from zoomrt.calibration.sensitivity import Search, blocks_of
 from zoomrt.errors import PrecisionError
 
@@ -75,7 +75,7 @@ def test_damage_is_that_of_the_quantised_network(network: Branches, tiles: Tiles
     ranges, placement = prepared(network, tiles)
     with torch.no_grad():
         wanted = [network(tile) for tile in tiles]
-    whole = psnr_db(quantise(network, ranges, placement, INT8), tiles, wanted, 2.0)
+    whole = tile_psnrs(quantise(network, ranges, placement, INT8), tiles, wanted, 2.0)
     damage = search_of(network, tiles).damage([f"part.{index}.{layer}" for index in range(5) for layer in range(2)])
     assert (damage.share, damage.worst_db) == (1.0, min(whole))
     assert damage.mean_db == pytest.approx(np.mean(whole))
@@ -141,7 +141,7 @@ def test_kept_measurements_are_not_made_again(
 ) -> None:
     ranking = search_of(network, tiles, tmp_path).rank()
     search = search_of(network, tiles, tmp_path)
-    monkeypatch.setattr("zoomrt.calibration.sensitivity.psnr_db", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("zoomrt.calibration.sensitivity.tile_psnrs", lambda *_: pytest.fail("measured again"))
     assert search.rank() == ranking
 
 
@@ -174,7 +174,7 @@ def test_on_other_tiles(network: Branches, tiles: Tiles, tmp_path: Path) -> None
     with torch.no_grad():
         wanted = [network(tile) for tile in tiles.cropped(8)]
     alone = quantise(network, prepared(network, tiles)[0], only(search, "part.1.0"), INT8)
-    assert found.worst_db == min(psnr_db(alone, tiles.cropped(8), wanted, 2.0))
+    assert found.worst_db == min(tile_psnrs(alone, tiles.cropped(8), wanted, 2.0))
     assert search.damage(["part.1.0"]).worst_db != found.worst_db
     assert len(list(tmp_path.iterdir())) == 2
     assert list(search_of(network, tiles, tmp_path).on(tiles.cropped(8)).measured.values()) == [found]

@@ -21,7 +21,7 @@ from zoomrt.calibration.equalise import equalise
 from zoomrt.calibration.fake_quant import INT8, QuantConv2d, QuantLinear
 from zoomrt.calibration.layers import layers_of
 from zoomrt.calibration.placement import Placement, placement_of
-from zoomrt.calibration.quantise import psnr_db, quantise
+from zoomrt.calibration.quantise import quantise, tile_psnrs
 from zoomrt.export.graph.to_onnx import export_graph
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families.edge import FAMILY
@@ -66,11 +66,11 @@ def test_shipped_edge(tmp_path: Path) -> None:
         wanted = [network(tile) for tile in unseen]
     quantised, placement = int8_of(network, photographs(3, 64, seed=1), "tensorrt_rtx")
     assert placement.share >= 0.9
-    decibels = psnr_db(quantised, unseen, wanted, 2.0)
+    decibels = tile_psnrs(quantised, unseen, wanted, 2.0)
     assert min(decibels) >= 50
     export_graph(quantised, tmp_path / "g.onnx", shape=(1, 3, 64, 64), half=False, opset=23)
     check_graph(tmp_path / "g.onnx", placement, attentions=2)
-    with_runtime = psnr_db(lambda tile: run(tmp_path / "g.onnx", tile), unseen, wanted, 2.0)
+    with_runtime = tile_psnrs(lambda tile: run(tmp_path / "g.onnx", tile), unseen, wanted, 2.0)
     np.testing.assert_allclose(with_runtime, decibels, atol=1.5)
     check_layer_by_layer(tmp_path / "g.onnx", quantised, next(iter(unseen)), len(placement.quantised))
 
@@ -152,16 +152,16 @@ def test_small_osediff(tmp_path: Path, rng: np.random.Generator) -> None:
         wanted = [network(tile) for tile in tiles]
     quantised, placement = int8_of(network, tiles, "onnxruntime")
     with torch.no_grad():
-        unchanged = psnr_db(network, tiles, wanted, 2.0)
+        unchanged = tile_psnrs(network, tiles, wanted, 2.0)
     assert unchanged == [200.0] * 3  # equalised to the bit
     kept = {name.rsplit(".", 1)[-1] for name in placement.kept}
     assert kept == {"conv_in", "conv_out", "to_mean", "post_quant_conv"}
     parts = {name.split(".")[0] for name in placement.quantised}
     assert parts == {"encoder", "unet", "decoder"}
-    decibels = psnr_db(quantised, tiles, wanted, 2.0)
+    decibels = tile_psnrs(quantised, tiles, wanted, 2.0)
     assert 15 < min(decibels) < 150
     export_graph(quantised, tmp_path / "g.onnx", shape=(1, 3, 8, 8), half=False, opset=23)
     attentions = sum(hasattr(module, "to_q") for module in network.modules())
     check_graph(tmp_path / "g.onnx", placement, attentions)
-    with_runtime = psnr_db(lambda tile: run(tmp_path / "g.onnx", tile), tiles, wanted, 2.0)
+    with_runtime = tile_psnrs(lambda tile: run(tmp_path / "g.onnx", tile), tiles, wanted, 2.0)
     np.testing.assert_allclose(with_runtime, decibels, atol=3)

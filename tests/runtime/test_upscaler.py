@@ -190,7 +190,7 @@ def test_a_result_that_does_not_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(pixels_module.np, "empty", full)
         with pytest.raises(OutOfMemory, match="need 48 MB for the output frame"):
-            pixels_module.empty_frame((4000, 4000, 3), np.dtype(np.uint8))
+            pixels_module.empty((4000, 4000, 3), np.dtype(np.uint8))
     assert upscaler(frame[:2, :2]).shape == (8, 8, 3)
 
 

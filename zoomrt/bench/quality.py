@@ -1,4 +1,4 @@
-"""How good the pictures are, beside how fast they come: PSNR and SSIM (scikit-image) and FLIP, on 8-bit RGB.
+"""How good the pictures are, beside how fast they come: PSNR, SSIM (scikit-image) and FLIP, on 8-bit RGB.
 
 FLIP (Andersson et al. 2020, flip-evaluator) models what the eye sees of a difference: contrast sensitivity, edges and
 points, colour; it needs no network. LPIPS and its kin are not here: the libraries (lpips, torchmetrics, piq) carry the
@@ -20,27 +20,19 @@ from zoomrt.errors import InputError
 from zoomrt.files import entries, is_folder
 from zoomrt.runtime.pictures.formats import READABLE
 from zoomrt.runtime.pictures.images import read_rgb8
+from zoomrt.runtime.tiles.psnr import psnr_db
 from zoomrt.runtime.upscaler import Upscaler
 
-EQUAL_DB = 200.0
-"""What stands for equal pictures, whose PSNR is infinite."""
 _WINDOW = 11
 """Pixels across the Gaussian window of SSIM (Wang et al. 2004)."""
 _METRICS: Any = metrics  # untyped
-
-
-def psnr_db(wanted: NDArray[np.floating], got: NDArray[np.floating], peak: float) -> float:
-    """At most EQUAL_DB."""
-    error = float(np.mean((wanted.astype(np.float64) - got.astype(np.float64)) ** 2))
-    return min(EQUAL_DB, 10 * float(np.log10(peak**2 / error))) if error else EQUAL_DB
 
 
 def compare_pictures(of: str, to: str, pictures: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Quality:
     """Means over (got, wanted), (H, W, 3) each, of equal sizes. SSIM with the Gaussian window of the paper."""
     psnr, ssim, flip = [], [], []
     for got, wanted in pictures:
-        same = bool(np.array_equal(got, wanted))
-        psnr.append(EQUAL_DB if same else float(_METRICS.peak_signal_noise_ratio(wanted, got, data_range=255)))
+        psnr.append(psnr_db(wanted, got, 255))
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
         ssim.append(float(_METRICS.structural_similarity(wanted, got, channel_axis=2, data_range=255, **options)))
         flip.append(_flip(wanted, got))
@@ -66,9 +58,7 @@ def _flip(wanted: NDArray[np.uint8], got: NDArray[np.uint8]) -> float | None:
 
 def quality_of(name: str, upscaler: Upscaler, pairs: list[tuple[Path, Path]]) -> Quality:
     """Against ground truth, of `pairs_in`."""
-    made = []
-    for small, truth in _read(pairs, upscaler.scale):
-        made.append((upscaler.upscale(small), truth))
+    made = [(upscaler.upscale(small), truth) for small, truth in _read(pairs, upscaler.scale)]
     return compare_pictures(name, "ground truth", made)
 
 

@@ -33,6 +33,7 @@ from zoomrt.errors import EngineMismatch, ZoomrtError
 from zoomrt.models.options import Values
 from zoomrt.runtime.backends import BACKENDS
 from zoomrt.runtime.resources import core_count
+from zoomrt.runtime.tiles.psnr import psnr_db
 from zoomrt.runtime.upscaler import Upscaler, load
 
 ENGINE = "zoomrt"
@@ -281,7 +282,7 @@ class _Run:
             low, high = self.manifest.tile.value_range
             with upscaler.engine() as session:
                 got = np.asarray(session.run(self.work.batch), np.float32)
-            psnr = round(quality.psnr_db(self._wanted, got, high - low), 2)
+            psnr = round(psnr_db(self._wanted, got, high - low), 2)
         found: dict[str, Any] = {"psnr_db": psnr, "psnr_missing": missing}
         other = opened.gmac if opened else None
         if self.cost is not None and self.wall is not None and other is None:

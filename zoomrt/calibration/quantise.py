@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -14,8 +13,7 @@ from zoomrt.calibration.layers import with_layers
 from zoomrt.calibration.placement import Placement
 from zoomrt.errors import PrecisionError
 from zoomrt.runtime.backends import BACKENDS
-
-_EXACT_DB = 200.0  # JSON knows no infinity
+from zoomrt.runtime.tiles.psnr import psnr_db
 
 
 def quantised_layers(network: nn.Module, ranges: Ranges, placement: Placement, form: Format) -> dict[str, nn.Module]:
@@ -47,16 +45,6 @@ def quantise(network: nn.Module, ranges: Ranges, placement: Placement, form: For
 
 
 @torch.no_grad()
-def psnr_db(network: nn.Module, tiles: Iterable[Tensor], wanted: Iterable[Tensor], peak: float) -> list[float]:
-    """PSNR of `network(tile)` against `wanted`, for each tile, decibels.
-
-    peak : width of the value range. An exact match counts as 200 dB, a result that is not finite as -200 dB.
-    """
-    return [_psnr(network(tile), target, peak) for tile, target in zip(tiles, wanted, strict=True)]
-
-
-def _psnr(got: Tensor, wanted: Tensor, peak: float) -> float:
-    error = float((got.double() - wanted.double()).square().mean())
-    if not math.isfinite(error):
-        return -_EXACT_DB
-    return min(_EXACT_DB, 10 * math.log10(peak**2 / error)) if error else _EXACT_DB
+def tile_psnrs(network: nn.Module, tiles: Iterable[Tensor], wanted: Iterable[Tensor], peak: float) -> list[float]:
+    """`psnr_db` of `network(tile)` against `wanted`, for each tile. peak : width of the value range."""
+    return [psnr_db(target, network(tile), peak) for tile, target in zip(tiles, wanted, strict=True)]

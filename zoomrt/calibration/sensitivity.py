@@ -28,7 +28,7 @@ from zoomrt.calibration.data import Tiles
 from zoomrt.calibration.fake_quant import Format
 from zoomrt.calibration.layers import with_layers
 from zoomrt.calibration.placement import Placement
-from zoomrt.calibration.quantise import psnr_db, quantised_layers
+from zoomrt.calibration.quantise import quantised_layers, tile_psnrs
 from zoomrt.errors import PrecisionError
 from zoomrt.files import read_cached, write_cached
 
@@ -114,7 +114,7 @@ class Search:
             names = [name for block in chosen for name in self.blocks[block]]
             trial = with_layers(self.network, {name: self._twins[name] for name in names})
             low, high = self.tiles.value_range
-            decibels = psnr_db(trial, self.tiles, self.wanted, high - low)
+            decibels = tile_psnrs(trial, self.tiles, self.wanted, high - low)
             mean = sum(decibels) / len(decibels)
             self.measured[chosen] = Damage(chosen, self._share(chosen), mean, min(decibels))
             self._remember()

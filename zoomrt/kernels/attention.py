@@ -17,17 +17,6 @@ from zoomrt.kernels.checks import FLOATS, TYPES, require, require_tensors
 from zoomrt.kernels.configuration import TENSOR_CORE_SMS, Configuration
 from zoomrt.kernels.cost import Cost
 
-__all__ = [
-    "LARGEST_HEAD",
-    "SIZES",
-    "attention",
-    "attention_kernel",
-    "configuration",
-    "configurations",
-    "cost",
-    "reference",
-]
-
 SIZES = (32, 40, 48, 64, 72, 80, 128, 512)
 """Head sizes compiled ahead of time; `attention` takes any up to LARGEST_HEAD."""
 LARGEST_HEAD = 512

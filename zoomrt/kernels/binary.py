@@ -15,8 +15,6 @@ import msgspec
 from zoomrt.errors import PluginError
 from zoomrt.files import scratch_folder
 
-__all__ = ["LIMITS", "Compiled", "Limits", "Resources", "check_fit", "read_resources"]
-
 
 @dataclass(frozen=True)
 class Limits:

@@ -10,8 +10,6 @@ from triton.runtime.jit import JITFunction
 
 from zoomrt.errors import InputError
 
-__all__ = ["FLOATS", "TYPES", "require", "require_tensors"]
-
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.uint8: "u8", torch.int32: "i32"}
 """Triton's names of torch's types."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)

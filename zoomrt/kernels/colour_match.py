@@ -22,8 +22,6 @@ from zoomrt.kernels.cost import Cost
 from zoomrt.kernels.tile_blend import SUMS
 from zoomrt.kernels.tile_gather import FORMATS, YUV, _pixels, frame_arguments
 
-__all__ = ["EPSILON", "apply_table", "colour_table", "configurations", "cost", "reference", "source_sums"]
-
 EPSILON = 1e-5
 """Added to the variance of values in [0, 1] (OSEDiff's value)."""
 ROWS, COLUMNS = 4, 256

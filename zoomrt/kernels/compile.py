@@ -33,8 +33,6 @@ from zoomrt.kernels.binary import LIMITS, Compiled, check_fit
 from zoomrt.kernels.compile_child import Job, Refusal
 from zoomrt.kernels.configuration import Configuration
 
-__all__ = ["PTX_VERSIONS", "KernelBinary", "compile_kernels", "is_for", "require_triton"]
-
 PTX_VERSIONS = {75: 84, 80: 84, 86: 84, 89: 84, 90: 84, 120: 87, 121: 88}
 """SM -> PTX ISA, 84 for 8.4: drivers from 550 on take that, 8.7 needs 570 and 8.8 needs 575, which are the first for
 these GPUs (PTX ISA manual, "Release Notes"). Triton's own choice would need the newest driver."""

@@ -25,8 +25,6 @@ from zoomrt.errors import ZoomrtError
 from zoomrt.files import scratch_folder
 from zoomrt.kernels.binary import Compiled, read_resources
 
-__all__ = ["Job", "Refusal", "main", "without_hidden_parameters"]
-
 _SCRATCH = ("global_scratch_size", "profile_scratch_size")
 _PARAMETERS = re.compile(r"(\.entry \w+\(\n)(.*?)(\n\))", re.DOTALL)
 _TARGET = re.compile(r"^\.target (\w+)", re.MULTILINE)

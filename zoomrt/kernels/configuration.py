@@ -13,8 +13,6 @@ from typing import Any
 
 from zoomrt.errors import MissingDependency
 
-__all__ = ["KERNELS", "SMS", "TENSOR_CORE_SMS", "Configuration", "all_configurations", "cdiv"]
-
 SMS = (75, 80, 86, 89, 90, 120)
 """Turing, A100, Ampere, Ada, Hopper and Blackwell of RTX cards: what zoomrt compiles for."""
 TENSOR_CORE_SMS = SMS[1:]

@@ -22,8 +22,6 @@ from zoomrt.kernels.compile import compile_kernels, is_for
 if TYPE_CHECKING:
     from zoomrt.kernels.configuration import Configuration
 
-__all__ = ["NAMESPACE", "OPERATOR", "AttentionCall", "PluginKernel", "compile_calls", "register_attention"]
-
 NAMESPACE, OPERATOR = "zoomrt", "attention"
 SHARED_BYTES = 48 * 1024
 """Whether TensorRT raises the limit above which a launch has to ask for shared memory is not documented."""

@@ -21,8 +21,6 @@ from zoomrt.kernels.checks import TYPES, require, require_tensors
 from zoomrt.kernels.configuration import Configuration, cdiv
 from zoomrt.kernels.cost import Cost
 
-__all__ = ["SUMS", "axis_table", "blend_kernel", "configurations", "cost", "reference", "sums_shape", "tile_blend"]
-
 ROWS, COLUMNS = 4, 128
 SUMS = 7
 """Sums of red, green and blue, of their squares, and how many values were not finite, per program."""

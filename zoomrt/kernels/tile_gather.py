@@ -21,18 +21,6 @@ from zoomrt.kernels.checks import TYPES, require, require_tensors
 from zoomrt.kernels.configuration import Configuration, cdiv
 from zoomrt.kernels.cost import Cost
 
-__all__ = [
-    "FORMATS",
-    "configurations",
-    "cost",
-    "frame_arguments",
-    "gather_kernel",
-    "reference",
-    "rgb_of",
-    "tile_gather",
-    "yuv_numbers",
-]
-
 Format = Literal["rgb", "bgr", "nv12"]
 FORMATS = ("rgb", "bgr", "nv12")
 KR_KB = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}

@@ -9,7 +9,7 @@ Execution only, for `Upscaler`: `tiles` says what to read and with what weight, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from zoomrt.bundle import TileFacts
 from zoomrt.runtime.frames.rgb_view import Picture, peak_of
 from zoomrt.runtime.gpu.device_session import DeviceSession
 from zoomrt.runtime.session import Session
+from zoomrt.runtime.sizes import bands
 from zoomrt.runtime.tiles import noise, pixels
 from zoomrt.runtime.tiles.blend import Blender
 from zoomrt.runtime.tiles.blocks import Block, resized
@@ -57,7 +58,8 @@ def upscale_once(
             on_part(tiles, tiles)
             if straight or device.matches_colours:
                 return
-            blocks = _stored(out)
+            height, width = size  # the finished frame once more
+            blocks = ((rows, slice(0, width), planes_of(out[rows])) for rows in bands(height, _BAND_PIXELS // width))
         else:
             blended = _tile_by_tile(session, frame, facts, on_part, evaluations)
             open_runs.enter_context(contextlib.closing(blended))
@@ -112,11 +114,3 @@ def _tile_by_tile(
                 yield blender.add(index, tile)
             for index in chosen:  # after the batch, so that a callback may use the session again
                 on_part(index + 1, len(tiles))
-
-
-def _stored(out: NDArray[Any]) -> Iterator[Block]:
-    """A finished frame once more as blocks."""
-    step = max(1, _BAND_PIXELS // out.shape[1])
-    for top in range(0, out.shape[0], step):
-        rows = slice(top, min(top + step, out.shape[0]))
-        yield rows, slice(0, out.shape[1]), planes_of(out[rows])

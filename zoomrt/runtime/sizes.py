@@ -5,6 +5,7 @@ A size is (width, height) wherever a user writes it, as in Pillow; arrays are (H
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral
@@ -58,6 +59,12 @@ class ResultSize:
         wide, high = (max(int(side * ratio + Fraction(1, 2)), 1) for side in (width, height))
         check_result_size(wide, high, picture)
         return wide, high
+
+
+def bands(length: int, step: int) -> Iterator[slice]:
+    """An axis in consecutive parts, `step` long, at least 1, but for the last."""
+    step = max(step, 1)
+    return (slice(first, min(first + step, length)) for first in range(0, length, step))
 
 
 def check_size(height: int, width: int, what: str) -> None:

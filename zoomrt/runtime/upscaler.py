@@ -10,7 +10,6 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -280,7 +279,7 @@ class Upscaler:
                     self._check_open()  # on_tile or another thread may have closed it
 
             last = number == len(results) - 1
-            out = pixels.empty_frame((*result, *frame.shape[2:]), dtype if last else between)
+            out = pixels.empty((*result, *frame.shape[2:]), dtype if last else between)
             upscale_once(self._session, facts, frame, out, on_part=on_part, evaluations=evaluations)
             frame = out
         self.evaluations = tuple(evaluations or ())
@@ -319,7 +318,5 @@ class Upscaler:
     def __enter__(self) -> Upscaler:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -18,6 +18,7 @@ from zoomrt.export.graph.to_onnx import INPUT, OUTPUT
 from zoomrt.export.recording import Visitor, watched
 from zoomrt.export.verify.sample_tiles import half_photograph_half_noise, with_noise
 from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
+from zoomrt.runtime.tiles.psnr import psnr_db
 
 __all__ = ["Parity", "Reference", "Runner", "check_parity", "compare", "reference"]
 
@@ -123,10 +124,7 @@ def compare(
     A non-finite value anywhere makes the PSNR minus infinity.
     """
     difference = got.astype(np.float64) - wanted.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        psnr = float(10 * np.log10(peak**2 / np.mean(difference**2)))
-    # an exact match is infinitely good, which JSON cannot say
-    psnr = min(psnr, 200.0) if np.isfinite(difference).all() else float("-inf")
+    psnr = psnr_db(wanted, got, peak) if np.isfinite(difference).all() else float("-inf")
     worst = float(np.abs(difference).max())
     relative = worst / max(float(np.abs(wanted).max()), 1e-20)
     return Parity(probe, runner, worst, round(psnr, 2), needed, relative)

@@ -20,8 +20,6 @@ from zoomrt.errors import MissingDependency
 from zoomrt.runtime.gpu.cuda_errors import cuda_faults, fault_of, foreign_context
 from zoomrt.runtime.gpu.device import Buffer, Event, Launch, Stream
 
-__all__ = ["CudaBuffer", "CudaDevice", "CudaStream", "require_driver"]
-
 
 class CudaBuffer:
     """See `device.HostBuffer`; `array` is there for page-locked memory only."""

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 from zoomrt.errors import EngineMismatch, OutOfMemory, RuntimeFault, ZoomrtError
 
-__all__ = ["cuda_faults", "fault_of"]
-
 _NO_MEMORY = ("out_of_memory", "out of memory", "outofmemory", "failed to allocate", "memoryallocation")
 _NO_RUNTIME = (
     "libcudart",

@@ -18,8 +18,6 @@ from zoomrt.runtime.gpu.cuda_device import CudaDevice, CudaStream
 from zoomrt.runtime.gpu.cuda_errors import cuda_faults
 from zoomrt.runtime.gpu.device import Launch, Stream
 
-__all__ = ["CudaKernel", "evaluate"]
-
 _SHARED_BY_DEFAULT = 48 << 10  # bytes of dynamic shared memory that every kernel may take (CUDA programming guide)
 _SCALARS: dict[str, Callable[[Any], Any]] = {
     "i1": ctypes.c_bool,

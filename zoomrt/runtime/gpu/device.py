@@ -11,8 +11,6 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-__all__ = ["Buffer", "Device", "Engine", "Event", "HostBuffer", "Launch", "Stream"]
-
 
 class Buffer(Protocol):
     """Memory of fixed size on the device, owned by whoever made it, C-contiguous."""

@@ -24,8 +24,6 @@ from zoomrt.runtime.sizes import MAX_DEVICE_PIXELS, MAX_DEVICE_SIDE, check_size,
 if TYPE_CHECKING:
     from zoomrt.runtime.gpu.cuda_device import CudaStream
 
-__all__ = ["DeviceSession"]
-
 _WHAT = "cannot upscale this frame on the GPU"
 
 

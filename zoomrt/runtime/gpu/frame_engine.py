@@ -25,17 +25,6 @@ from zoomrt.runtime.gpu.device import Buffer, Device, Engine, HostBuffer, Launch
 from zoomrt.runtime.session import batches_of
 from zoomrt.runtime.tiles.plan import AxisPlan, TilePlan
 
-__all__ = [
-    "ColourKernels",
-    "EngineRuns",
-    "FrameEngine",
-    "FrameKernels",
-    "Kernel",
-    "aligned",
-    "axis_table",
-    "check_sums",
-]
-
 _SUMS = 7  # per block of the blend: sums of red, green and blue, of their squares, values that were not finite
 
 

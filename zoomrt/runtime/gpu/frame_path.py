@@ -26,8 +26,6 @@ from zoomrt.runtime.gpu.scheduler import Pipeline
 from zoomrt.runtime.sizes import fits_device
 from zoomrt.runtime.tiles.plan import plan
 
-__all__ = ["FramePath"]
-
 
 class _Shape(NamedTuple):
     """What buffers and launches are made for."""

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from zoomrt.errors import RuntimeFault
 from zoomrt.runtime.gpu.device import Buffer, Device, Engine, Event, HostBuffer, Launch, Stream
 
-__all__ = ["Fill", "Landing", "Pipeline"]
-
 Held = TypeVar("Held", bound=Buffer)
 
 Fill = Callable[[range, NDArray[Any]], None]

@@ -38,7 +38,7 @@ from zoomrt.errors import InputError
 from zoomrt.runtime.pictures import png, vips
 from zoomrt.runtime.pictures.formats import FORMATS
 from zoomrt.runtime.pictures.source import AT_8_BITS, TURNED, PictureFacts, Planes, Raw, Source, stretched, upright
-from zoomrt.runtime.sizes import MAX_PIXELS, check_size
+from zoomrt.runtime.sizes import MAX_PIXELS, bands, check_size
 
 _NAMES = [form.name for form in FORMATS if form.name != "HEIF"]
 # Pillow's modes of 8 bits a channel, and whether they are grey. CMYK and LAB are converted to sRGB.
@@ -248,23 +248,21 @@ def _planes(image: Image.Image, what: str, notes: list[str]) -> Planes:
     mode = ("L" if image.mode in _GREY_MODES else "RGB") + "A" * alpha
     convert = _to_srgb(image, notes) if image.mode in ("CMYK", "LAB") else lambda part: part.convert(mode)
     values = np.empty((image.height, image.width, len(mode)), np.uint8)
-    for rows, part in _bands(image):
+    for rows, part in _parts(image):
         values[rows] = np.asarray(convert(part)).reshape(values[rows].shape)
     pixels = values[..., 0] if mode[0] == "L" else values[..., :3]
     return pixels, values[..., -1] if alpha else None
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+def _parts(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
     """A few rows of an image at a time."""
-    step = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, step):
-        bottom = min(top + step, image.height)
-        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+    for rows in bands(image.height, _BAND_PIXELS // image.width):
+        yield rows, image.crop((0, rows.start, image.width, rows.stop))
 
 
 def _deep_planes(image: Image.Image, what: str) -> Planes:
     pixels = np.empty((image.height, image.width), np.uint16)
-    for rows, part in _bands(image):
+    for rows, part in _parts(image):
         values = np.asarray(part)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:

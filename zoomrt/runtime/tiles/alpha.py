@@ -6,12 +6,13 @@ Works on a few rows at a time: no plane of floats is as large as the picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from zoomrt.runtime.sizes import bands
 
 Pixels = NDArray[Any]
 _SUPPORT = 2  # of a bicubic kernel, in pixels
@@ -24,12 +25,11 @@ _BAND_PIXELS = 1 << 18
 def resize_alpha(alpha: Pixels, size: tuple[int, int]) -> Pixels:
     """(H, W) uint8 or uint16 at (height, width) `size`, by bicubic interpolation (Pillow's, a = -0.5), rounded once."""
     height, width = size
-    step, ratio = max(1, _BAND_PIXELS // width), alpha.shape[0] / height
+    ratio = alpha.shape[0] / height
     reach = math.ceil(_SUPPORT * max(1.0, ratio)) + 1
     result = np.empty(size, alpha.dtype)
-    for top in range(0, height, step):
-        band = result[top : top + step]
-        start, stop = top * ratio, (top + len(band)) * ratio
+    for rows in bands(height, _BAND_PIXELS // width):
+        band, start, stop = result[rows], rows.start * ratio, rows.stop * ratio
         first = max(0, math.floor(start) - reach)
         part = alpha[first : math.ceil(stop) + reach].astype(np.float32)
         box = (0, start - first, alpha.shape[1], min(stop - first, len(part)))
@@ -45,12 +45,17 @@ def fill_hidden(pixels: Pixels, alpha: Pixels) -> Pixels:
     """
     if alpha.all() or not alpha.any():
         return pixels
-    bands = list(_bands(alpha.shape))
-    coarse = [_halved(*_weighted(pixels[rows], alpha[rows]), _LEVELS) for rows in bands]
+    whole = list(bands(alpha.shape[0], max(1, _BAND_PIXELS // (alpha.shape[1] * _BLOCK)) * _BLOCK))
+    coarse = []
+    for rows in whole:
+        sums = _weighted(pixels[rows], alpha[rows])
+        for _ in range(_LEVELS):
+            sums = _halve(sums[0]), _halve(sums[1])
+        coarse.append(sums)
     totals, weights = (np.concatenate(part) for part in zip(*coarse, strict=True))
     blocks = _filled(totals, weights)
     result = np.empty_like(pixels)
-    for rows in bands:
+    for rows in whole:
         total, weight = _weighted(pixels[rows], alpha[rows])
         first = rows.start // _BLOCK
         filled = _filled(total, weight, blocks[first : first + -(-len(total) // _BLOCK)], _LEVELS)
@@ -59,24 +64,10 @@ def fill_hidden(pixels: Pixels, alpha: Pixels) -> Pixels:
     return result
 
 
-def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
-    step = max(1, _BAND_PIXELS // (shape[1] * _BLOCK)) * _BLOCK
-    for top in range(0, shape[0], step):
-        yield slice(top, min(top + step, shape[0]))
-
-
 def _weighted(pixels: Pixels, alpha: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Colours of visible pixels, (rows, columns, channels), and 1 for each of them."""
     weight = (alpha > 0)[:, :, None].astype(np.float32)
     return pixels.reshape(*alpha.shape, -1) * weight, weight
-
-
-def _halved(
-    total: NDArray[np.float32], weight: NDArray[np.float32], times: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    for _ in range(times):
-        total, weight = _halve(total), _halve(weight)
-    return total, weight
 
 
 def _filled(

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle, ColourFacts, ColourMethod
-from zoomrt.errors import OutOfMemory, unknown_name
+from zoomrt.errors import unknown_name
+from zoomrt.runtime.sizes import bands
 from zoomrt.runtime.tiles.blocks import Block
 from zoomrt.runtime.tiles.fixed_point import FIXED_WHITE, to_codes
 from zoomrt.runtime.tiles.moments import Moments, matching_affine
+from zoomrt.runtime.tiles.pixels import empty
 from zoomrt.runtime.tiles.reference import Reference
 from zoomrt.runtime.tiles.wavelet import match_low_frequencies
 
@@ -63,17 +65,12 @@ def corrected(blocks: Iterable[Block], reference: Reference, out: NDArray[Any], 
     """
     channels, size = 1 if out.ndim == 2 else 3, (out.shape[0], out.shape[1])
     if colour.clamp == "first":
-        blocks = _clamped(blocks)
+        blocks = ((rows, columns, np.clip(block, 0, 1)) for rows, columns, block in blocks)
     if colour.method == "wavelet":
         return match_low_frequencies(blocks, reference, channels, size)
     if colour.method == "adain":
         return _match_moments(blocks, reference.moments(), out, colour.epsilon)
     return iter(blocks)
-
-
-def _clamped(blocks: Iterable[Block]) -> Iterator[Block]:
-    for rows, columns, block in blocks:
-        yield rows, columns, np.clip(block, 0, 1)
 
 
 def _match_moments(blocks: Iterable[Block], wanted: Moments, out: NDArray[Any], epsilon: float) -> Iterator[Block]:
@@ -89,9 +86,7 @@ def _match_moments(blocks: Iterable[Block], wanted: Moments, out: NDArray[Any], 
             waiting[:, rows, columns] = block
     gain, bias = (each[:, None, None] for each in matching_affine(wanted, found, epsilon))
     gain /= FIXED_WHITE if fixed else 1
-    step = max(1, _BAND_PIXELS // width)
-    for top in range(0, height, step):
-        rows = slice(top, min(top + step, height))
+    for rows in bands(height, _BAND_PIXELS // width):
         block = waiting[:, rows] * gain.astype(np.float32)
         block += bias.astype(np.float32)
         yield rows, slice(0, width), block
@@ -101,11 +96,10 @@ def _room_for(out: NDArray[Any]) -> NDArray[Any]:
     """Where a picture waits, (channels, H, W): `out` itself where it holds floats."""
     if out.dtype.kind == "f":
         return out[None] if out.ndim == 2 else out.transpose(2, 0, 1)
-    shape = (1 if out.ndim == 2 else 3, *out.shape[:2])
-    dtype = np.dtype(np.int16 if out.dtype == np.uint8 else np.float32)
-    try:
-        return np.empty(shape, dtype)
-    except MemoryError as cause:
-        needed = f"{int(np.prod(shape)) * dtype.itemsize / 1e6:.0f} MB until the colours of the whole picture are known"
-        remedy = "Cut the picture into parts first, close other programs, or choose the colour step none or wavelet."
-        raise OutOfMemory("cannot match the colours", seen="no room", needed=needed, remedy=remedy) from cause
+    return empty(
+        (1 if out.ndim == 2 else 3, *out.shape[:2]),
+        np.dtype(np.int16 if out.dtype == np.uint8 else np.float32),
+        what="cannot match the colours",
+        use="until the colours of the whole picture are known",
+        remedy="Cut the picture into parts first, close other programs, or choose the colour step none or wavelet.",
+    )

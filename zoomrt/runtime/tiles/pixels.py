@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,20 @@ def result_dtype(frame: Picture) -> np.dtype[Any]:
     return np.dtype(np.uint8) if isinstance(frame, RgbView) else frame.dtype
 
 
-def empty_frame(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An output frame, not filled. Raises OutOfMemory."""
+def empty(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    what: str = "cannot hold the result",
+    use: str = "for the output frame",
+    remedy: str = "Cut the picture into parts first, or close other programs.",
+) -> NDArray[Any]:
+    """Room for pixels, not filled. Raises OutOfMemory, in the words given."""
     try:
         return np.empty(shape, dtype)
     except MemoryError as cause:
-        needed = f"{int(np.prod(shape)) * dtype.itemsize / 1e6:.0f} MB for the output frame"
-        remedy = "Cut the picture into parts first, or close other programs."
-        raise OutOfMemory("cannot hold the result", seen="no room", needed=needed, remedy=remedy) from cause
+        needed = f"{math.prod(shape) * dtype.itemsize / 1e6:.0f} MB {use}"
+        raise OutOfMemory(what, seen="no room", needed=needed, remedy=remedy) from cause
 
 
 def gather(frame: Picture, plan: TilePlan, index: int, tile: TileFacts, out: NDArray[np.float32]) -> None:

@@ -8,7 +8,6 @@ last pixel, does not widen and is not cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import ColourFacts
 from zoomrt.runtime.frames.rgb_view import Picture, peak_of
+from zoomrt.runtime.sizes import bands
 from zoomrt.runtime.tiles.moments import Moments
 from zoomrt.runtime.tiles.resample import (
     BICUBIC,
@@ -60,12 +60,13 @@ class InputReference:
     def moments(self) -> Moments:
         moments = Moments(1 if self._frame.ndim == 2 else 3)
         if self._as_it_is:
-            for band in _bands(self._frame):
-                moments.add(planes_of(band))
+            height, width = self._frame.shape[:2]
+            for rows in bands(height, _BAND_PIXELS // width):
+                for columns in bands(width, _BAND_PIXELS):
+                    moments.add(planes_of(self._frame[rows, columns]))
         else:
-            step = max(1, _BAND_PIXELS // self._size[1])
-            for top in range(0, self._size[0], step):
-                moments.add(self.rows(top, min(top + step, self._size[0])))
+            for rows in bands(self._size[0], _BAND_PIXELS // self._size[1]):
+                moments.add(self.rows(rows.start, rows.stop))
         return moments
 
     def rows(self, first: int, stop: int) -> NDArray[np.float32]:
@@ -88,12 +89,3 @@ def planes_of(part: NDArray[Any]) -> NDArray[np.float32]:
     planes = part[None] if part.ndim == 2 else part.transpose(2, 0, 1)
     values: NDArray[np.float32] = np.multiply(planes, np.float32(1 / peak_of(part.dtype)), dtype=np.float32, order="C")
     return values
-
-
-def _bands(frame: Picture) -> Iterator[NDArray[Any]]:
-    """Views of a few rows each, wide frames also cut into columns."""
-    wide = min(frame.shape[1], _BAND_PIXELS)
-    high = max(1, _BAND_PIXELS // wide)
-    for top in range(0, frame.shape[0], high):
-        for left in range(0, frame.shape[1], wide):
-            yield frame[top : top + high, left : left + wide]

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import ColourFacts, TileFacts
+from zoomrt.runtime.sizes import bands
 from zoomrt.runtime.tiles import noise
 from zoomrt.runtime.tiles.colour import corrected
 from zoomrt.runtime.tiles.moments import Moments
@@ -81,8 +82,7 @@ class View:
         Taken as a whole, each step of a 1080p view would send 25 MB through memory.
         """
         height = self.output[0]
-        step = _STRIP if self.facts.colour.method == "none" else height
-        return [slice(top, min(top + step, height)) for top in range(0, height, step)]
+        return list(bands(height, _STRIP if self.facts.colour.method == "none" else height))
 
     def compose(
         self, window: NDArray[np.float32], tiles: Mapping[int, Codes], rows: slice | None = None
