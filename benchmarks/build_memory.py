@@ -64,7 +64,7 @@ def measured(request: BuildRequest) -> tuple[dict[str, int], Manifest]:
     with tempfile.TemporaryDirectory() as folder, _started(context, (request, Path(folder) / "bundle", theirs)):
         theirs.close()
         peaks, manifest = ours.recv()
-    compiled = [report["build"]["peak_rss_bytes"] for report in manifest.engine_report.values()]
+    compiled = [report.build.peak_rss_bytes for report in manifest.engine_report.values()]
     if compiled:
         peaks["engine"] += max(compiled)
     return peaks, manifest
@@ -82,15 +82,16 @@ def _started(context: Any, arguments: tuple[Any, ...]) -> Iterator[None]:
 
 def compared(peaks: dict[str, int], manifest: Manifest) -> dict[str, object]:
     plan = manifest.memory
-    stages = {stage["name"]: stage["total"] for stage in plan["stages"]}
+    assert plan is not None
+    stages = {stage.name: stage.total for stage in plan.stages}
     peak = max(peaks.values())
     return {
         "planned_mb": {name: round(total / 1e6) for name, total in stages.items()},
         "measured_mb": {name: round(count / 1e6) for name, count in peaks.items()},
         "planned_over_measured": {name: round(total / peaks[name], 2) for name, total in stages.items()},
-        "planned_peak_mb": round(plan["peak_bytes"] / 1e6),
+        "planned_peak_mb": round(plan.peak.total / 1e6),
         "measured_peak_mb": round(peak / 1e6),
-        "planned_peak_over_measured": round(plan["peak_bytes"] / peak, 2),
+        "planned_peak_over_measured": round(plan.peak.total / peak, 2),
     }
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from benchmarks._record import record
+from zoomrt.bundle.records import EngineReport
 from zoomrt.errors import BuildError
-from zoomrt.export.engines.tensorrt import EngineReport, build_engine
+from zoomrt.export.engines.tensorrt import build_engine
 from zoomrt.export.graph.to_onnx import export_graph
 from zoomrt.export.targets import TARGETS
 from zoomrt.models.checkpoint import load_checkpoint

@@ -105,9 +105,9 @@ def built(request: BuildRequest, folder: Path) -> dict[str, Any]:
         "build_seconds": round(time.perf_counter() - started, 1),
         "build_peak_rss_gb": round(high_water() / 1e9, 2),
         "bundle_mb": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6, 1),
-        "parameters": manifest.weights["parameters"],
+        "parameters": manifest.weights.parameters,
         "steps": manifest.steps,
-        "parity_psnr_db": min(one["psnr_db"] for batch in manifest.parity.values() for one in batch.get("results", [])),
+        "parity_psnr_db": min(one.psnr_db for graph in manifest.parity.values() for one in graph.results),
     }
 
 

@@ -10,6 +10,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from torch import nn
 
@@ -46,14 +47,14 @@ def edge() -> nn.Module:
 def described(manifest: Manifest) -> dict[str, object]:
     row: dict[str, object] = {"bundle_mb": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6, 2)}
     if facts := manifest.calibration:
-        row |= {f"{name}_psnr_to_fp32_db": value for name, value in facts["psnr_db"].items()}
-        row |= {"share_quantised": facts["share"], "held_out_tiles": facts["held_out"]["count"]}
+        row |= {f"{name}_psnr_to_fp32_db": value for name, value in msgspec.structs.asdict(facts.psnr_db).items()}
+        row |= {"share_quantised": facts.share, "held_out_tiles": facts.held_out.count}
     for report in manifest.engine_report.values():
         row |= {
-            "kernels": report["kernels"],
-            "eight_bit_layers": report["eight_bit_layers"],
-            "static_mb_per_run": round(report["static_bytes"] / 1e6, 1),
-            "engine_mb": round(report["engine_bytes"] / 1e6, 2),
+            "kernels": report.kernels,
+            "eight_bit_layers": report.eight_bit_layers,
+            "static_mb_per_run": round((report.static_bytes or 0) / 1e6, 1),
+            "engine_mb": round(report.engine_bytes / 1e6, 2),
         }
     return row
 

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -128,8 +129,8 @@ def build_figures(request: BuildRequest) -> dict[str, object]:
         "peak_rss_gb": round(peak / 1e9, 2),
         "bundle_mb": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6),
         **engine_figures(manifest),
-        "parity": manifest.parity["1"]["results"],
-        "numerics": manifest.numerics,
+        "parity": msgspec.to_builtins(manifest.parity["1"].results),
+        "numerics": msgspec.to_builtins(manifest.numerics),
         **eight_bit_figures(manifest),
     }
 
@@ -140,14 +141,14 @@ def eight_bit_figures(manifest: Manifest) -> dict[str, object]:
         return {}
     names = ("format", "method", "share", "min_psnr_db", "psnr_db", "seams_balanced", "against_fp16")
     return {
-        **{name: facts[name] for name in names},
-        "tiles": facts["tiles"]["count"],
-        "held_out_tiles": facts["held_out"]["count"],
-        "eight_bit_layers": manifest.engine_report["1"]["eight_bit_layers"] if manifest.engine_report else None,
-        "kept_layers": len(facts["kept"]),
-        "ranking_side": facts["ranking"]["side"],
-        "blocks_ranked": len(facts["ranking"]["blocks"]),
-        "sets_measured": len(facts["measured"]),
+        **{name: msgspec.to_builtins(getattr(facts, name)) for name in names},
+        "tiles": facts.tiles.count,
+        "held_out_tiles": facts.held_out.count,
+        "eight_bit_layers": manifest.engine_report["1"].eight_bit_layers if manifest.engine_report else None,
+        "kept_layers": len(facts.kept),
+        "ranking_side": facts.ranking.side,
+        "blocks_ranked": len(facts.ranking.blocks),
+        "sets_measured": len(facts.measured),
         "build_warnings": manifest.warnings,
     }
 
@@ -156,19 +157,19 @@ def engine_figures(manifest: Manifest) -> dict[str, object]:
     if not manifest.engine_report:
         return {}
     report = manifest.engine_report["1"]
-    build_cost = report["build"]
+    build_cost = report.build
     return {
-        "engine_seconds": round(build_cost["seconds"], 1),
-        "engine_peak_rss_gb": round((build_cost["peak_rss_bytes"] or 0) / 1e9, 2),
-        "engine_mb": round(report["engine_bytes"] / 1e6),
-        "sms": report["sms"],
-        "kernels": report["kernels"],
-        "attentions_fused": f"{report['attentions_fused']} of {report['attentions_expected']}",
-        "unfused": report.get("attentions_unfused"),
-        "share_in_precision": report["share_in_precision"],
-        "static_mb_per_run": round((report["static_bytes"] or 0) / 1e6),
-        "workspace_mb": round((report["workspace_bytes"] or 0) / 1e6),
-        "warnings": report["warnings"],
+        "engine_seconds": round(build_cost.seconds, 1),
+        "engine_peak_rss_gb": round((build_cost.peak_rss_bytes or 0) / 1e9, 2),
+        "engine_mb": round(report.engine_bytes / 1e6),
+        "sms": report.sms,
+        "kernels": report.kernels,
+        "attentions_fused": f"{report.attentions_fused} of {report.attentions_expected}",
+        "unfused": report.attentions_unfused,
+        "share_in_precision": report.share_in_precision,
+        "static_mb_per_run": round((report.static_bytes or 0) / 1e6),
+        "workspace_mb": round((report.workspace_bytes or 0) / 1e6),
+        "warnings": report.warnings,
     }
 
 

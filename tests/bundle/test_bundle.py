@@ -19,11 +19,14 @@ from small_bundles import EMPTY_MODEL, TILE, model_with_external_data, write
 import zoomrt.bundle as bundle_module
 from zoomrt import _scratch, files
 from zoomrt.bundle import MANIFEST, Manifest, check_output, open_bundle, writing_bundle
+from zoomrt.bundle.records import SpeedRecord, Timing
 from zoomrt.errors import BundleError, StorageError
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    write(tmp_path / "b", seeds={"noise": 7}, parity={"1": {"psnr": 99.5}})
+    timing = Timing(1, 0.5, 3)  # a whole number of milliseconds is read as 1.0
+    speed = SpeedRecord(batch=1, threads=2, chosen="onnxruntime", engines={"onnxruntime": timing})
+    write(tmp_path / "b", seeds={"noise": 7}, speed=speed)
     read = open_bundle(tmp_path / "b").manifest
     assert msgspec.json.decode(read.to_json(), type=Manifest) == read
     assert read.seeds == {"noise": 7}
@@ -95,7 +98,7 @@ def _edit(change: Callable[[dict], None]) -> Callable[[Path], None]:
         (_edit(lambda d: d["tile"].update(scale="4")), ["$.tile.scale", "int"]),
         (_edit(lambda d: d.update(extra=1)), ["extra"]),
         (_edit(lambda d: d.pop("family")), ["family"]),
-        (_edit(lambda d: d.update(schema=99)), ["schema = 99", "need 2"]),
+        (_edit(lambda d: d.update(schema=99)), ["schema = 99", "need 3"]),
         (_edit(lambda d: d["files"].update({"../x": {"bytes": 1, "sha256": "0" * 64}})), ["changed after the build"]),
         (_pipe, ["graph.onnx", "not a file"]),
         (_link, ["graph.onnx", "leaves the bundle"]),

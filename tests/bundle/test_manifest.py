@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -15,8 +16,10 @@ from small_bundles import TILE, manifest
 
 from zoomrt.bundle import Evaluation, FileEntry, KernelFile, Manifest, NoiseFacts, SamplingFacts
 from zoomrt.bundle.manifest import check_tile, parse_manifest
+from zoomrt.bundle.records import GraphParity, Parity, WeightFacts
 from zoomrt.errors import BundleError
 
+PARITY = Parity("photograph", "onnxruntime", 1e-6, 99.5, 80.0, 1e-6)
 ENTRY = FileEntry(bytes=5, sha256="0" * 64)
 KERNEL = KernelFile(
     kernel="tile_gather",
@@ -43,8 +46,8 @@ ONE_STEP = manifest(
     engines={"1": "fp16.engine"},
     kernels={"gather:sm89": KERNEL},
     seeds={"parity": 7},
-    parity={"1": {"psnr": 99.5}},
-    weights={"sha256": "ab", "parameters": 5},
+    parity={"1": GraphParity(seed=7, results=(PARITY,), operators={"Conv": 3}, opset=23)},
+    weights=WeightFacts(sha256="0" * 64, parameters=5),
     warnings=["none"],
 )
 MULTI_STEP = manifest(
@@ -245,3 +248,39 @@ def test_random_bytes() -> None:
     for _ in range(500):
         with pytest.raises(BundleError):
             parsed(random.randbytes(random.randrange(200)))
+
+
+def types_in(kind: Any) -> Iterator[Any]:
+    """A type and all that it is made of, fields of structs included."""
+    yield kind
+    inner = typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        inner = tuple(typing.get_type_hints(kind).values())
+    for one in inner:
+        yield from types_in(one)
+
+
+def test_every_field_has_a_type_that_is_checked() -> None:
+    found = list(types_in(Manifest))
+    assert WeightFacts in found
+    assert Parity in found
+    assert not {Any, object, dict, list, tuple} & {one for one in found if typing.get_origin(one) is not Literal}
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("weights", {"sha256": "ab"}),
+        ("weights", {"parameters": -1}),
+        ("parity", {"1": {"psnr": 99.5}}),
+        ("numerics", {"largest": {"a": "wide"}}),
+        ("memory", {"stages": [], "parts": {}}),
+        ("speed", {"batch": 1, "threads": 1, "chosen": "a", "engines": {"a": [1, 2, 3]}}),
+        ("engine_report", {"1": {"kernels": 7}}),
+    ],
+)
+def test_a_record_of_another_shape_is_refused(field: str, wrong: object) -> None:
+    document = msgspec.json.decode(ONE_STEP.sealed().to_json()) | {field: wrong}
+    problem = problem_of(msgspec.json.encode(document))
+    assert problem is not None
+    assert f"$.{field}" in problem.seen

@@ -19,6 +19,7 @@ from zoomrt.bench.record import Memory, Record, read_record
 from zoomrt.bench.report.table import TIME_HEAD, bound_words, time_cells
 from zoomrt.bench.statistics import latency_of
 from zoomrt.bundle import open_bundle, writing_bundle
+from zoomrt.bundle.records import BuildFigures, EngineReport
 from zoomrt.cli import bench
 from zoomrt.cli._common import run
 from zoomrt.errors import StorageError
@@ -372,7 +373,19 @@ def test_an_engine_for_another_machine_is_a_line(nearest_bundle: Path, tmp_path:
     with writing_bundle(path) as (scratch, manifests):
         (scratch / "graph.onnx").write_bytes(source.file("graph.onnx").read_bytes())
         (scratch / "engine").write_bytes(b"of full TensorRT")
-        report = {"1": {"kernels": 7, "static_bytes": 5_000_000, "backend": "tensorrt"}}
+        report = {
+            "1": EngineReport(
+                backend="tensorrt",
+                backend_version="11",
+                precision="fp16",
+                kernels=7,
+                static_bytes=5_000_000,
+                attentions_expected=0,
+                engine_bytes=16,
+                sha256="0" * 64,
+                build=BuildFigures(1.0, None),
+            )
+        }
         changed = {"backend": "tensorrt", "engines": {"1": "engine"}, "engine_report": report}
         manifests.append(msgspec.structs.replace(source.manifest, **changed))
     assert run(bench.cli, [str(path), *QUICK, "--html", str(tmp_path / "p.html")]) == 0

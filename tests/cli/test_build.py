@@ -190,7 +190,7 @@ def test_build_in_int8(tiny_edge_weights: Path, tmp_path: Path, capfd, monkeypat
     assert "on the worst of 2 other tiles" in out
     assert "(needed 15 dB)" in out
     assert "  8 bits   kept: 1 layers, first or last layer" in out
-    assert open_bundle("tiny-int8-cpu").manifest.calibration["tiles"]["count"] == 2
+    assert open_bundle("tiny-int8-cpu").manifest.calibration.tiles.count == 2
     before = tree(tmp_path)
     assert run(build.cli, [*words, "--min-psnr", "149", "-o", "no"]) == 6
     _, err = capfd.readouterr()
@@ -214,13 +214,13 @@ def test_memory_is_planned_and_refused_before_the_work(tiny_edge_weights: Path, 
     table = lines.index("memory           weights  activations   workspace     total")
     assert lines.index("weights ...") < table < lines.index("reference ...")
     memory = open_bundle(tmp_path / "out").manifest.memory
-    assert any(line.endswith(f"expected at most, in {memory['peak_stage']}") for line in lines)
+    assert any(line.endswith(f"expected at most, in {memory.peak.name}") for line in lines)
     # the same build under a limit just below its plan, and just above: a limit is no part of what is built
-    limit = memory["peak_bytes"] // 10**6
+    limit = memory.peak.total // 10**6
     assert run(build.cli, [*words, "--no-cache", "--max-memory", f"{limit}M", "-o", str(tmp_path / "no")]) == 11
     out, err = capfd.readouterr()
     assert "reference ..." not in out
-    assert f"{memory['peak_stage']} {limit}" in err or f"{memory['peak_stage']} {limit + 1}" in err
+    assert f"{memory.peak.name} {limit}" in err or f"{memory.peak.name} {limit + 1}" in err
     assert run(build.cli, [*words, "--max-memory", f"{limit + 1}M", "-o", str(tmp_path / "yes")]) == 0
     assert "yes from the cache" in capfd.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "yes"]

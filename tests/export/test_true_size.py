@@ -76,12 +76,12 @@ def built(root: Path, write, **options: object) -> Manifest:
 def test_bundle_at_true_size(tmp_path: Path, write, family: str, parameters: int) -> None:
     manifest = built(tmp_path, write)
     assert manifest.family == family
-    assert manifest.weights["parameters"] == parameters
+    assert manifest.weights.parameters == parameters
     assert (manifest.tile.height, manifest.tile.scale) == (128, 4)
-    operators = manifest.parity["1"]["operators"]
+    operators = manifest.parity["1"].operators
     assert operators["Attention"] == {"adcsr": 16 + 1}.get(family, 32 + 2)
     assert not {"Sin", "Cos"} & operators.keys()
-    assert manifest.parity["1"]["results"][0]["max_relative"] <= 1e-3
+    assert manifest.parity["1"].results[0]["max_relative"] <= 1e-3
 
 
 @pytest.mark.slow
@@ -97,11 +97,11 @@ def test_bundle_at_true_size(tmp_path: Path, write, family: str, parameters: int
 def test_fp16_engine_at_true_size(tmp_path: Path, write, target: str, unet: int, vae: int) -> None:
     manifest = built(tmp_path, write, precision="fp16", target=target)
     report = manifest.engine_report["1"]
-    assert report["attentions_expected"] == unet + vae
+    assert report.attentions_expected == unet + vae
     if vae == 2:  # heads of 512 have no kernel; AdcSR's decoder has one of 256
-        assert (report["attentions_fused"], len(report["attentions_unfused"])) == (unet, vae)
+        assert (report.attentions_fused, len(report.attentions_unfused)) == (unet, vae)
     else:
-        assert report["attentions_fused"] >= unet
-    assert set(report["sms"]) == set(TARGETS[target].compute_capabilities)
-    assert all(result["psnr_db"] >= 45 for result in manifest.numerics["results"])
-    assert manifest.parity["1"]["results"][0]["psnr_db"] >= 45
+        assert report.attentions_fused >= unet
+    assert set(report.sms) == set(TARGETS[target].compute_capabilities)
+    assert all(result.psnr_db >= 45 for result in manifest.numerics.results)
+    assert manifest.parity["1"].results[0]["psnr_db"] >= 45

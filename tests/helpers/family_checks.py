@@ -87,7 +87,7 @@ def assert_engine_at_true_size(
     pytest.importorskip("tensorrt_rtx")
     manifest = bundle_of(folder / "cpu", weights, options, tile=tile, model=model)
     say_peak(f"{manifest.family} fp32 cpu")
-    assert manifest.weights["parameters"] == parameters
+    assert manifest.weights.parameters == parameters
     request = BuildRequest(
         model=model, weights=weights, options=options or {}, tile=tile, precision="fp16", target="sm89"
     )
@@ -95,10 +95,10 @@ def assert_engine_at_true_size(
     manifest = open_bundle(folder / "sm89").manifest
     say_peak(f"{manifest.family} fp16 sm89")
     report = manifest.engine_report["1"]
-    assert report["sms"] == ["SM89"]
-    assert report["attentions_expected"] == attentions
-    assert report["attentions_fused"] == (attentions if fused is None else fused)
-    assert manifest.parity["1"]["operators"].get("Attention", 0) == attentions
+    assert report.sms == ("SM89",)
+    assert report.attentions_expected == attentions
+    assert report.attentions_fused == (attentions if fused is None else fused)
+    assert manifest.parity["1"].operators.get("Attention", 0) == attentions
 
 
 def assert_multi_step_at_true_size(
@@ -116,7 +116,7 @@ def assert_multi_step_at_true_size(
     pytest.importorskip("tensorrt_rtx")
     manifest = bundle_of(folder / "cpu", weights, options, **request)
     say_peak(f"{manifest.family} fp32 cpu")
-    assert manifest.weights["parameters"] == parameters
+    assert manifest.weights.parameters == parameters
     tile = manifest.tile
     frame = rng_for("assert_multi_step_at_true_size").integers(0, 256, (tile.height, tile.width, 3), np.uint8)
     with zoomrt.load(folder / "cpu") as upscaler:
@@ -131,8 +131,8 @@ def assert_multi_step_at_true_size(
     say_peak(f"{manifest.family} fp16 sm89")
     assert set(manifest.engines) == set(manifest.graphs) - {"policy"}
     for part, report in manifest.engine_report.items():
-        assert report["sms"] == ["SM89"]
-        assert (report["attentions_expected"], report["attentions_fused"]) == attentions.get(part, (0, 0))
+        assert report.sms == ("SM89",)
+        assert (report.attentions_expected, report.attentions_fused) == attentions.get(part, (0, 0))
 
 
 def say_peak(what: str) -> None:

@@ -17,6 +17,7 @@ from seeds import rng_for
 
 from zoomrt import ZoomSession
 from zoomrt.bundle import Bundle
+from zoomrt.bundle.records import WeightFacts
 from zoomrt.cli._common import run as run_command
 from zoomrt.cli.upscale import cli as upscale
 from zoomrt.errors import OutOfMemory, RuntimeFault, TileTooLarge, UsageError
@@ -181,8 +182,8 @@ def refused() -> Iterator[tuple[dict[str, object], dict[str, object], str]]:
     yield {}, {}, "tiles of 32x32"
     yield SMALL | {"scale": 2}, {}, "another scale: 2"
     yield SMALL, {"family": "other"}, "another family: other"
-    yield SMALL, {"weights": {"sha256": "ab"}}, "another weights: ab"
-    yield SMALL, {"weights": {"options": {"base": "cd"}}}, "another options"
+    yield SMALL, {"weights": WeightFacts(sha256="ab" * 32)}, "another weights: abab"
+    yield SMALL, {"weights": WeightFacts(options={"base": "cd"})}, "another options"
     yield SMALL, {"precision": "fp16"}, "another precision: fp16"
     yield SMALL, {"arithmetic": "bf16", "backend": "openvino"}, "another backend: openvino, another arithmetic: bf16"
     yield SMALL, {"target": "sm89"}, "another target: sm89"

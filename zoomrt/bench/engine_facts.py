@@ -16,8 +16,8 @@ def check_engines(bundle: Bundle) -> None:
     if manifest.backend != "tensorrt_rtx":
         return
     for batch, name in manifest.engines.items():
-        told = manifest.engine_report.get(batch, {})
-        if "kernels" in told and told["kernels"] is None:
+        told = manifest.engine_report.get(batch)
+        if told is not None and told.kernels is None:
             continue
         remedy = "Build the bundle again with trt-build."
         what = f"engine {name!r} is not what the manifest says"
@@ -25,7 +25,7 @@ def check_engines(bundle: Bundle) -> None:
             plan = read_plan(bundle.file(name))
         except UnreadablePlan as cause:
             raise EngineMismatch(what, seen=cause, needed="the plan that was read there", remedy=remedy) from cause
-        read = {"kernels": len(plan.kernels), "sms": list(plan.sms), "engine_bytes": plan.bytes}
+        read = {"kernels": len(plan.kernels), "sms": plan.sms, "engine_bytes": plan.bytes}
         for field, value in read.items():
-            if field in told and told[field] != value:
-                raise EngineMismatch(what, seen=f"{field} {value}", needed=told[field], remedy=remedy)
+            if told is not None and (needed := getattr(told, field)) != value:
+                raise EngineMismatch(what, seen=f"{field} {value}", needed=needed, remedy=remedy)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from zoomrt.bundle.records import EngineReport
 from zoomrt.errors import InputError
 from zoomrt.files import read_bytes, write_bytes
 
@@ -197,7 +198,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     layers: Layers | None = None
     quality: tuple[Quality, ...] = ()
     memory: Memory | None = None
-    engine_report: dict[str, Any] = {}
+    engine_report: dict[str, EngineReport] = {}
     """Of the manifest, for an engine that cannot run here."""
     notes: tuple[str, ...] = ()
     """What is missing, and why."""

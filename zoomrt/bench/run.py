@@ -364,5 +364,5 @@ def _bundle_facts(manifest: Manifest, path: Path) -> dict[str, Any]:
         "key": manifest.key,
         "digest": manifest.digest,
         "mb": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6, 1),
-        "parameters": manifest.weights.get("parameters"),
+        "parameters": manifest.weights.parameters,
     }

@@ -30,6 +30,7 @@ from zoomrt.bundle.manifest import (
     SamplingFacts,
     TileFacts,
     parse_manifest,
+    sealed_json,
 )
 from zoomrt.bundle.onnx_file import external_locations
 from zoomrt.errors import BundleError, StorageError
@@ -240,6 +241,6 @@ def writing_bundle(path: str | os.PathLike[str]) -> Iterator[tuple[Path, list[Ma
             name: FileEntry(bytes=size, sha256=files.sha256_of(scratch / name, StorageError))
             for name, size in _sizes_in(scratch).items()
         }
-        raw = msgspec.structs.replace(manifest, files=listed).sealed().to_json()
-        parse_manifest(raw, f"bundle {files.shown(path)}")  # nothing is written that could not be read
+        where = f"bundle {files.shown(path)}"
+        raw = sealed_json(msgspec.structs.replace(manifest, files=listed), where)
         (scratch / MANIFEST).write_bytes(raw)

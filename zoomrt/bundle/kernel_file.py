@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -39,7 +39,7 @@ class KernelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """(name, Triton type) of all that a launch passes, in order: `*fp16`, `*u8`, `i32`, `fp32`."""
     aligned: tuple[str, ...] = ()
     """Arguments that must be multiples of 16 (pointers: in bytes)."""
-    constants: dict[str, Any]
+    constants: dict[str, int | float | str | bool | None]
     """What was fixed when it was compiled."""
     grid: tuple[Grid, Grid, Grid]
     """Thread blocks along each axis: arguments, constants and `extents` joined by + - * // and cdiv(a, b)."""

@@ -14,6 +14,15 @@ import msgspec
 from msgspec import Meta
 
 from zoomrt.bundle.kernel_file import KernelFile, record_problems
+from zoomrt.bundle.records import (
+    CalibrationRecord,
+    EngineReport,
+    Fp16Report,
+    GraphParity,
+    MemoryPlan,
+    SpeedRecord,
+    WeightFacts,
+)
 from zoomrt.errors import BundleError
 
 __all__ = [
@@ -185,20 +194,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     steps: Count = 1
     """Network evaluations per tile; fewer where a policy skips some."""
     seeds: dict[str, int] = {}
-    weights: dict[str, Any] = {}
-    """Where the weights came from: source, sha256, parameter count, licence."""
-    parity: dict[str, dict[str, Any]] = {}
-    """Graph against torch: worst difference and PSNR per probe, with the tolerance that was demanded."""
-    numerics: dict[str, Any] = {}
-    """FP16: largest values, streams rescaled, modules and nodes kept in FP32, storage emulation against FP32."""
-    calibration: dict[str, Any] = {}
-    """8-bit layers: tiles, method, share of the multiply-adds, ranges, what was kept and why, PSNR to FP32."""
-    memory: dict[str, Any] = {}
-    """What the build was expected to take, in bytes: weights, activations and workspace of each stage, and the peak."""
-    speed: dict[str, Any] = {}
-    """CPU: milliseconds per batch in each engine that was tried, which was chosen, and FP32 beside fewer bits."""
-    engine_report: dict[str, dict[str, Any]] = {}
-    """What was read back from the finished engines: target SMs, kernels, dtypes, fused attentions, static bytes."""
+    weights: WeightFacts = WeightFacts()
+    parity: dict[str, GraphParity] = {}
+    """Keyed as `graphs`."""
+    numerics: Fp16Report | None = None
+    """Where the graph has FP16 values."""
+    calibration: CalibrationRecord | None = None
+    """Where it has 8-bit layers."""
+    memory: MemoryPlan | None = None
+    """What the build was expected to take."""
+    speed: SpeedRecord | None = None
+    """Where a CPU had engines to choose from, or fewer bits than FP32 to judge."""
+    engine_report: dict[str, EngineReport] = {}
+    """Keyed as `engines`."""
     kernels: dict[str, KernelFile] = {}
     """Configuration and SM, as in `tile_gather_rgb_fp16:sm89`, -> the compiled kernel that the runtime launches beside
     the engine."""
@@ -226,18 +234,31 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
+def sealed_json(manifest: Manifest, where: str) -> bytes:
+    """The content of the file: nothing is written that could not be read. Raises BundleError."""
+    as_read, digest = _decoded(manifest.to_json(), where)  # 1 becomes 1.0 where a field is a float
+    raw = msgspec.structs.replace(as_read, digest=digest).to_json()
+    parse_manifest(raw, where)
+    return raw
+
+
+def _decoded(raw: bytes, where: str) -> tuple[Manifest, str]:
+    """A manifest and the digest that it should have."""
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+        return manifest, manifest.sealed().digest
+    except (ValueError, RecursionError, OverflowError) as cause:  # msgspec's own errors are ValueErrors
+        needed = f"the fields of schema {SCHEMA}"
+        raise BundleError(f"{where} is not valid", seen=_short(cause), needed=needed, remedy=_REBUILD) from cause
+
+
 def parse_manifest(raw: bytes, where: str) -> Manifest:
     """A manifest from the content of its file. where : the bundle and the file, for messages.
 
     Raises BundleError for anything that is not the manifest that was written.
     """
     _check_schema(raw, where)
-    try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-        expected = manifest.sealed().digest
-    except (ValueError, RecursionError, OverflowError) as cause:  # msgspec's own errors are ValueErrors
-        needed = f"the fields of schema {SCHEMA}"
-        raise BundleError(f"{where} is not valid", seen=_short(cause), needed=needed, remedy=_REBUILD) from cause
+    manifest, expected = _decoded(raw, where)
     if expected != manifest.digest:
         seen, needed = f"field digest {manifest.digest[:12]!r}", f"{expected[:12]!r}: a field was edited"
         raise BundleError(f"{where} was changed after the build", seen=seen, needed=needed, remedy=_REBUILD)

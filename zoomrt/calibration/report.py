@@ -5,30 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from zoomrt.bundle.records import CalibrationRecord, MeasuredBlocks
 
 TABLE, PICTURE = "calibration.md", "calibration.png"
 
 
-def write_report(folder: Path, facts: Mapping[str, Any], multiply_adds: Mapping[str, int]) -> tuple[str, str]:
+def write_report(folder: Path, facts: CalibrationRecord, multiply_adds: Mapping[str, int]) -> tuple[str, str]:
     """Write both files and return their names.
 
-    facts : as in the manifest's `calibration`. multiply_adds : of every layer, for one tile.
+    multiply_adds : of every layer, for one tile.
     """
     (folder / TABLE).write_text(_text(facts, multiply_adds), encoding="utf-8")
     _draw(folder / PICTURE, facts)
     return TABLE, PICTURE
 
 
-def _text(facts: Mapping[str, Any], multiply_adds: Mapping[str, int]) -> str:
+def _text(facts: CalibrationRecord, multiply_adds: Mapping[str, int]) -> str:
     total = sum(multiply_adds.values())
-    gate = "no gate" if facts["min_psnr_db"] is None else f"gate {facts['min_psnr_db']:g} dB"
-    quality = facts["psnr_db"]
+    gate = "no gate" if facts.min_psnr_db is None else f"gate {facts.min_psnr_db:g} dB"
+    quality = facts.psnr_db
     lines = [
-        f"# {facts['format'].upper()}: {facts['share']:.1%} of the multiply-adds",
+        f"# {facts.format.upper()}: {facts.share:.1%} of the multiply-adds",
         "",
-        f"PSNR to FP32 on {facts['held_out']['count']} held-out tiles: {quality['mean']:.1f} dB, worst "
-        f"{quality['worst']:.1f} dB ({gate}). Ranges by {facts['method']} over {facts['tiles']['count']} tiles.",
+        f"PSNR to FP32 on {facts.held_out.count} held-out tiles: {quality.mean:.1f} dB, worst "
+        f"{quality.worst:.1f} dB ({gate}). Ranges by {facts.method} over {facts.tiles.count} tiles.",
         "",
         f"![quality against share of operations]({PICTURE})",
         "",
@@ -36,58 +37,55 @@ def _text(facts: Mapping[str, Any], multiply_adds: Mapping[str, int]) -> str:
         "",
         "| layer | multiply-adds | why |",
         "|---|---:|---|",
-        *(f"| {name} | {multiply_adds[name] / total:.2%} | {why} |" for name, why in facts["kept"].items()),
+        *(f"| {name} | {multiply_adds[name] / total:.2%} | {why} |" for name, why in facts.kept.items()),
         "",
-        f"## Layers in {facts['format'].upper()}",
+        f"## Layers in {facts.format.upper()}",
         "",
         "| layer | multiply-adds | input range |",
         "|---|---:|---:|",
-        *(f"| {name} | {multiply_adds[name] / total:.2%} | ±{amax:g} |" for name, amax in facts["quantised"].items()),
+        *(f"| {name} | {multiply_adds[name] / total:.2%} | ±{amax:g} |" for name, amax in facts.quantised.items()),
     ]
-    blocks = facts["ranking"]["blocks"]
+    blocks = facts.ranking.blocks
     if blocks:
-        side = facts["ranking"]["side"]
+        side = facts.ranking.side
         lines += [
             "",
             "## Blocks, the most harmful for its work last",
             "",
-            f"Each alone in {facts['format'].upper()}, all else exact, on crops of {side} x {side}.",
+            f"Each alone in {facts.format.upper()}, all else exact, on crops of {side} x {side}.",
             "",
             "| block | multiply-adds | PSNR, dB | worst tile |",
             "|---|---:|---:|---:|",
-            *(
-                f"| {name} | {one['share']:.2%} | {one['mean_db']:.1f} | {one['worst_db']:.1f} |"
-                for name, one in blocks.items()
-            ),
+            *(f"| {name} | {one.share:.2%} | {one.mean_db:.1f} | {one.worst_db:.1f} |" for name, one in blocks.items()),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _draw(path: Path, facts: Mapping[str, Any]) -> None:
+def _draw(path: Path, facts: CalibrationRecord) -> None:
     """Every set that was measured, and what the blocks' errors, added up one by one, let expect."""
     import matplotlib
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    blocks = list(facts["ranking"]["blocks"].values())
+    blocks = list(facts.ranking.blocks.values())
     if blocks:
         shares, decibels = _added_up(blocks)
         axes.plot(shares, decibels, color="0.6", lw=1, label="blocks one by one, squared errors added up")
-        single = [100 * one["share"] for one in blocks]
-        axes.plot(single, [one["worst_db"] for one in blocks], "x", color="0.6", ms=4, label="one block alone")
-    sets = [one for one in facts["measured"] if one["blocks"] > 1 and one["worst_db"] > -100]
-    x = [100 * one["share"] for one in sets]
-    axes.plot(x, [one["mean_db"] for one in sets], "o", mfc="none", color="tab:blue", label="measured set, mean tile")
-    axes.plot(x, [one["worst_db"] for one in sets], "o", color="tab:blue", label="measured set, worst tile")
-    share, worst = 100 * facts["share"], facts["psnr_db"]["worst"]
+        single = [100 * one.share for one in blocks]
+        axes.plot(single, [one.worst_db for one in blocks], "x", color="0.6", ms=4, label="one block alone")
+    sets = [one for one in facts.measured if one.blocks > 1 and one.worst_db > -100]
+    x = [100 * one.share for one in sets]
+    axes.plot(x, [one.mean_db for one in sets], "o", mfc="none", color="tab:blue", label="measured set, mean tile")
+    axes.plot(x, [one.worst_db for one in sets], "o", color="tab:blue", label="measured set, worst tile")
+    share, worst = 100 * facts.share, facts.psnr_db.worst
     axes.plot([share], [worst], "*", ms=14, color="tab:red", label=f"this bundle: {share:.1f} %, {worst:.1f} dB")
-    if facts["min_psnr_db"] is not None:
-        axes.axhline(facts["min_psnr_db"], color="tab:red", lw=0.8, ls="--")
-        axes.annotate("gate", (1, facts["min_psnr_db"]), color="tab:red", va="bottom")
+    if facts.min_psnr_db is not None:
+        axes.axhline(facts.min_psnr_db, color="tab:red", lw=0.8, ls="--")
+        axes.annotate("gate", (1, facts.min_psnr_db), color="tab:red", va="bottom")
     axes.set(
         xlim=(0, 103),
-        xlabel=f"multiply-adds in {facts['format'].upper()}, %",
+        xlabel=f"multiply-adds in {facts.format.upper()}, %",
         ylabel="PSNR to FP32, dB",
     )
     axes.grid(alpha=0.3)
@@ -96,12 +94,12 @@ def _draw(path: Path, facts: Mapping[str, Any]) -> None:
         figure.savefig(path, metadata={"Software": None})  # no version, no date: equal builds give equal bytes
 
 
-def _added_up(blocks: Sequence[Mapping[str, float]]) -> tuple[list[float], list[float]]:
+def _added_up(blocks: Sequence[MeasuredBlocks]) -> tuple[list[float], list[float]]:
     """Share, %, and PSNR on the worst tile, dB, of the first one, two, ... of these blocks if errors add up."""
     shares, decibels, share, error = [], [], 0.0, 0.0
     for one in blocks:
-        share += 100 * one["share"]
-        error += 10 ** (-one["worst_db"] / 10)
+        share += 100 * one.share
+        error += 10 ** (-one.worst_db / 10)
         shares.append(share)
         decibels.append(-10 * math.log10(error))
     return shares, decibels

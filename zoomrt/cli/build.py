@@ -6,7 +6,6 @@ Names are checked before anything heavy is imported, so a typo is answered at on
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from zoomrt.export.targets import TARGETS, check_precision, target_named
 from zoomrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
-    from zoomrt.bundle import Manifest
     from zoomrt.export.build import BuildResult
     from zoomrt.export.request import BuildRequest
 
@@ -203,6 +201,8 @@ def cli(
     folder = output or Path(f"{name}-{precision}-{target}")
     result = build_with_progress(request, folder, use_cache=not no_cache, quiet=quiet)
     if not quiet:
+        from zoomrt.cli._build_summary import summary
+
         say(*summary(result))
 
 
@@ -212,122 +212,6 @@ def build_with_progress(request: BuildRequest, output: Path, *, use_cache: bool,
 
     with progress_bar(quiet=quiet, lines=True) as advance:
         return build(request, output, use_cache=use_cache, on_progress=advance)
-
-
-def summary(result: BuildResult) -> list[str]:
-    """What was built, in a few lines for a person: place, size, tile, parity, engines, warnings, next step."""
-    manifest, tile = result.manifest, result.manifest.tile
-    total = sum(entry.bytes for entry in manifest.files.values())
-    how = "from the cache (the same request was built before)" if result.cached else "built"
-    batches = ", ".join(map(str, tile.batches))
-    facts = [
-        ("size", f"{total / 1e6:.1f} MB, {', '.join(name for name in manifest.files if '/' not in name)}"),
-        (
-            "tile",
-            f"{tile.width} x {tile.height} -> {tile.width * tile.scale} x {tile.height * tile.scale} px, "
-            f"overlap {tile.overlap}, batch {batches}",
-        ),
-        *(("memory", line) for line in _memory_lines(manifest.memory)),
-        *(("parity", line) for line in _parity_lines(manifest)),
-        *(("fp16", line) for line in _fp16_lines(manifest.numerics)),
-        *(("speed", line) for line in _speed_lines(manifest)),
-        *(("8 bits", line) for line in _calibration_lines(manifest.calibration)),
-        *(("engine", line) for line in _engine_lines(manifest.engine_report)),
-        *(("kernels", line) for line in _kernel_lines(manifest)),
-        *(("warning", line) for line in manifest.warnings),
-    ]
-    if not manifest.engines:
-        facts.append(("next", f"trt-upscale {result.path} PICTURE -o OUT"))
-    return [
-        f"{result.path} {how} in {result.seconds:.1f} s: {manifest.family} {manifest.precision} for {manifest.target}",
-        *(f"  {name:<8} {text}" for name, text in facts),
-    ]
-
-
-def _parity_lines(manifest: Manifest) -> list[str]:
-    """The worst comparison of each runner; the manifest has them all."""
-    results = [result for batch in manifest.parity.values() for result in batch.get("results", [])]
-    worst: dict[str, dict[str, Any]] = {}
-    for result in [*results, *manifest.numerics.get("results", [])]:
-        held = worst.setdefault(result["runner"], result)
-        worst[result["runner"]] = min(held, result, key=lambda one: float(one["psnr_db"]))
-    return [
-        f"{r['psnr_db']:.0f} dB or better against torch FP32 in {runner} (needed {r['needed_psnr_db']:.0f} dB)"
-        for runner, r in worst.items()
-    ]
-
-
-def _fp16_lines(numerics: dict[str, Any]) -> list[str]:
-    """What had to be done to the network for FP16."""
-    lines = []
-    if streams := numerics.get("rescaled"):
-        most = max(stream["largest"] for stream in streams)
-        lines.append(f"{len(streams)} streams with values up to {most:.3g} rescaled by powers of two")
-    if kept := numerics.get("kept_fp32"):
-        lines.append(f"kept in FP32: {', '.join(kept)}")
-    return lines
-
-
-def _memory_lines(memory: dict[str, Any]) -> list[str]:
-    """Where the plan of the build had its peak; nothing for a bundle without one."""
-    return [f"{memory['peak_bytes'] / 1e6:.0f} MB expected at most, in {memory['peak_stage']}"] if memory else []
-
-
-def _calibration_lines(facts: dict[str, Any]) -> list[str]:
-    """How much is quantised, what quality that leaves, and what was kept."""
-    if not facts:
-        return []
-    psnr, floor = facts["psnr_db"], facts["min_psnr_db"]
-    reasons = Counter(facts["kept"].values())
-    return [
-        f"{facts['share']:.1%} of multiply-adds in {facts['format']}, ranges by {facts['method']} "
-        f"from {facts['tiles']['count']} tiles",
-        f"{psnr['worst']:.1f} dB to FP32 on the worst of {facts['held_out']['count']} other tiles, "
-        f"{psnr['mean']:.1f} dB on average ({f'needed {floor:g} dB' if floor else 'no gate'})",
-        *(f"kept: {count} layers, {why}" for why, count in reasons.items()),
-    ]
-
-
-def _speed_lines(manifest: Manifest) -> list[str]:
-    """Which engine runs it, what each took, and FP32 beside fewer bits; nothing where there was no choice."""
-    if not (speed := manifest.speed):
-        return []
-    took = ", ".join(f"{name} {figures['median_ms']:.1f} ms" for name, figures in speed["engines"].items())
-    lines = [f"{speed['chosen']}, the fastest of those tried on {speed['threads']} threads: {took}"]
-    if fp32 := speed.get("fp32"):
-        took = ", ".join(f"{name} {figures['median_ms']:.1f} ms" for name, figures in fp32.items())
-        lines.append(f"{speed['ratio_to_fp32']:.2f} times as long as FP32 ({took})")
-    return lines
-
-
-def _engine_lines(reports: dict[str, Any]) -> list[str]:
-    """One line per engine; figures that could not be read back from it are left out."""
-    lines = []
-    for batch, report in reports.items():
-        seconds, peak = report["build"]["seconds"], report["build"]["peak_rss_bytes"]
-        facts = [
-            "/".join(report["sms"] or ()),
-            f"{report['backend']} {report['backend_version']}",
-            f"{report['engine_bytes'] / 1e6:.1f} MB",
-            f"compiled in {seconds:.0f} s" + (f" within {peak / 1e6:.0f} MB" if peak else ""),
-        ]
-        if report["kernels"] is not None:
-            facts += [
-                f"{report['kernels']} kernels",
-                f"attention fused {report['attentions_fused']} of {report['attentions_expected']}",
-                f"{report['share_in_precision']:.0%} of kernels in {report['precision']}",
-            ]
-        if report["static_bytes"] is not None:
-            facts.append(f"{report['static_bytes'] / 1e6:.0f} MB read and written per run")
-        lines.append(f"batch {batch}: {', '.join(fact for fact in facts if fact)}")
-    return lines
-
-
-def _kernel_lines(manifest: Manifest) -> list[str]:
-    """Which compiled kernels the bundle carries, and for which GPUs."""
-    from zoomrt.bundle.kernel_file import coverage
-
-    return [f"{name} for {', '.join(f'SM{sm}' for sm in sms)}" for name, sms in coverage(manifest.kernels).items()]
 
 
 def _chosen(model: str | None, weights: Path | None) -> str | None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoomrt.cli._build_summary import summary
 from zoomrt.cli._common import ANY_PATH, require, say, shared_options, start
-from zoomrt.cli.build import build_with_progress, summary
+from zoomrt.cli.build import build_with_progress
 from zoomrt.errors import MissingDependency
 from zoomrt.files import check_writable, made_folder
 from zoomrt.runtime.backends import is_installed

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import click
 
+from zoomrt.cli._build_summary import summary
 from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
-from zoomrt.cli.build import build_with_progress, summary
+from zoomrt.cli.build import build_with_progress
 from zoomrt.cli.video.zoom_path import parse_keyframes
 from zoomrt.errors import MissingDependency
 from zoomrt.runtime.backends import is_installed

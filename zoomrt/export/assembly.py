@@ -9,12 +9,13 @@ import msgspec
 from torch import nn
 
 from zoomrt.bundle import ColourMethod, Manifest, TileFacts, writing_bundle
+from zoomrt.bundle.records import WeightFacts
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.engines.kernel_files import without_kernels, write_kernels
 from zoomrt.export.forms.one_graph import EMULATED_SIDE, EightBitParts, Parts
 from zoomrt.export.forms.several_steps import MultiStepParts
 from zoomrt.export.heap import return_freed_memory
-from zoomrt.export.memory.plan import check_budget, check_files, plan_memory
+from zoomrt.export.memory.plan import check_budget, check_files, memory_table, plan_memory
 from zoomrt.export.precisions import PRECISIONS, Precision
 from zoomrt.export.request import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.targets import Target
@@ -51,7 +52,7 @@ def assemble(
     precision, kind = PRECISIONS.named(request.precision), _kind_of_parts(request, network)
     probe = facts.size.largest_within(min(EMULATED_SIDE, tile.height))
     plan = plan_memory(network, tile, probe=probe, precision=precision, backend=BACKENDS.named(backend), stored=stored)
-    report("\n".join(plan.lines()), 0.0)
+    report("\n".join(memory_table(plan)), 0.0)
     check_budget(plan, request.max_memory)
     with writing_bundle(output) as (scratch, manifests):
         parts = kind(request, target, backend, facts, tile, probe_seed(facts.name), scratch, report, kept)
@@ -79,7 +80,7 @@ def assemble(
                 parity=parts.parity,
                 numerics=parts.numerics,
                 calibration=parts.calibration,
-                memory=plan.to_json(),
+                memory=plan,
                 speed=parts.speed,
                 engine_report=parts.engine_reports,
                 kernels=kernels,
@@ -104,7 +105,7 @@ def _kind_of_parts(request: BuildRequest, network: nn.Module) -> type[Parts]:
     return EightBitParts if PRECISIONS.named(request.precision).eight_bit else Parts
 
 
-def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Module, dict[str, object]]:
+def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Module, WeightFacts]:
     """Everything checked, and the network in FP32; the checkpoint itself is let go."""
     family, checkpoint = _family_and_checkpoint(request)
     check_options(family, request.options)
@@ -198,16 +199,14 @@ def _tile_facts(request: BuildRequest, facts: Family, backend: str) -> TileFacts
     )
 
 
-def _weight_facts(
-    request: BuildRequest, facts: Family, checkpoint: Checkpoint, network: nn.Module
-) -> dict[str, object]:
-    return {
-        "source": "embedded" if request.weights is None else checkpoint.path.name,
-        "sha256": checkpoint.sha256,
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "licence": facts.weights_licence,
-        **({"options": request.options_by_content} if request.options else {}),
-    }
+def _weight_facts(request: BuildRequest, facts: Family, checkpoint: Checkpoint, network: nn.Module) -> WeightFacts:
+    return WeightFacts(
+        source="embedded" if request.weights is None else checkpoint.path.name,
+        sha256=checkpoint.sha256,
+        parameters=sum(p.numel() for p in network.parameters()),
+        licence=facts.weights_licence,
+        options=request.options_by_content,
+    )
 
 
 def _warnings(backend: Backend, precision: Precision) -> list[str]:

@@ -64,8 +64,8 @@ def _network_of(manifest: Manifest) -> dict[str, object]:
     tile = manifest.tile
     return {
         "family": manifest.family,
-        "weights": manifest.weights.get("sha256"),
-        "options": manifest.weights.get("options"),
+        "weights": manifest.weights.sha256,
+        "options": manifest.weights.options,
         "target": manifest.target,
         "backend": manifest.backend,
         "precision": manifest.precision,

@@ -74,11 +74,11 @@ def test_the_fastest_runs_the_bundle(
     assert asked == ["onnxruntime", "openvino"]
     assert manifest == open_bundle(tmp_path / "b").manifest
     assert (manifest.backend, manifest.arithmetic, manifest.precision) == (faster, "fp32", "fp32")
-    assert manifest.speed["chosen"] == faster
-    assert {name: row["median_ms"] for name, row in manifest.speed["engines"].items()} == times
-    assert (manifest.speed["batch"], "ratio_to_fp32" in manifest.speed) == (2, False)
+    assert manifest.speed.chosen == faster
+    assert {name: row.median_ms for name, row in manifest.speed.engines.items()} == times
+    assert (manifest.speed.batch, manifest.speed.ratio_to_fp32) == (2, None)
     for batch in ("1", "2"):
-        results = {r["runner"]: r["psnr_db"] for r in manifest.parity[batch]["results"]}
+        results = {r.runner: r.psnr_db for r in manifest.parity[batch].results}
         assert results.keys() == times.keys()
         assert min(results.values()) >= 80
     assert "openvino" in manifest.versions
@@ -99,8 +99,8 @@ def test_a_forced_runner_is_not_timed_against_another(
     asked = pretend(monkeypatch, {})
     for backend in ("openvino", "onnxruntime"):
         manifest = build(request(tiny_edge_weights, backend=backend), tmp_path / backend).manifest
-        assert (manifest.backend, manifest.speed, asked) == (backend, {}, [])
-        assert [r["runner"] for r in manifest.parity["1"]["results"]] == [backend]
+        assert (manifest.backend, manifest.speed, asked) == (backend, None, [])
+        assert [r.runner for r in manifest.parity["1"].results] == [backend]
 
 
 @pytest.mark.usefixtures("openvino")
@@ -127,10 +127,10 @@ def test_bf16(tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.Monke
     manifest = build(request(tiny_edge_weights, precision="bf16"), tmp_path / "b").manifest
     assert asked == ["openvino bf16", "onnxruntime fp32", "openvino fp32"]
     assert (manifest.backend, manifest.arithmetic, manifest.tile.dtype) == ("openvino", "bf16", "float32")
-    assert manifest.speed["ratio_to_fp32"] == 0.75
-    (result,) = manifest.parity["1"]["results"]
-    assert (result["runner"], result["needed_psnr_db"]) == ("openvino bf16", 40.0)
-    assert 40 <= result["psnr_db"] <= 90  # more would not be BF16
+    assert manifest.speed.ratio_to_fp32 == 0.75
+    (result,) = manifest.parity["1"].results
+    assert (result.runner, result.needed_psnr_db) == ("openvino bf16", 40.0)
+    assert 40 <= result.psnr_db <= 90  # more would not be BF16
     assert not [w for w in manifest.warnings if "no faster" in w]
 
 
@@ -138,7 +138,7 @@ def test_bf16(tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.Monke
 def test_bf16_of_real_weights_is_far_above_its_minimum(tmp_path: Path) -> None:
     """The evidence for 40 dB: `edge` as it ships, on photograph and fresh noise."""
     manifest = build(BuildRequest(precision="bf16", tile=64), tmp_path / "b").manifest
-    assert manifest.parity["1"]["results"][0]["psnr_db"] >= 60
+    assert manifest.parity["1"].results[0]["psnr_db"] >= 60
 
 
 @pytest.mark.usefixtures("with_bf16")
@@ -149,7 +149,7 @@ def test_int8_with_either_rest(tmp_path: Path, tiny_edge_weights: Path, monkeypa
     manifest = build(wanted, tmp_path / "b").manifest
     assert asked == list(times)
     assert (manifest.backend, manifest.arithmetic, manifest.precision) == ("openvino", "bf16", "int8")
-    assert manifest.speed["ratio_to_fp32"] == 0.5  # to the faster of both in FP32
+    assert manifest.speed.ratio_to_fp32 == 0.5  # to the faster of both in FP32
     assert not [w for w in manifest.warnings if "FP32 on a CPU" in w]
     # the FP32 graph was for the comparison only
     assert set(manifest.files) == {"int8-b1.onnx", "calibration.md", "calibration.png"}

@@ -76,11 +76,11 @@ def test_the_bundle_is_graphs_and_kernels(tmp_path: Path, tiny_edge_weights: Pat
     manifest = open_bundle(tmp_path / "b").manifest
     assert (manifest.target, manifest.backend) == ("cuda", "onnxruntime_cuda")
     assert manifest.graphs == {"1": f"{precision}-b1.onnx", "2": f"{precision}-b2.onnx"}
-    assert (manifest.engines, manifest.engine_report, manifest.speed) == ({}, {}, {})
-    assert [stage["name"] for stage in manifest.memory["stages"]][-1] == "parity"
+    assert (manifest.engines, manifest.engine_report, manifest.speed) == ({}, {}, None)
+    assert [stage.name for stage in manifest.memory.stages][-1] == "parity"
     assert any("were not run on a GPU" in warning for warning in manifest.warnings)
     assert all("on CPU" in line for line in manifest.ran if line.startswith("graph"))
-    assert all(one["runner"] == "onnxruntime" for part in manifest.parity.values() for one in part["results"])
+    assert all(one.runner == "onnxruntime" for part in manifest.parity.values() for one in part.results)
     assert {"onnxruntime", "triton"} < manifest.versions.keys()
     assert "onnxruntime_cuda" not in manifest.versions
     assert {int(key.rpartition("sm")[2]) for key in manifest.kernels} == set(LIMITS)

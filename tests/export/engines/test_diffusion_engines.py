@@ -79,14 +79,14 @@ def test_fp16_engine(tmp_path: Path, write, unet: list[str], vae: int, target: s
     manifest = open_bundle(tmp_path / "b").manifest
     report = manifest.engine_report["1"]
     attentions = sum(2 if kind == "self and cross" else 1 for kind in unet)
-    assert report["attentions_expected"] == attentions + vae
-    assert report["attentions_fused"] >= attentions
-    assert report["attentions_fused"] + len(report["attentions_unfused"]) == attentions + vae
-    probes = {result["probe"]: result["psnr_db"] for result in manifest.numerics["results"]}
+    assert report.attentions_expected == attentions + vae
+    assert report.attentions_fused >= attentions
+    assert report.attentions_fused + len(report.attentions_unfused) == attentions + vae
+    probes = {result.probe: result.psnr_db for result in manifest.numerics.results}
     assert set(probes) == {"photograph", "noise", "flat", "black", "white"}
     assert min(probes.values()) >= 45
-    assert manifest.parity["1"]["results"][0]["psnr_db"] >= 45
+    assert manifest.parity["1"].results[0]["psnr_db"] >= 45
     # the step's algebra is FP32, and nothing else was kept
-    assert manifest.numerics["kept_fp32"] == []
-    assert bool(manifest.numerics["fp32_nodes"]) == (write is not adcsr)
-    assert report["share_in_precision"] > 0.9
+    assert manifest.numerics.kept_fp32 == ()
+    assert bool(manifest.numerics.fp32_nodes) == (write is not adcsr)
+    assert report.share_in_precision > 0.9

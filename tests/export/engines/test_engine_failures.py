@@ -14,8 +14,9 @@ import pytest
 from engine_graphs import small_graph, stand_in, tiny_graph
 from onnx import helper
 
+from zoomrt.bundle.records import EngineReport
 from zoomrt.errors import BuildError, MissingDependency, OutOfMemory, StorageError, UsageError
-from zoomrt.export.engines.tensorrt import EngineReport, build_engine
+from zoomrt.export.engines.tensorrt import build_engine
 
 pytest.importorskip("tensorrt_rtx")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals and limits of POSIX")
@@ -244,7 +245,8 @@ def test_interrupt_in_any_stage(graph: Path, engine: Path, stage: str) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from zoomrt.export.engines.tensorrt import EngineReport, build_engine
+from zoomrt.bundle.records import EngineReport
+from zoomrt.export.engines.tensorrt import build_engine
 graph, engine = map(Path, sys.argv[1:])
 build_engine(graph, engine, backend="tensorrt_rtx", compute_capabilities=("SM89",), precision="fp16")
 """

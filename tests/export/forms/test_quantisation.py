@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from torch import nn
 
 import zoomrt
 from zoomrt.bundle import open_bundle
+from zoomrt.bundle.records import CalibrationRecord, EngineReport, Quality, Ranking, TileSet
 from zoomrt.calibration import options as calibration_options
 from zoomrt.calibration import ranges
 from zoomrt.calibration.data import Tiles
@@ -25,7 +25,6 @@ from zoomrt.calibration.placement import Placement
 from zoomrt.errors import InputError, PrecisionError, UsageError
 from zoomrt.export import cache
 from zoomrt.export.build import build
-from zoomrt.export.engines.tensorrt import EngineReport
 from zoomrt.export.forms import quantisation
 from zoomrt.export.forms.quantisation import Quantised, cost_against_fp16, prove_fp16_storage
 from zoomrt.export.request import BuildRequest
@@ -63,23 +62,23 @@ def test_cpu_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
     assert (manifest.precision, manifest.tile.dtype) == ("int8", "float32")
     assert manifest.graphs == {"1": "int8-b1.onnx", "2": "int8-b2.onnx"}
     assert {"calibration", "held_out", "parity"} == set(manifest.seeds)
-    assert (facts["tiles"]["count"], facts["held_out"]["count"]) == (3, 2)
-    assert facts["tiles"]["sha256"] != facts["held_out"]["sha256"]
-    assert list(facts["tiles"]["pictures"]) == ["photograph.png"]
-    assert (facts["format"], facts["method"], facts["min_psnr_db"]) == ("int8", "mse", 15.0)
-    assert 0.5 < facts["share"] < 1
-    assert facts["psnr_db"]["worst"] >= 15
+    assert (facts.tiles.count, facts.held_out.count) == (3, 2)
+    assert facts.tiles.sha256 != facts.held_out.sha256
+    assert list(facts.tiles.pictures) == ["photograph.png"]
+    assert (facts.format, facts.method, facts.min_psnr_db) == ("int8", "mse", 15.0)
+    assert 0.5 < facts.share < 1
+    assert facts.psnr_db.worst >= 15
     layers = {name for name, module in network(tiny_edge_weights).named_modules() if hasattr(module, "weight")}
-    assert {*facts["quantised"], *facts["kept"]} <= layers
-    assert "conv_in" in facts["kept"]
-    assert facts["seams_balanced"] == 2
-    assert facts["ranking"]["side"] == 32
-    assert sum(one["share"] for one in facts["ranking"]["blocks"].values()) == pytest.approx(facts["share"], abs=2e-3)
-    assert all(facts["kept"].values())
-    assert int8_weights(bundle.file("int8-b2.onnx")) == len(facts["quantised"])
+    assert {*facts.quantised, *facts.kept} <= layers
+    assert "conv_in" in facts.kept
+    assert facts.seams_balanced == 2
+    assert facts.ranking.side == 32
+    assert sum(one.share for one in facts.ranking.blocks.values()) == pytest.approx(facts.share, abs=2e-3)
+    assert all(facts.kept.values())
+    assert int8_weights(bundle.file("int8-b2.onnx")) == len(facts.quantised)
     assert any("computes these 8-bit layers in FP32" in warning for warning in manifest.warnings)
     assert any("one photograph" in warning for warning in manifest.warnings)
-    assert manifest.numerics == {}
+    assert manifest.numerics is None
     # what the runtime makes of it, against FP32, on a tile that no build saw
     lr = np.flip(photograph_tile(32, 32, (-1.0, 1.0)), 2).copy()
     with torch.no_grad():
@@ -101,22 +100,21 @@ def test_gpu_bundle_without_a_gpu(tmp_path: Path, tiny_edge_weights: Path, preci
     manifest = build(request(tiny_edge_weights, precision=precision, target="sm89"), tmp_path / "b").manifest
     assert manifest.tile.dtype == "float16"
     report, facts = manifest.engine_report["1"], manifest.calibration
-    assert report["eight_bit_layers"] == len(facts["quantised"]) > 10
-    assert any(precision in kinds for kinds in report["kernels_by_dtype"])
-    assert facts["method"] == {"int8": "mse", "fp8": "max"}[precision]
-    compared = facts["against_fp16"]["1"]
-    assert compared["kernels"][precision] == report["kernels"]
-    assert compared["static_bytes"][precision] == report["static_bytes"]
-    assert compared["engine_bytes"]["fp16"] > 0
-    rose = any(compared[name][precision] >= compared[name]["fp16"] for name in ("kernels", "static_bytes"))
+    assert report.eight_bit_layers == len(facts.quantised) > 10
+    assert any(precision in kinds for kinds in report.kernels_by_dtype)
+    assert facts.method == {"int8": "mse", "fp8": "max"}[precision]
+    compared = facts.against_fp16["1"]
+    assert compared.kernels[precision] == report.kernels
+    assert compared.static_bytes[precision] == report.static_bytes
+    assert compared.engine_bytes["fp16"] > 0
+    rose = any(cost[precision] >= cost["fp16"] for cost in (compared.kernels, compared.static_bytes))
     assert any("may not pay" in warning for warning in manifest.warnings) == rose
     graphs = {f"{precision}-b1.engine", f"{precision}-b1.onnx"}  # the FP16 engine is gone
     kernels = {kernel.file for kernel in manifest.kernels.values()}
     assert set(manifest.files) - kernels == {*graphs, "calibration.md", "calibration.png"}
-    emulated = [r for r in manifest.numerics["results"] if r["runner"] == "fp16 storage emulation"]
-    assert [r["probe"] for r in emulated] == ["held-out tile 0", "held-out tile 1"]
-    assert facts["psnr_db"]["worst"] == min(r["psnr_db"] for r in emulated)
-    json.dumps(facts)
+    emulated = [r for r in manifest.numerics.results if r.runner == "fp16 storage emulation"]
+    assert [r.probe for r in emulated] == ["held-out tile 0", "held-out tile 1"]
+    assert facts.psnr_db.worst == min(r.psnr_db for r in emulated)
 
 
 def test_a_gate_that_cannot_be_met(tmp_path: Path, tiny_edge_weights: Path) -> None:
@@ -128,27 +126,27 @@ def test_a_gate_that_cannot_be_met(tmp_path: Path, tiny_edge_weights: Path) -> N
 
 def test_a_gate_between_quantises_a_part_of_it(tmp_path: Path, tiny_edge_weights: Path) -> None:
     whole = build(request(tiny_edge_weights), tmp_path / "a").manifest.calibration
-    gate = round(whole["psnr_db"]["worst"] + 1.0, 2)
+    gate = round(whole.psnr_db.worst + 1.0, 2)
     choice = dataclasses.replace(EASY, min_psnr_db=gate)
     facts = build(request(tiny_edge_weights, choice), tmp_path / "b").manifest.calibration
-    assert 0 < facts["share"] < whole["share"]
-    assert facts["psnr_db"]["worst"] >= gate + quantisation.RERUN_DB
-    left_out = set(whole["quantised"]) - set(facts["quantised"])
+    assert 0 < facts.share < whole.share
+    assert facts.psnr_db.worst >= gate + quantisation.RERUN_DB
+    left_out = set(whole.quantised) - set(facts.quantised)
     assert left_out
-    assert all("dB alone, too much together" in facts["kept"][name] for name in left_out)
+    assert all("dB alone, too much together" in facts.kept[name] for name in left_out)
     # the whole and each block alone, at least
-    assert len(facts["measured"]) > sum("block" in one for one in facts["measured"]) > 2
+    assert len(facts.measured) > sum(one.block is not None for one in facts.measured) > 2
 
 
 def test_all_of_it_has_no_gate(tmp_path: Path, tiny_edge_weights: Path) -> None:
     choice = Calibration(tiles=1, min_psnr_db=149.0)
     manifest = build(request(tiny_edge_weights, choice, precision="int8-all"), tmp_path / "b").manifest
     facts = manifest.calibration
-    assert (manifest.precision, facts["share"]) == ("int8-all", pytest.approx(1.0, abs=1e-3))
-    assert {"conv_in", "conv_out"} <= facts["quantised"].keys()
-    assert all("folded" in why for why in facts["kept"].values())
-    assert manifest.calibration["min_psnr_db"] is None
-    worst = manifest.calibration["psnr_db"]["worst"]
+    assert (manifest.precision, facts.share) == ("int8-all", pytest.approx(1.0, abs=1e-3))
+    assert {"conv_in", "conv_out"} <= facts.quantised.keys()
+    assert all("folded" in why for why in facts.kept.values())
+    assert manifest.calibration.min_psnr_db is None
+    worst = manifest.calibration.psnr_db.worst
     assert any(f"no quality gate: {worst:.1f} dB" in warning for warning in manifest.warnings)
 
 
@@ -185,9 +183,9 @@ def test_pictures_of_ones_own(tmp_path: Path, tiny_edge_weights: Path, rng: np.r
     Image.new("RGB", (64, 64)).save(folder / "black.png")
     choice = dataclasses.replace(EASY, pictures=folder, method="max")
     manifest = build(request(tiny_edge_weights, choice), tmp_path / "b").manifest
-    assert set(manifest.calibration["tiles"]["pictures"]) == {"a.png", "b.png"}
-    assert "a single value" in manifest.calibration["tiles"]["skipped"]["black.png"]
-    assert manifest.calibration["method"] == "max"
+    assert set(manifest.calibration.tiles.pictures) == {"a.png", "b.png"}
+    assert "a single value" in manifest.calibration.tiles.skipped["black.png"]
+    assert manifest.calibration.method == "max"
     assert any("1 calibration pictures were skipped (black.png" in warning for warning in manifest.warnings)
     assert not any("one photograph" in warning for warning in manifest.warnings)
     before = choice.fingerprint
@@ -241,6 +239,25 @@ class Loud(nn.Module):
         return result
 
 
+def record(floor: float | None, worst: float) -> CalibrationRecord:
+    """Of a network that keeps so much on its worst tile; the rest says nothing."""
+    none = TileSet(count=0, sha256="", pictures={}, skipped={})
+    return CalibrationRecord(
+        format="int8",
+        method="max",
+        tiles=none,
+        held_out=none,
+        share=1.0,
+        min_psnr_db=floor,
+        seams_balanced=0,
+        quantised={},
+        kept={},
+        measured=(),
+        ranking=Ranking(8, {}),
+        psnr_db=Quality(worst + 5, worst),
+    )
+
+
 def tiles_of(random: np.random.Generator, low: int) -> Tiles:
     return Tiles(random.integers(low, 256, (2, 8, 8, 3), dtype=np.uint8), (-1.0, 1.0))
 
@@ -252,13 +269,12 @@ def test_fp16_around_the_layers_is_proved_on_the_held_out_tiles(rng: np.random.G
     to_half(module)
 
     def quantised(floor: float | None) -> Quantised:
-        return Quantised(tiles, wanted, floor, 100.0, 100.0, {})
+        return Quantised(tiles, wanted, record(floor, 100.0))
 
-    judged = quantised(20.0)
-    results = prove_fp16_storage(module, judged, {})
-    assert judged.worst_db == min(result.psnr_db for result in results) < 100
+    results, quality = prove_fp16_storage(module, quantised(20.0), {})
+    assert quality.worst == min(result.psnr_db for result in results) < 100
     with pytest.raises(PrecisionError, match="too far from FP32 under FP16 storage"):
-        prove_fp16_storage(module, quantised(judged.worst_db + 0.1), {})
+        prove_fp16_storage(module, quantised(quality.worst + 0.1), {})
     black = {"black": np.full((1, 3, 8, 8), -1.0, np.float32)}
     for floor in (20.0, None):
         with pytest.raises(PrecisionError, match="not finite on the black tile"):
@@ -269,7 +285,7 @@ def test_reference_for_a_batch(rng: np.random.Generator) -> None:
     """Held-out tiles in turn; a graph may be 3 dB worse than the network, but never under the gate."""
     tiles = tiles_of(rng, 0)
     wanted = [tile * 2 for tile in tiles]
-    judged = Quantised(tiles, wanted, 40.0, 50.0, 55.0, {})
+    judged = Quantised(tiles, wanted, record(40.0, 50.0))
     found = judged.reference(3, half=False)
     first, second = (tile.numpy()[0] for tile in tiles)
     assert np.array_equal(found.lr, np.stack([first, second, first]))
@@ -277,8 +293,8 @@ def test_reference_for_a_batch(rng: np.random.Generator) -> None:
     assert found.needed_psnr_db == 47
     halves = judged.reference(1, half=True).lr
     assert np.array_equal(halves, halves.astype(np.float16))
-    assert Quantised(tiles, wanted, 40.0, 41.0, 55.0, {}).reference(1, half=False).needed_psnr_db == 40
-    assert Quantised(tiles, wanted, None, 5.0, 5.0, {}).reference(1, half=False).needed_psnr_db == 2
+    assert Quantised(tiles, wanted, record(40.0, 41.0)).reference(1, half=False).needed_psnr_db == 40
+    assert Quantised(tiles, wanted, record(None, 5.0)).reference(1, half=False).needed_psnr_db == 2
 
 
 def test_nothing_is_quantised_inside_what_stays_fp32() -> None:
@@ -305,7 +321,7 @@ def report(precision: str, kernels: int, static_bytes: int, **kinds: int) -> Eng
 def test_an_engine_that_is_not_cheaper_says_so(kernels: int, static_bytes: int, rose: str | None) -> None:
     fp16 = report("fp16", 10, 10, gemm=4, generated=6)
     figures, warning = cost_against_fp16(report("int8", kernels, static_bytes, gemm=3, generated=kernels - 3), fp16)
-    assert figures["kernels"] == {"fp16": 10, "int8": kernels}
+    assert figures.kernels == {"fp16": 10, "int8": kernels}
     if rose is None:
         assert warning is None
     else:

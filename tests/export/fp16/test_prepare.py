@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoomrt.bundle import open_bundle
+from zoomrt.bundle.records import Fp16Report
 from zoomrt.errors import PrecisionError
 from zoomrt.export.build import build
 from zoomrt.export.fp16.emulation import run_with_fp16_storage
-from zoomrt.export.fp16.prepare import NEAR, TOO_NEAR, Fp16Report, make_fp16_safe
+from zoomrt.export.fp16.prepare import NEAR, TOO_NEAR, make_fp16_safe
 from zoomrt.export.fp16.ranges import Ranges
 from zoomrt.export.graph.to_onnx import export_graph, fp32_nodes
 from zoomrt.export.recording import watched
@@ -78,7 +79,7 @@ def mended(network: nn.Module) -> Fp16Report:
 
 def test_a_quiet_network_is_left_alone() -> None:
     report = mended(Residual())
-    assert (report.rescaled, report.kept_fp32) == ([], [])
+    assert (report.rescaled, report.kept_fp32) == ((), ())
     assert 0 < max(report.largest.values()) < 100
 
 
@@ -86,11 +87,11 @@ def test_a_residual_stream_that_overflows_is_rescaled() -> None:
     network = Residual(gain=3e6)
     assert overflows(network)
     report = mended(network)
-    assert report.kept_fp32 == []
-    stream = max(report.rescaled, key=lambda one: one["largest"])
-    assert stream["largest"] > 65504
-    assert NEAR / 2 < stream["largest"] * 2.0 ** stream["exponent"] <= NEAR
-    assert stream["first"].startswith("convolution in ")
+    assert report.kept_fp32 == ()
+    stream = max(report.rescaled, key=lambda one: one.largest)
+    assert stream.largest > 65504
+    assert NEAR / 2 < stream.largest * 2.0**stream.exponent <= NEAR
+    assert stream.first.startswith("convolution in ")
     assert max(report.largest.values()) <= NEAR
     assert network.norm.eps < 1e-5  # it has swallowed the factor
 
@@ -99,7 +100,7 @@ def test_what_no_factor_can_mend_stays_fp32() -> None:
     network = Around(Loud(1e6))
     assert overflows(network)
     report = mended(network)
-    assert report.kept_fp32 == ["inner"]
+    assert report.kept_fp32 == ("inner",)
     assert {p.dtype for p in network.inner.parameters()} == {torch.float32}
     assert {p.dtype for p in network.before.parameters()} == {torch.float16}
 
@@ -135,7 +136,7 @@ def test_other_tiles_count() -> None:
     network = Residual(gain=30.0)
     loud = Ranges()
     watched(network, torch.full((1, 3, 48, 40), 1e4), loud)
-    assert make_fp16_safe(copy.deepcopy(network), tiles(), RANGE).rescaled == []
+    assert make_fp16_safe(copy.deepcopy(network), tiles(), RANGE).rescaled == ()
     assert make_fp16_safe(network, tiles(), RANGE, [loud]).rescaled
 
 
@@ -175,10 +176,10 @@ def test_a_bundle_of_a_mended_network(tmp_path: Path, loud_edge: Path) -> None:
     request = BuildRequest(weights=loud_edge, tile=32, overlap=8, precision="fp16", target="sm89")
     build(request, tmp_path / "b", use_cache=False)
     manifest = open_bundle(tmp_path / "b").manifest
-    assert manifest.numerics["rescaled"]
-    assert manifest.numerics["kept_fp32"] == ["middle.0"]
-    assert max(manifest.numerics["largest"].values()) <= TOO_NEAR
+    assert manifest.numerics.rescaled
+    assert manifest.numerics.kept_fp32 == ("middle.0",)
+    assert max(manifest.numerics.largest.values()) <= TOO_NEAR
     report = manifest.engine_report["1"]
-    assert report["kernels_by_dtype"].get("fp32", 0) >= 1
-    assert any("conv" in kernel for kernel in report["other_precision"])
-    assert manifest.numerics["fp32_nodes"]
+    assert report.kernels_by_dtype.get("fp32", 0) >= 1
+    assert any("conv" in kernel for kernel in report.other_precision)
+    assert manifest.numerics.fp32_nodes

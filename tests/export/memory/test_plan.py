@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch import nn, randn
 
 from zoomrt.bundle import TileFacts
+from zoomrt.bundle.records import MemoryPlan, Stage
 from zoomrt.errors import OutOfMemory
 from zoomrt.export.memory import plan as memory
-from zoomrt.export.memory.plan import MemoryPlan, Stage, check_budget, check_files, plan_memory
+from zoomrt.export.memory.plan import check_budget, check_files, memory_table, plan_memory
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.runtime.backends import BACKENDS
 
@@ -93,11 +94,11 @@ def test_files_beside_the_weights() -> None:
 
 def test_json_is_plain_and_the_peak_is_the_largest() -> None:
     found = plan(256, precision="fp16", backend="tensorrt_rtx")
-    document = json.loads(json.dumps(found.to_json()))
-    totals = {stage["name"]: stage["total"] for stage in document["stages"]}
-    assert document["peak_bytes"] == max(totals.values()) == totals[document["peak_stage"]]
-    assert all(s["total"] == s["weights"] + s["activations"] + s["workspace"] for s in document["stages"])
-    assert list(document["parts"]) == ["0", "1"]
+    totals = {stage.name: stage.total for stage in found.stages}
+    assert found.peak.total == max(totals.values()) == totals[found.peak.name]
+    assert all(s.total == s.weights + s.activations + s.workspace for s in found.stages)
+    assert list(found.parts) == ["0", "1"]
+    assert msgspec.json.decode(msgspec.json.encode(found), type=MemoryPlan) == found
 
 
 def test_table() -> None:
@@ -105,7 +106,7 @@ def test_table() -> None:
         (Stage("weights", 3_800_000_000, 0, 500_000_000), Stage("parity", 999_400_000, 1_000_000, 0)),
         {"encoder": 674_000_000, "to_mean": 4_000_000, "unet": 140_000_000, "decoder": 809_000_000},
     )
-    assert made.lines() == [
+    assert memory_table(made) == [
         "memory           weights  activations   workspace     total",
         "  weights        3.80 GB         0 MB      500 MB   4.30 GB",
         "  parity          999 MB         1 MB        0 MB   1.00 GB",

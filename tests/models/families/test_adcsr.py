@@ -106,7 +106,7 @@ def test_whole_network_against_the_slow_reference(files: Files) -> None:
 def test_bundle(tmp_path: Path, files: Files) -> None:
     manifest = bundle_of(tmp_path / "b", files.weights, files.options, tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("adcsr", STEPS["adcsr"], 4)
-    assert set(manifest.weights["options"]) == {"decoder"}
+    assert set(manifest.weights.options) == {"decoder"}
 
 
 def test_recognised_by_keys(files: Files) -> None:

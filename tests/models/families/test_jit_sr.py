@@ -134,7 +134,7 @@ def test_bundle(
     evaluations = 2 * steps - 1 if sampler == "heun" else steps
     assert (manifest.steps, manifest.tile.height, manifest.tile.channels) == (evaluations, 16, 3 + 3 * 16)
     assert set(manifest.graphs) == {"encode", "step"}
-    assert manifest.parity["step"]["operators"]["Attention"] == SMALL.depth
+    assert manifest.parity["step"].operators.Attention == SMALL.depth
     assert manifest.tile.noise is not None
     assert manifest.sampling is not None
     frame = rng.uniform(0, 1, (16, 16, 3)).astype(np.float32)
@@ -221,7 +221,7 @@ def test_fp16(tmp_path: Path, small: tuple[Path, State], rng: np.random.Generato
     options = {"steps": 6}
     build(BuildRequest(weights=path, options=options, precision="fp16"), tmp_path / "b", use_cache=False)
     manifest = open_bundle(tmp_path / "b").manifest
-    assert [result["probe"] for result in manifest.numerics["results"]] == [
+    assert [result.probe for result in manifest.numerics.results] == [
         "photograph at evaluation 1",
         "noise at evaluation 3",
         "flat at evaluation 6",

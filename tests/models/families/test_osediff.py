@@ -135,11 +135,11 @@ def test_adapters_count_alpha_over_rank_times(tmp_path: Path, files: Files, rank
 def test_bundle(tmp_path: Path, files: Files) -> None:
     manifest = bundle_of(tmp_path / "b", files.weights, files.options, model="osediff", tile=16, overlap=8)
     assert (manifest.family, manifest.tile.colour, manifest.tile.scale) == ("osediff", STEPS["osediff"], 4)
-    operators = manifest.parity["1"]["operators"]
+    operators = manifest.parity["1"].operators
     assert not {"Sin", "Cos", "Gemm"} & operators.keys()
     assert operators["Attention"] == 8 + 2  # UNet: self and cross in four transformers; VAE: encoder and decoder
-    assert set(manifest.weights["options"]) == {"base", "prompt_embedding"}
-    assert "RAIL" in manifest.weights["licence"]
+    assert set(manifest.weights.options) == {"base", "prompt_embedding"}
+    assert "RAIL" in manifest.weights.licence
 
 
 def test_recognised_by_keys(files: Files) -> None:

@@ -144,7 +144,7 @@ def test_bundle_with_start_noise(tmp_path: Path, rng: np.random.Generator) -> No
     assert (manifest.family, manifest.tile.scale, manifest.tile.channels) == ("sinsr", 4, 6)
     assert manifest.tile.noise is not None
     assert manifest.tile.noise.seed == 12345
-    operators = manifest.parity["1"]["operators"]
+    operators = manifest.parity["1"].operators
     assert operators["Attention"] == 5 * 2 + 2
     assert not {"Sin", "Cos"} & operators.keys()  # the timestep is folded
     network = network_of(files)

@@ -86,7 +86,7 @@ def network_of(bundle: Bundle, weights: Path | None, options: Values) -> nn.Modu
         remedy = "Pass --weights, and --base and so on as for trt-build."
         raise UsageError(what, seen="no weights", needed=f"those of {manifest.family}", remedy=remedy)
     checkpoint = load_checkpoint(file)
-    wanted = str(manifest.weights.get("sha256", ""))
+    wanted = manifest.weights.sha256
     if checkpoint.sha256 != wanted:
         raise UsageError(
             what,

@@ -144,7 +144,7 @@ def _engine_report(record: Record) -> list[str]:
     if not record.engine_report or record.rows[0].latency is not None:
         return []
     named = ("backend", "kernels", "engine_bytes", "static_bytes", "workspace_bytes", "attentions_fused", "precision")
-    facts = {batch: [report.get(name) for name in named] for batch, report in record.engine_report.items()}
+    facts = {batch: [getattr(report, name) for name in named] for batch, report in record.engine_report.items()}
     rows = [[batch, *("" if one is None else str(one) for one in values)] for batch, values in facts.items()]
     head = ["batch", *(name.replace("_", " ") for name in named)]
     return ["<h2>The engine, read back and not run</h2>", _table(head, rows)]

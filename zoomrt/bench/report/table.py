@@ -136,7 +136,7 @@ def _explanation(record: Record) -> list[str]:
         lines += [f"  {one.share:>4.0%} {ms_words(one.ms):>8} ms  {one.operator}  {one.name}" for one in layers.top]
     for batch, report in record.engine_report.items():
         if record.rows[0].failed:
-            moved, kernels = report.get("static_bytes"), report.get("kernels")
+            moved, kernels = report.static_bytes, report.kernels
             facts = "read back, not run" if kernels is not None else "neither run nor read back"
             counted = [f"{kernels} kernels"] * (kernels is not None)
             counted += [f"{moved / 1e6:.0f} MB read and written per run"] if moved else []

@@ -7,7 +7,7 @@ runs the very graphs that ship in the very session that will run them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt.bundle import Manifest, TileFacts, unfinished
+from zoomrt.bundle.records import SpeedRecord
 from zoomrt.errors import (
     BundleError,
     ExportError,
@@ -137,8 +138,8 @@ def fastest(
     lr: NDArray[np.float32],
     rivals: Sequence[CpuEngine],
     exact: Graphs,
-) -> tuple[CpuEngine, dict[str, Any]]:
-    """The fastest engine, and the timings for the manifest.
+) -> tuple[CpuEngine, SpeedRecord]:
+    """The fastest engine, and the timings.
 
     lr : the batch to time, of a size of `graphs`.
     rivals : engines to compare it with, in FP32 and in the same turns; none where FP32 is what `graphs` are.
@@ -151,31 +152,28 @@ def fastest(
     runs |= {f"{one.name} fp32": partial(exact.load, one, batch) for one in rivals}
     timings = time_in_turns(runs, lr)
     chosen = min(engines, key=lambda one: timings[one.name].median_ms)
-    figures: dict[str, Any] = {
-        "batch": batch,
-        "threads": core_count(),
-        "chosen": chosen.name,
-        "engines": {one.name: asdict(timings[one.name]) for one in engines},
-    }
-    if rivals:
-        others = {one.name: timings[f"{one.name} fp32"] for one in rivals}
-        best = min(timing.median_ms for timing in others.values())
-        figures["fp32"] = {name: asdict(timing) for name, timing in others.items()}
-        figures["ratio_to_fp32"] = round(timings[chosen.name].median_ms / best, 3)
-    return chosen, figures
+    fp32 = {one.name: timings[f"{one.name} fp32"] for one in rivals}
+    best = min((timing.median_ms for timing in fp32.values()), default=None)
+    return chosen, SpeedRecord(
+        batch=batch,
+        threads=core_count(),
+        chosen=chosen.name,
+        engines={one.name: timings[one.name] for one in engines},
+        fp32=fp32,
+        ratio_to_fp32=None if best is None else round(timings[chosen.name].median_ms / best, 3),
+    )
 
 
-def check_gain(figures: Mapping[str, Any], precision: str, *, required: bool) -> str | None:
-    """A warning where fewer bits took as long as FP32 or longer; `figures` are those of `fastest`, or none.
+def check_gain(speed: SpeedRecord | None, precision: str, *, required: bool) -> str | None:
+    """A warning where fewer bits took as long as FP32 or longer; `speed` is that of `fastest`, if there was any.
 
     Raises PrecisionError instead if they are `required` to be faster.
     """
-    ratio = figures.get("ratio_to_fp32", 0.0)
-    if ratio < 1.0:
+    if speed is None or (ratio := speed.ratio_to_fp32 or 0.0) < 1.0:
         return None
-    name, best = figures["chosen"], min(figures["fp32"].items(), key=lambda other: float(other[1]["median_ms"]))
-    took = f"{figures['engines'][name]['median_ms']:.1f} ms in {name}"
-    seen = f"{took}, {best[1]['median_ms']:.1f} ms for FP32 in {best[0]}: {ratio:.2f} times as long"
+    name, (rival, best) = speed.chosen, min(speed.fp32.items(), key=lambda other: other[1].median_ms)
+    took = f"{speed.engines[name].median_ms:.1f} ms in {name}"
+    seen = f"{took}, {best.median_ms:.1f} ms for FP32 in {rival}: {ratio:.2f} times as long"
     if required:
         raise PrecisionError(
             f"{precision} is not faster than FP32 on this CPU",

@@ -8,11 +8,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
+from zoomrt.bundle.records import Timing
 from zoomrt.runtime.session import Session
 
 TURNS = 3
@@ -21,15 +21,6 @@ BUDGET_S = 60.0
 """No further turn once so many seconds are gone: large networks get one turn, which tells a factor but no percent."""
 _RUNS, _RUNS_S = 5, 2.0  # of one engine in one turn: so many runs, or so many seconds, whichever comes first
 _SETTLE_S = 0.1  # worker threads of the engine before spin on for a while and would take a core
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One engine: median and fastest run of a batch, milliseconds, of `runs`."""
-
-    median_ms: float
-    fastest_ms: float
-    runs: int
 
 
 def time_in_turns(engines: Mapping[str, Callable[[], Session]], batch: NDArray[Any]) -> dict[str, Timing]:

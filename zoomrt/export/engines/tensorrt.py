@@ -12,10 +12,9 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from zoomrt.bundle.records import BuildFigures, EngineReport
 from zoomrt.errors import BuildError, PrecisionError, unknown_name
 from zoomrt.export.engines.attention_plugin import plugged
 from zoomrt.export.engines.plan_reader import EIGHT_BIT, FLOATING, Kernel, PlanSummary, UnreadablePlan, read_plan
@@ -29,57 +28,6 @@ NORMALISATIONS = frozenset({"GroupNormalization", "InstanceNormalization", "Laye
 """TensorRT takes the statistics of these in FP32 whatever the graph says, and offers no way to ask for less."""
 _GENERATED = ("generated", "runtime_function")
 """Kinds of kernels that reduce and map; a convolution or matrix product is never part of a normalisation."""
-
-
-@dataclass(frozen=True)
-class BuildFigures:
-    """What the build cost on this machine; the only part of a report that differs between equal builds."""
-
-    seconds: float
-    """Wall time of the child process."""
-    peak_rss_bytes: int | None
-    """Most physical memory of the child process; None on Windows."""
-
-
-@dataclass(frozen=True)
-class EngineReport:
-    """A finished engine as its own bytes describe it. Figures are None where they could not be read, see `warnings`."""
-
-    backend: str
-    backend_version: str
-    """An engine runs with the same version only."""
-    precision: str
-    sms: tuple[str, ...] | None
-    kernels: int | None
-    attentions_fused: int | None
-    attentions_expected: int
-    attentions_unfused: tuple[str, ...] | None
-    """Nodes of the attentions that no kernel does as a whole."""
-    attentions_by_plugin: tuple[str, ...]
-    """Nodes of the attentions that were handed to our own kernel."""
-    share_in_precision: float | None
-    """Kernels whose data is in the asked precision, of those that touch floating-point data at all; 0 to 1. For int8
-    and fp8: kernels that touch data in it, of all with data."""
-    eight_bit_layers: int | None
-    """Convolutions and matrix products that run on 8-bit data: all that the graph wants so, see `build_engine`."""
-    static_bytes: int | None
-    """Bytes read and written by one run if nothing stays in cache (`PlanSummary.static_bytes`)."""
-    workspace_bytes: int | None
-    engine_bytes: int
-    sha256: str
-    kernels_by_kind: dict[str, int]
-    kernels_by_dtype: dict[str, int]
-    """Keys like fp16, fp16+fp32 (a cast), fp16+int8 (a quantised layer), none (indices, flags)."""
-    other_precision: tuple[str, ...]
-    """Kernels that are not in the asked precision, with their ONNX nodes; all of them are on the allow-list."""
-    written_scores: tuple[str, ...]
-    """Tensors of size tokens x tokens that an unfused attention writes to memory."""
-    warnings: tuple[str, ...]
-    build: BuildFigures
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON types only, for the manifest; `build` apart, equal builds give equal values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def build_engine(
@@ -289,7 +237,6 @@ def _report(
         attentions_fused=plan.fused_attentions,
         attentions_expected=expected,
         attentions_unfused=unfused,
-        attentions_by_plugin=(),
         share_in_precision=round(within / touching, 4) if touching else 1.0,
         eight_bit_layers=len(graph.eight_bit),
         static_bytes=plan.static_bytes,
@@ -313,22 +260,10 @@ def _unread_report(
         backend=backend,
         backend_version=compiled.version,
         precision=precision,
-        sms=None,
-        kernels=None,
-        attentions_fused=None,
         attentions_expected=len(graph.attentions),
-        attentions_unfused=None,
         attentions_by_plugin=by_plugin,
-        share_in_precision=None,
-        eight_bit_layers=None,
-        static_bytes=None,
-        workspace_bytes=None,
         engine_bytes=size_of(compiled.path, BuildError),
         sha256=sha256_of(compiled.path, BuildError),
-        kernels_by_kind={},
-        kernels_by_dtype={},
-        other_precision=(),
-        written_scores=(),
         warnings=(
             f"{why}: precision, fusion and GPU are not checked",
             *(f"attention {node} is done by zoomrt's plugin, which has not run on a GPU yet" for node in by_plugin),

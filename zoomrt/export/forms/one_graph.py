@@ -5,20 +5,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from zoomrt.bundle import TileFacts
+from zoomrt.bundle.records import CalibrationRecord, EngineReport, Fp16Report, GraphParity, Parity, SpeedRecord
 from zoomrt.calibration.options import Calibration
 from zoomrt.calibration.report import write_report
 from zoomrt.errors import ExportError
 from zoomrt.export.engines.cpu import CpuEngine, Graphs, Trials, check_gain, cpu_engines, fastest
-from zoomrt.export.engines.tensorrt import EngineReport, build_engine
+from zoomrt.export.engines.tensorrt import build_engine
 from zoomrt.export.forms.quantisation import SEEDS, cost_against_fp16, prove_fp16_storage, quantise_network
 from zoomrt.export.fp16.prepare import make_fp16_safe, prepare_fp16
 from zoomrt.export.fp16.ranges import Ranges
@@ -28,7 +29,7 @@ from zoomrt.export.heap import return_freed_memory
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest, Progress
 from zoomrt.export.targets import Target
-from zoomrt.export.verify.parity import Parity, Reference, Runner, check_parity, reference
+from zoomrt.export.verify.parity import Reference, Runner, check_parity, reference
 from zoomrt.export.verify.sample_tiles import extreme_tiles, with_noise
 from zoomrt.files import scratch_folder
 from zoomrt.models.family import Family
@@ -67,11 +68,11 @@ class Parts:
         self.wanted: dict[int, Reference] = {}
         self.graphs: dict[str, str] = {}
         self.engines: dict[str, str] = {}
-        self.parity: dict[str, Any] = {}
-        self.numerics: dict[str, Any] = {}
-        self.calibration: dict[str, Any] = {}
-        self.engine_reports: dict[str, Any] = {}
-        self.speed: dict[str, Any] = {}
+        self.parity: dict[str, GraphParity] = {}
+        self.numerics: Fp16Report | None = None
+        self.calibration: CalibrationRecord | None = None
+        self.engine_reports: dict[str, EngineReport] = {}
+        self.speed: SpeedRecord | None = None
         self.built: list[str] = []
         self.ran: list[str] = []
         self.warnings: list[str] = []
@@ -160,7 +161,7 @@ class Parts:
             tiles = self._extremes()
             self.numerics = make_fp16_safe(
                 network, tiles, self.tile.value_range, [ranges], self.precision.minimum_psnr_db
-            ).to_json()
+            )
         return wanted
 
     def _extremes(self) -> dict[str, NDArray[np.float32]]:
@@ -181,10 +182,14 @@ class Parts:
             opset=self.target.opset,
             group_norm=self.group_norm,
         )
-        if self.half:
-            self.numerics["fp32_nodes"] = list(fp32_nodes(graph))
+        self._note_fp32_nodes(graph)
         self.graphs[str(batch)] = graph.name
         self.built.append(f"graph {graph.name}")
+
+    def _note_fp32_nodes(self, graph: Path) -> None:
+        if self.numerics is not None:
+            nodes = tuple(dict.fromkeys([*self.numerics.fp32_nodes, *fp32_nodes(graph)]))
+            self.numerics = msgspec.structs.replace(self.numerics, fp32_nodes=nodes)
 
     def _check(self, batch: int, runner: Runner | None = None) -> Parity:
         self.report("parity", 0.0)
@@ -193,14 +198,13 @@ class Parts:
     def _record(self, batch: int, results: list[Parity]) -> None:
         """What the graph of that batch was found to do, in each runner that was tried."""
         graph = self._file(batch, "onnx")
-        self.parity[str(batch)] = {
-            "seed": self.seed,
-            "reference": "torch float32",
-            "results": [asdict(result) for result in results],
-            "operators": operator_counts(graph),
-            "opset": self.target.opset,
-        }
+        self.parity[str(batch)] = self._parity(graph, results)
         self.ran += [f"graph {graph.name} in {result.runner} on CPU" for result in results]
+
+    def _parity(self, graph: Path, results: list[Parity]) -> GraphParity:
+        return GraphParity(
+            seed=self.seed, results=tuple(results), operators=operator_counts(graph), opset=self.target.opset
+        )
 
     def _explained(self, failure: ExportError, network: nn.Module) -> ExportError:
         """The same failure with the node at fault, by the graph for one tile."""
@@ -225,7 +229,7 @@ class Parts:
         self.report("engine", 0.0)
         summary = self._engine(self._file(batch, "onnx"), engine, self.precision.kind)
         self.engines[str(batch)] = engine.name
-        self.engine_reports[str(batch)] = summary.to_json()
+        self.engine_reports[str(batch)] = summary
         self.warnings.extend(f"{engine.name}: {warning}" for warning in summary.warnings)
         self.built.append(f"engine {engine.name}")
         return summary
@@ -239,7 +243,7 @@ class Parts:
             precision=precision,
             timeout_s=self.request.timeout_s,
             on_progress=lambda stage, fraction: self.report(f"engine: {stage}", fraction),
-            allow_fp32=tuple(self.numerics.get("fp32_nodes", ())),
+            allow_fp32=self.numerics.fp32_nodes if self.numerics else (),
             attention_plugin=self.request.attention_plugin,
         )
 
@@ -274,10 +278,12 @@ class EightBitParts(Parts):
         if self.half:
             to_half(network)
             self.report("fp16", 0.0)
-            results = prove_fp16_storage(network, quantised, extremes)
-            self.numerics["results"] = [asdict(result) for result in results]
+            assert self.numerics is not None
+            results, quality = prove_fp16_storage(network, quantised, extremes)
+            self.numerics = msgspec.structs.replace(self.numerics, results=results)
+            quantised = replace(quantised, record=msgspec.structs.replace(quantised.record, psnr_db=quality))
             self.ran.append("network under FP16 storage emulation: held-out tiles")
-        self.calibration = quantised.to_json()
+        self.calibration = quantised.record
         write_report(self.scratch, self.calibration, quantised.multiply_adds)
         self.seeds |= SEEDS
         self.warnings += quantised.warnings
@@ -294,7 +300,7 @@ class EightBitParts(Parts):
         reference(
             network, shape, self.tile.value_range, self.seed, half=True, needed_db=0.0, visitors=(ranges,), noise=noise
         )
-        self.numerics = prepare_fp16(network, extremes, [ranges]).report.to_json()
+        self.numerics = prepare_fp16(network, extremes, [ranges]).report
         return extremes
 
     def _compile(self, batch: int) -> EngineReport:
@@ -308,7 +314,9 @@ class EightBitParts(Parts):
             write_without_codes(self._file(batch, "onnx"), graph)
             fp16 = self._engine(graph, folder / "fp16.engine", "fp16")
         figures, warning = cost_against_fp16(summary, fp16)
-        self.calibration.setdefault("against_fp16", {})[str(batch)] = figures
+        assert self.calibration is not None
+        costs = {**self.calibration.against_fp16, str(batch): figures}
+        self.calibration = msgspec.structs.replace(self.calibration, against_fp16=costs)
         if warning is not None:
             self.warnings.append(f"{self.engines[str(batch)]}: {warning}")
         return summary

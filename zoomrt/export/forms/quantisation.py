@@ -10,10 +10,9 @@ differ almost as much as either from FP32 (trt.md section 3), so nothing is comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zoomrt.bundle import TileFacts
+from zoomrt.bundle.records import (
+    CalibrationRecord,
+    EngineCost,
+    EngineReport,
+    MeasuredBlocks,
+    Parity,
+    Quality,
+    Ranking,
+    TileSet,
+)
 from zoomrt.calibration.calibrate import observe, ranges_of
 from zoomrt.calibration.data import Tiles, pictures_of, tiles_from_pictures
 from zoomrt.calibration.equalise import equalise
@@ -32,11 +41,10 @@ from zoomrt.calibration.quantise import quantised_layers
 from zoomrt.calibration.sensitivity import Damage, Search
 from zoomrt.errors import PrecisionError
 from zoomrt.export import cache
-from zoomrt.export.engines.tensorrt import EngineReport
 from zoomrt.export.fp16.emulation import run_with_fp16_storage
 from zoomrt.export.precisions import Precision
 from zoomrt.export.request import Progress
-from zoomrt.export.verify.parity import Parity, Reference, compare
+from zoomrt.export.verify.parity import Reference, compare
 from zoomrt.export.verify.sample_tiles import PHOTOGRAPH
 from zoomrt.models.half import kept_fp32
 from zoomrt.runtime.backends import BACKENDS
@@ -63,34 +71,18 @@ true_size_osediff_int8_sm89.json did 4 tiles of 2.1e12 in 238 s, on a loaded mac
 
 
 @dataclass(frozen=True)
-class _Ranking:
-    """Blocks one by one, measured on crops of this side, the least harmful for its work first."""
-
-    side: int
-    blocks: list[Damage]
-
-
-@dataclass
 class Quantised:
     """What became of a network, and the tiles that judged it.
 
     wanted : the FP32 network's result for each held-out tile.
-    floor_db : PSNR that each of them must keep; None with no gate. worst_db, mean_db : what they have.
-    facts : for the manifest.
+    multiply_adds : of every layer, for one tile.
     """
 
     held_out: Tiles
     wanted: list[Tensor]
-    floor_db: float | None
-    worst_db: float
-    mean_db: float
-    facts: dict[str, Any]
+    record: CalibrationRecord
     multiply_adds: dict[str, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON types only, for the manifest."""
-        return {**self.facts, "psnr_db": {"mean": round(self.mean_db, 2), "worst": round(self.worst_db, 2)}}
+    warnings: tuple[str, ...] = ()
 
     def reference(self, batch: int, *, half: bool) -> Reference:
         """For a graph's parity: held-out tiles, as many as the batch takes, over again where there are fewer."""
@@ -100,7 +92,7 @@ class Quantised:
         if half:
             lr = lr.astype(np.float16).astype(np.float32)
         sr = np.concatenate([self.wanted[index].numpy() for index in some])
-        needed = max(self.worst_db - WIRING_DB, self.floor_db or 0.0)
+        needed = max(self.record.psnr_db.worst - WIRING_DB, self.record.min_psnr_db or 0.0)
         return Reference(lr, sr, self.held_out.value_range, "held-out tiles", round(needed, 2))
 
 
@@ -135,46 +127,48 @@ def quantise_network(
     )
     report("quality", 0.0)
     search = Search(network, ranges, placement, form, held_out, context=context, folder=folder)
-    floor = None if everything else choice.min_psnr_db
+    floor = None if everything else float(choice.min_psnr_db)
     placement, damage, ranking = _largest(search, floor, choice.search_minutes * 60, crop, report)
     replace_layers(network, quantised_layers(network, ranges, placement, form))
-    facts = {
-        "format": form.name,
-        "method": ranges.method,
-        "tiles": _described(tiles),
-        "held_out": _described(held_out),
-        "share": round(placement.share, 4),
-        "min_psnr_db": floor,
-        "seams_balanced": balanced,
-        "quantised": {name: float(f"{ranges.amax[name]:.6g}") for name in placement.quantised},
-        "kept": placement.kept,
-        "measured": [_measured(one) for one in search.measured.values()],
-        "ranking": {"side": ranking.side, "blocks": {one.blocks[0]: _measured(one) for one in ranking.blocks}},
-    }
-    work = placement.multiply_adds
-    quantised = Quantised(held_out, search.wanted, floor, damage.worst_db, damage.mean_db, facts, work)
-    if choice.pictures is None:
-        quantised.warnings.append("calibrated on one photograph: --calibration takes a folder of your own pictures")
+    record = CalibrationRecord(
+        format=form.name,
+        method=ranges.method,
+        tiles=_described(tiles),
+        held_out=_described(held_out),
+        share=round(placement.share, 4),
+        min_psnr_db=floor,
+        seams_balanced=balanced,
+        quantised={name: float(f"{ranges.amax[name]:.6g}") for name in placement.quantised},
+        kept=placement.kept,
+        measured=tuple(_measured(one) for one in search.measured.values()),
+        ranking=ranking,
+        psnr_db=_quality(damage.mean_db, damage.worst_db),
+    )
+    warnings = tuple(_warnings(record, tiles, held_out, own=choice.pictures is not None))
+    return Quantised(held_out, search.wanted, record, placement.multiply_adds, warnings)
+
+
+def _warnings(record: CalibrationRecord, tiles: Tiles, held_out: Tiles, *, own: bool) -> Iterator[str]:
+    """own : whether the pictures are the user's."""
+    if not own:
+        yield "calibrated on one photograph: --calibration takes a folder of your own pictures"
     elif len({*tiles.sources, *held_out.sources}) == 1:
-        quantised.warnings.append("calibrated and judged on a single picture: put more of them into the folder")
-    if everything:
-        quantised.warnings.append(
-            f"int8-all has no quality gate: {damage.worst_db:.1f} dB on the worst of {len(held_out)} held-out tiles"
-        )
-    skipped = {**tiles.skipped, **held_out.skipped}
-    if skipped:
+        yield "calibrated and judged on a single picture: put more of them into the folder"
+    if record.min_psnr_db is None:
+        worst = record.psnr_db.worst
+        yield f"int8-all has no quality gate: {worst:.1f} dB on the worst of {len(held_out)} held-out tiles"
+    if skipped := {**tiles.skipped, **held_out.skipped}:
         named = "; ".join(f"{Path(name).name}: {why}" for name, why in list(skipped.items())[:3])
-        quantised.warnings.append(f"{len(skipped)} calibration pictures were skipped ({named})")
-    return quantised
+        yield f"{len(skipped)} calibration pictures were skipped ({named})"
 
 
 def prove_fp16_storage(
     network: nn.Module, quantised: Quantised, extremes: Mapping[str, NDArray[np.float32]]
-) -> list[Parity]:
-    """Run the network, now FP16 around its 8-bit layers, under FP16 storage emulation.
+) -> tuple[tuple[Parity, ...], Quality]:
+    """Run the network, now FP16 around its 8-bit layers, under FP16 storage emulation: held-out tiles, their quality.
 
     Every held-out tile must keep the gate; a tile of `extremes` needs to be finite only, since flat and noisy tiles say
-    nothing about pictures. `quantised` then holds the quality that was measured here.
+    nothing about pictures.
 
     Raises PrecisionError.
     """
@@ -182,27 +176,29 @@ def prove_fp16_storage(
         if not run_with_fp16_storage(network, torch.from_numpy(extreme)).isfinite().all():
             raise _too_far(f"is not finite on the {name} tile", "an overflow in FP16", "finite values")
     low, high = quantised.held_out.value_range
-    needed = quantised.floor_db or 0.0
+    needed = quantised.record.min_psnr_db or 0.0
     results = []
     for index, (tile, wanted) in enumerate(zip(quantised.held_out, quantised.wanted, strict=True)):
         got = run_with_fp16_storage(network, tile).numpy()
         probe = f"held-out tile {index}"
         results.append(compare(wanted.numpy(), got, probe, "fp16 storage emulation", high - low, needed))
     decibels = [result.psnr_db for result in results]
-    quantised.worst_db, quantised.mean_db = min(decibels), sum(decibels) / len(decibels)
-    if quantised.worst_db < needed:
-        seen = f"{quantised.worst_db:.1f} dB on the worst held-out tile, {quantised.mean_db:.1f} dB on average"
+    quality = _quality(sum(decibels) / len(decibels), min(decibels))
+    if quality.worst < needed:
+        seen = f"{quality.worst:.1f} dB on the worst held-out tile, {quality.mean:.1f} dB on average"
         raise _too_far("is too far from FP32 under FP16 storage emulation", seen, f"{needed:.1f} dB on every tile")
-    return results
+    return tuple(results), quality
 
 
-def cost_against_fp16(report: EngineReport, fp16: EngineReport) -> tuple[dict[str, Any], str | None]:
+def cost_against_fp16(report: EngineReport, fp16: EngineReport) -> tuple[EngineCost, str | None]:
     """Figures of an engine with 8-bit layers beside those of the same graph in FP16, and a warning if one of them rose.
 
     Both reports must have been read back from their engines.
     """
     names = ("kernels", "static_bytes", "engine_bytes")
-    figures = {name: {"fp16": getattr(fp16, name), report.precision: getattr(report, name)} for name in names}
+    figures = EngineCost(
+        **{name: {"fp16": getattr(fp16, name), report.precision: getattr(report, name)} for name in names}
+    )
     before, after = (fp16.kernels or 0, fp16.static_bytes or 0), (report.kernels or 0, report.static_bytes or 0)
     rose = [name for name, old, new in zip(("kernels", "bytes per run"), before, after, strict=True) if new >= old]
     if not rose:
@@ -251,7 +247,7 @@ def _balance(network: nn.Module, crops: Tiles, backend: str) -> int:
 
 def _largest(
     search: Search, floor: float | None, seconds: float, crop: Callable[[int], int], report: Progress
-) -> tuple[Placement, Damage, _Ranking]:
+) -> tuple[Placement, Damage, Ranking]:
     """Everything if that is good enough, else the largest part that the search finds."""
     if not search.blocks:
         raise PrecisionError(
@@ -269,10 +265,11 @@ def _largest(
         side = _ranking_side(search, seconds, crop)
     ranking = search.on(search.tiles.cropped(side)) if side < height else search
     ranked = ranking.rank(seconds=seconds, on_progress=report)
+    found = Ranking(side, {one.blocks[0]: _measured(one) for one in ranked})
     if floor is None or enough:
-        return search.placement, whole, _Ranking(side, ranked)
+        return search.placement, whole, found
     report("search", 0.0)
-    return *search.largest(ranked, floor + RERUN_DB), _Ranking(side, ranked)
+    return *search.largest(ranked, floor + RERUN_DB), found
 
 
 def _ranking_side(search: Search, seconds: float, crop: Callable[[int], int]) -> int:
@@ -284,19 +281,25 @@ def _ranking_side(search: Search, seconds: float, crop: Callable[[int], int]) ->
     return crop(side)
 
 
-def _described(tiles: Tiles) -> dict[str, Any]:
-    """For the manifest, pictures by file name."""
-    return {
-        "count": len(tiles),
-        "sha256": tiles.digest,
-        "pictures": {Path(name).name: digest for name, digest in tiles.sources.items()},
-        "skipped": {Path(name).name: why for name, why in tiles.skipped.items()},
-    }
+def _described(tiles: Tiles) -> TileSet:
+    """Pictures by file name."""
+    return TileSet(
+        count=len(tiles),
+        sha256=tiles.digest,
+        pictures={Path(name).name: digest for name, digest in tiles.sources.items()},
+        skipped={Path(name).name: why for name, why in tiles.skipped.items()},
+    )
 
 
-def _measured(damage: Damage) -> dict[str, Any]:
-    rounded = {name: round(getattr(damage, name), 4) for name in ("share", "mean_db", "worst_db")}
-    return {"blocks": len(damage.blocks), **rounded, **({"block": damage.blocks[0]} if len(damage.blocks) == 1 else {})}
+def _measured(damage: Damage) -> MeasuredBlocks:
+    rounded = {name: round(float(getattr(damage, name)), 4) for name in ("share", "mean_db", "worst_db")}
+    return MeasuredBlocks(
+        blocks=len(damage.blocks), block=damage.blocks[0] if len(damage.blocks) == 1 else None, **rounded
+    )
+
+
+def _quality(mean_db: float, worst_db: float) -> Quality:
+    return Quality(round(mean_db, 2), round(worst_db, 2))
 
 
 def _too_far(what: str, seen: str, needed: str) -> PrecisionError:

@@ -7,24 +7,24 @@ too, but stays FP32 and runs on the CPU everywhere: it is tiny, and its result i
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from zoomrt.bundle.records import Fp16Report, Parity, RescaledStream
 from zoomrt.errors import ExportError
 from zoomrt.export.forms.one_graph import EMULATED_SIDE, Parts
-from zoomrt.export.fp16.prepare import Fp16Report, make_fp16_safe
+from zoomrt.export.fp16.prepare import make_fp16_safe
 from zoomrt.export.fp16.ranges import Ranges
-from zoomrt.export.graph.to_onnx import export_named, fp32_nodes, operator_counts
+from zoomrt.export.graph.to_onnx import export_named
 from zoomrt.export.heap import return_freed_memory
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.recording import watched
-from zoomrt.export.verify.parity import Parity, compare
+from zoomrt.export.verify.parity import compare
 from zoomrt.export.verify.sample_tiles import extreme_tiles, half_photograph_half_noise
 from zoomrt.models.half import to_half
 from zoomrt.models.networks.blocks.multi_step import Component, Denoising, MultiStepNetwork
@@ -108,7 +108,7 @@ class MultiStepParts(Parts):
         reports = [make_fp16_safe(denoising, tiles, self.tile.value_range, [seen])]
         if network.decode is not None:
             reports.append(make_fp16_safe(network.decode, states, self.tile.value_range, [seen_by_decoder]))
-        self.numerics = _together(reports).to_json() | {"fp32_nodes": []}
+        self.numerics = _together(reports)
         self.ran.append(f"parts under FP16 storage emulation on tiles of {side} x {side}")
 
     @torch.no_grad()
@@ -160,7 +160,7 @@ class MultiStepParts(Parts):
             group_norm="node" if self.runner.compiles else "instance",
         )
         if half:
-            self.numerics["fp32_nodes"] += fp32_nodes(graph)
+            self._note_fp32_nodes(graph)
         self.graphs[name] = graph.name
         self.built.append(f"graph {graph.name}")
 
@@ -176,13 +176,7 @@ class MultiStepParts(Parts):
                 self._compared(f"{output}, {probe}", outputs[output], got[output], needed) for output in outputs
             ]
         graph.close()
-        self.parity[name] = {
-            "seed": self.seed,
-            "reference": "torch float32",
-            "results": [asdict(result) for result in results],
-            "operators": operator_counts(file),
-            "opset": self.target.opset,
-        }
+        self.parity[name] = self._parity(file, results)
         self.ran.append(f"graph {file.name} in onnxruntime on CPU")
 
     def _compared(self, what: str, wanted: NDArray[np.float32], got: NDArray[np.float32], needed: float) -> Parity:
@@ -203,7 +197,7 @@ class MultiStepParts(Parts):
         self.report(f"engine: {name}", 0.0)
         summary = self._engine(graph, engine, self.precision.kind)
         self.engines[name] = engine.name
-        self.engine_reports[name] = summary.to_json()
+        self.engine_reports[name] = summary
         self.warnings.extend(f"{engine.name}: {warning}" for warning in summary.warnings)
         self.built.append(f"engine {engine.name}")
 
@@ -214,7 +208,7 @@ class MultiStepParts(Parts):
 def _together(reports: list[Fp16Report]) -> Fp16Report:
     """Encoder and step, then decoder."""
     largest: dict[str, float] = {}
-    rescaled: list[dict[str, Any]] = []
+    rescaled: list[RescaledStream] = []
     kept: list[str] = []
     results: list[Parity] = []
     for prefix, one in zip(("", "decode: "), reports, strict=False):
@@ -222,4 +216,4 @@ def _together(reports: list[Fp16Report]) -> Fp16Report:
         rescaled += one.rescaled
         kept += [prefix + name for name in one.kept_fp32]
         results += one.results
-    return Fp16Report(largest, rescaled, kept, results)
+    return Fp16Report(largest=largest, rescaled=tuple(rescaled), kept_fp32=tuple(kept), results=tuple(results))

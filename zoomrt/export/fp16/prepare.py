@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from zoomrt.bundle.records import Fp16Report, Parity, RescaledStream
 from zoomrt.errors import PrecisionError
 from zoomrt.export.fp16.emulation import run_with_fp16_storage
 from zoomrt.export.fp16.ranges import FP16_MAX, Ranges, Value, magnitude, sampled
@@ -26,11 +27,9 @@ from zoomrt.export.fp16.scale_groups import Streams
 from zoomrt.export.heap import return_freed_memory
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.recording import Operation, watched
-from zoomrt.export.verify.parity import Parity, compare
+from zoomrt.export.verify.parity import compare
 from zoomrt.models.discrete_choices import Choice, recorded, replayed
 from zoomrt.models.half import keep_fp32, to_half
-
-__all__ = ["NEAR", "NEEDED_DB", "TOO_NEAR", "Fp16Plan", "Fp16Report", "make_fp16_safe", "prepare_fp16"]
 
 NEAR = FP16_MAX / 4
 """Above it a stream is rescaled, which is free: other pictures may reach four times what these did."""
@@ -39,22 +38,6 @@ TOO_NEAR = FP16_MAX / 2
 NEEDED_DB = PRECISIONS.named("fp16").minimum_psnr_db
 _SUSPECT = 0.01
 """Relative error of a value from which on it is named as the place where precision was lost."""
-
-
-@dataclass(frozen=True)
-class Fp16Report:
-    """What was done to a network and how close it came; `to_json` is for the manifest."""
-
-    largest: dict[str, float]
-    """The largest values that are left in FP16, by name."""
-    rescaled: list[dict[str, Any]]
-    """One per stream: exponent, largest value before, number of values, the first and the last of them."""
-    kept_fp32: list[str]
-    """Modules that stay in FP32."""
-    results: list[Parity] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass
@@ -108,7 +91,7 @@ def make_fp16_safe(
             result = compare(one, other, name, "fp16 storage emulation", high - low, needed_db)
             _demand(result, closeness)
             results.append(result)
-    return replace(plan.report, results=results)
+    return msgspec.structs.replace(plan.report, results=tuple(results))
 
 
 def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], seen: Sequence[Ranges] = ()) -> Fp16Plan:
@@ -138,7 +121,9 @@ def prepare_fp16(network: nn.Module, tiles: Mapping[str, NDArray[np.float32]], s
             factors[index] = 2.0**exponent
     left = [magnitude * factor for magnitude, factor in zip(largest, factors, strict=True)]
     kept = _keep_what_must(network, values, left)
-    return Fp16Plan(batches, factors, Fp16Report(_top(values, left, kept), rescaled, kept))
+    return Fp16Plan(
+        batches, factors, Fp16Report(largest=_top(values, left, kept), rescaled=tuple(rescaled), kept_fp32=tuple(kept))
+    )
 
 
 def _compared_choices(choice: Choice, other: Tensor, names: str, needed: float) -> Parity:
@@ -182,9 +167,14 @@ def _check_fp32(values: Sequence[Value], largest: Sequence[float]) -> None:
         )
 
 
-def _described(exponent: int, values: Sequence[Value], largest: float) -> dict[str, Any]:
-    ends = {"first": values[0].name, "last": values[-1].name}
-    return {"exponent": exponent, "largest": float(f"{largest:.4g}"), "values": len(values), **ends}
+def _described(exponent: int, values: Sequence[Value], largest: float) -> RescaledStream:
+    return RescaledStream(
+        exponent=exponent,
+        largest=float(f"{largest:.4g}"),
+        values=len(values),
+        first=values[0].name,
+        last=values[-1].name,
+    )
 
 
 def _keep_what_must(network: nn.Module, values: Sequence[Value], left: Sequence[float]) -> list[str]:

@@ -9,12 +9,11 @@ benchmarks/build_memory.py compares with real builds.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import nn
 
 from zoomrt.bundle import TileFacts
+from zoomrt.bundle.records import MemoryPlan, Stage
 from zoomrt.errors import OutOfMemory
 from zoomrt.export.graph.to_onnx import EXTERNAL_DATA_BYTES
 from zoomrt.export.memory.activations import Activations, activations_of
@@ -23,13 +22,7 @@ from zoomrt.export.verify.sample_tiles import EXTREMES
 from zoomrt.runtime.backends import Backend
 from zoomrt.runtime.resources import address_space
 
-__all__ = [
-    "MemoryPlan",
-    "Stage",
-    "check_budget",
-    "check_files",
-    "plan_memory",
-]
+__all__ = ["check_budget", "check_files", "memory_table", "plan_memory"]
 
 PROGRAM_BYTES = 600_000_000
 """Python with its libraries after some work: 0.5 GB for edge, 0.75 GB at the end of a build with diffusers."""
@@ -47,52 +40,16 @@ COMPILER_COPIES = 3.3
 """Peak of TensorRT-RTX over the weights' bytes: 6.1 GB for 1.8 GB of FP16 (trt.md section 5 has the same ratio)."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of a build, in bytes.
-
-    weights : of the network as it stands in this step. activations : values between its layers.
-    workspace : what the libraries need beside both: Python itself, layout changes, copies, the compiler.
-    """
-
-    name: str
-    weights: int
-    activations: int
-    workspace: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.activations + self.workspace
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """The stages in order, and the activations of each part of the network in the stage `reference`, in bytes."""
-
-    stages: tuple[Stage, ...]
-    parts: dict[str, int]
-
-    @property
-    def peak(self) -> Stage:
-        """The stage that needs most."""
-        return max(self.stages, key=lambda stage: stage.total)
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON types only, for the manifest."""
-        stages = [{**asdict(stage), "total": stage.total} for stage in self.stages]
-        return {"peak_bytes": self.peak.total, "peak_stage": self.peak.name, "stages": stages, "parts": self.parts}
-
-    def lines(self) -> list[str]:
-        """A table for a person."""
-        head = f"{'memory':<12}{'weights':>12}{'activations':>13}{'workspace':>12}{'total':>10}"
-        rows = [
-            f"  {s.name:<10}{size(s.weights):>12}{size(s.activations):>13}{size(s.workspace):>12}{size(s.total):>10}"
-            for s in self.stages
-        ]
-        hungriest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
-        parts = ", ".join(f"{name} {size(count)}" for name, count in hungriest)
-        peak = f"  peak {size(self.peak.total)} in {self.peak.name}; activations by part: {parts}"
-        return [head, *rows, peak]
+def memory_table(plan: MemoryPlan) -> list[str]:
+    """For a person."""
+    head = f"{'memory':<12}{'weights':>12}{'activations':>13}{'workspace':>12}{'total':>10}"
+    rows = [
+        f"  {s.name:<10}{size(s.weights):>12}{size(s.activations):>13}{size(s.workspace):>12}{size(s.total):>10}"
+        for s in plan.stages
+    ]
+    hungriest = sorted(plan.parts.items(), key=lambda part: -part[1])[:3]
+    parts = ", ".join(f"{name} {size(count)}" for name, count in hungriest)
+    return [head, *rows, f"  peak {size(plan.peak.total)} in {plan.peak.name}; activations by part: {parts}"]
 
 
 def plan_memory(

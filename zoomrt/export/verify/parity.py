@@ -13,27 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zoomrt.bundle import NoiseFacts
+from zoomrt.bundle.records import Parity
 from zoomrt.errors import ExportError
 from zoomrt.export.graph.to_onnx import INPUT, OUTPUT
 from zoomrt.export.recording import Visitor, watched
 from zoomrt.export.verify.sample_tiles import half_photograph_half_noise, with_noise
 from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
 from zoomrt.runtime.tiles.psnr import psnr_db
-
-__all__ = ["Parity", "Reference", "Runner", "check_parity", "compare", "reference"]
-
-
-@dataclass(frozen=True)
-class Parity:
-    """One comparison on one probe: worst absolute difference and PSNR, in units of the value range."""
-
-    probe: str
-    runner: str
-    max_abs: float
-    psnr_db: float
-    needed_psnr_db: float
-    max_relative: float
-    """Worst absolute difference over the largest wanted magnitude."""
 
 
 @dataclass(frozen=True)
