@@ -16,7 +16,7 @@ import pytest
 import small_bundles
 from small_bundles import EMPTY_MODEL, TILE, model_with_external_data, write
 
-import zoomrt.bundle as bundle_module
+import zoomrt.bundle.folder as bundle_module
 from zoomrt import _scratch, files
 from zoomrt.bundle import MANIFEST, Manifest, check_output, open_bundle, writing_bundle
 from zoomrt.bundle.records import SpeedRecord, Timing
