@@ -20,6 +20,8 @@ import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
 from seeds import SEED_VARIABLE, rng_for, run_seed
 
+from zoomrt import registry
+
 # nothing here is timed: a busy machine must not fail a property
 settings.register_profile("zoomrt", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("zoomrt")
@@ -105,6 +107,17 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 def _rng_for() -> Callable[[str], np.random.Generator]:
     """`seeds.rng_for`, for fixtures that many tests share."""
     return rng_for
+
+
+@pytest.fixture(scope="module")
+def toys() -> Iterator[Path]:
+    """The folder of a package that brings a backend `toy` and a precision `toy16`, as if it were installed."""
+    folder = Path(__file__).parent / "helpers" / "toys"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        registry.entry_points_of.cache_clear()
+        yield folder
+    registry.entry_points_of.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -38,7 +38,7 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """The package's own first, then others'."""
-        return tuple(dict.fromkeys([*self._own(), *_entry_points(self._group), *self._added]))
+        return tuple(dict.fromkeys([*self._own(), *entry_points_of(self._group), *self._added]))
 
     def named(self, name: str) -> T:
         """The record of that name; UsageError with near names otherwise."""
@@ -46,7 +46,7 @@ class Registry(Generic[T]):
             return self._added[name]
         if name in self._own():
             return self._load(name)
-        if name in (others := _entry_points(self._group)):
+        if name in (others := entry_points_of(self._group)):
             record: T = others[name]()
             return record
         raise unknown_name(self._kind, name, self.names())
@@ -65,6 +65,6 @@ class Registry(Generic[T]):
             self._added = before
 
 
-@lru_cache
-def _entry_points(group: str) -> Mapping[str, Callable[[], Any]]:
+@cache
+def entry_points_of(group: str) -> Mapping[str, Callable[[], Any]]:
     return {point.name: point.load for point in entry_points(group=group)}

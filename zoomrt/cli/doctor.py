@@ -186,7 +186,8 @@ def _version(module: str) -> str:
 
 
 def _distribution(module: str) -> str:
-    return {"PIL": "pillow", "skimage": "scikit-image"}.get(module, module.replace("_", "-").replace(".", "-"))
+    known = {one.module: one.package for one in BACKENDS.records()} | {"PIL": "pillow", "skimage": "scikit-image"}
+    return known.get(module, module).replace("_", "-").replace(".", "-")
 
 
 def _usable_cores() -> int | None:

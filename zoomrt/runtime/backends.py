@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zoomrt.registry import Registry
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from zoomrt.bundle import Bundle
     from zoomrt.runtime.session import Session
 
@@ -25,6 +27,22 @@ GroupNormForm = Literal["node", "instance", "moments"]
 
 def _fp32_only() -> tuple[Arithmetic, ...]:
     return ("fp32",)
+
+
+class NodeTime(NamedTuple):
+    """Of one node or layer, as a backend's own profile has it.
+
+    name : its own. operator : in ONNX's words, "" where nodes were fused and it is not told into what. ms : median.
+    dtype : of its data, "" if not told. made_of : nodes of the graph that went into it, as far as told.
+    otherwise : the operator of a fused one where none of these is known.
+    """
+
+    name: str
+    operator: str
+    ms: float
+    dtype: str
+    made_of: tuple[str, ...] = ()
+    otherwise: str = "unknown"
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,7 @@ class Backend:
     group_norm : form of GroupNorm that its graphs want, for storage in fp32 and fp16. All backends for the CPU share
         one graph, in the form that the first of them wants.
     check : a line for trt-doctor about it on this machine; raises RuntimeFault where it computes wrong numbers.
+    profile : (bundle, a batch of one tile, CPU threads, runs) -> its nodes, under the options of its sessions.
     """
 
     name: str
@@ -67,6 +86,7 @@ class Backend:
     weight_scales_why: str = "its 8-bit kernels take a scale for each output channel at no cost"
     group_norm: dict[str, GroupNormForm] = field(default_factory=lambda: {"fp32": "moments", "fp16": "instance"})
     check: Callable[[], str] | None = None
+    profile: Callable[[Bundle, NDArray[Any], int, int], list[NodeTime]] | None = None
 
     @property
     def installed(self) -> bool:

@@ -5,7 +5,10 @@ One InferenceSession per batch size, each bound once to input and output buffers
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +16,8 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
 from zoomrt.errors import BundleError
-from zoomrt.runtime.backends import Backend
+from zoomrt.files import scratch_folder
+from zoomrt.runtime.backends import Backend, NodeTime
 from zoomrt.runtime.quiet import import_onnxruntime
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.sessions.common.multi_step import MultiStepSession
@@ -94,6 +98,28 @@ def _check() -> str:
     return smoke_run(BACKEND, load)
 
 
+def _profile(bundle: Bundle, batch: NDArray[Any], threads: int, runs: int) -> list[NodeTime]:
+    """One for each node that ran."""
+    with scratch_folder() as folder:
+        options = session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / "profile")
+        session = open_graph(bundle.graph("1"), options)
+        feed = {session.get_inputs()[0].name: batch}
+        for _ in range(runs + 1):
+            session.run(None, feed)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    taken: dict[str, list[float]] = {}
+    facts: dict[str, tuple[str, str]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name, arguments = event["name"].removesuffix("_kernel_time"), event["args"]
+            taken.setdefault(name, []).append(event["dur"] / 1e3)
+            types = [kind for one in arguments.get("output_type_shape", []) for kind in one]
+            facts[name] = (arguments["op_name"], types[0] if types else "")
+    return [NodeTime(name, facts[name][0], statistics.median(ms[1:]), facts[name][1]) for name, ms in taken.items()]
+
+
 BACKEND = Backend(
     name="onnxruntime",
     title="ONNX Runtime",
@@ -105,4 +131,5 @@ BACKEND = Backend(
     widens=("fp16", "int8"),
     several_graphs=True,
     check=_check,
+    profile=_profile,
 )

@@ -6,6 +6,7 @@ graph is FP32 in all cases; `Manifest.arithmetic` says what OpenVINO computes in
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import Bundle
 from zoomrt.errors import BundleError, EngineMismatch
-from zoomrt.runtime.backends import Arithmetic, Backend
+from zoomrt.runtime.backends import Arithmetic, Backend, NodeTime
 from zoomrt.runtime.quiet import import_openvino
 from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.sessions.common.runner_errors import RunnerErrors
 from zoomrt.runtime.sessions.common.smoke_graph import smoke_run
 
-ARITHMETICS = {"fp32": "f32", "bf16": "bf16"}
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
 """`Manifest.arithmetic` -> OpenVINO's INFERENCE_PRECISION_HINT. Left to itself it takes BF16 where it can."""
 
 _ERRORS = RunnerErrors(
@@ -43,6 +44,16 @@ def cpu_capabilities() -> frozenset[str]:
     Raises MissingDependency without OpenVINO.
     """
     return frozenset(import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _options(arithmetic: str, threads: int | None) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS[arithmetic],
+        "INFERENCE_NUM_THREADS": threads if threads is not None else core_count(),
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # a thread tied to a core waits for whoever else is on it
+    }
 
 
 class OpenVinoSession(Session):
@@ -68,13 +79,7 @@ class OpenVinoSession(Session):
                 needed="a CPU with BF16 (AMX or AVX-512 BF16)",
                 remedy=remedy,
             )
-        options = {
-            "INFERENCE_PRECISION_HINT": ARITHMETICS[arithmetic],
-            "INFERENCE_NUM_THREADS": threads if threads is not None else core_count(),
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": False,  # a thread tied to a core waits for whoever else is on it
-        }
+        options = _options(arithmetic, threads)
         self._engines = {n: self._load(openvino, options, bundle, n) for n in self.batches}
 
     def _load(self, openvino: Any, options: dict[str, Any], bundle: Bundle, batch: int) -> _Engine:
@@ -129,6 +134,53 @@ def _check() -> str:
     return f"{smoke_run(BACKEND, load)}; this processor has {fast}"
 
 
+_OPERATORS = {
+    "Convolution": "Conv",
+    "GroupConvolution": "Conv",
+    "Deconvolution": "ConvTranspose",
+    "FullyConnected": "Gemm",
+    "ScaledDotProductAttention": "Attention",
+    "ScaledDotProductAttentionWithKVCache": "Attention",
+    "MVN": "InstanceNormalization",
+    "Eltwise": "Mul",
+    "Swish": "Sigmoid",
+}
+"""OpenVINO's node types -> the ONNX operator of their group. A Subgraph is a chain of pointwise operations."""
+
+
+def _profile(bundle: Bundle, batch: NDArray[Any], threads: int, runs: int) -> list[NodeTime]:
+    """One for each node that ran."""
+    openvino = import_openvino()
+    options = {**_options(bundle.manifest.arithmetic, threads), "PERF_COUNT": True}
+    model = openvino.Core().compile_model(str(bundle.graph("1")), "CPU", options)
+    made_of = {
+        one.get_friendly_name(): tuple(str(one.get_rt_info()["originalLayersNames"].astype(str)).split(","))
+        for one in model.get_runtime_model().get_ops()
+    }
+    request = model.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(batch)))
+    request.infer()
+    taken: dict[str, list[float]] = {}
+    facts: dict[str, tuple[str, str]] = {}
+    for _ in range(runs):
+        request.infer()
+        for one in request.profiling_info:
+            taken.setdefault(one.node_name, []).append(one.real_time.total_seconds() * 1e3)
+            facts[one.node_name] = (one.node_type, one.exec_type.rpartition("_")[2].lower())
+    return [
+        NodeTime(
+            name,
+            "" if facts[name][0] == "Subgraph" else _OPERATORS.get(facts[name][0], facts[name][0]),
+            statistics.median(ms),
+            facts[name][1],
+            made_of.get(name, ()),
+            otherwise="Mul",
+        )
+        for name, ms in taken.items()
+        if any(ms)
+    ]
+
+
 BACKEND = Backend(
     name="openvino",
     title="OpenVINO",
@@ -140,4 +192,5 @@ BACKEND = Backend(
     kinds=("fp32", "bf16", "int8"),  # FP16 it computes in FP32, as ONNX Runtime does, so one is enough
     arithmetics=_arithmetics,
     check=_check,
+    profile=_profile,
 )
