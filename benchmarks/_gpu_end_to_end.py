@@ -167,9 +167,9 @@ class _Subject:
         """FP32, on the CPU."""
 
         from zoomrt.models.checkpoint import load_checkpoint
-        from zoomrt.models.families import family_named
+        from zoomrt.models.families import FAMILIES
 
-        family, options = family_named(self.options["model"]), self.options.get("options", {})
+        family, options = FAMILIES.named(self.options["model"]), self.options.get("options", {})
         return family.network(load_checkpoint(self.options["weights"]), options).eval()
 
     @lru_cache  # noqa: B019 - one subject, for as long as the process lives

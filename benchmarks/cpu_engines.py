@@ -43,7 +43,7 @@ from zoomrt.export.heap import return_freed_memory
 from zoomrt.export.verify.parity import compare
 from zoomrt.export.verify.sample_tiles import PHOTOGRAPH, photograph_tile
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_named
+from zoomrt.models.families import FAMILIES
 from zoomrt.runtime.resources import core_count
 
 SIDE = 128
@@ -65,7 +65,7 @@ Run = Callable[[], NDArray[np.float32]]
 
 
 def network_of(model: str, files: Path) -> nn.Module:
-    family = family_named(model)
+    family = FAMILIES.named(model)
     if family.embedded_weights is not None:
         return family.network(load_checkpoint(family.embedded_weights)).eval()
     sys.path.append(str(Path(__file__).parent.parent / "tests" / "export"))
@@ -161,7 +161,7 @@ def floor_ms(name: str, work: dict[str, float], wall: Ceilings) -> float | None:
 
 
 def tile_facts(model: str) -> TileFacts:
-    facts = family_named(model)
+    facts = FAMILIES.named(model)
     return TileFacts(
         scale=facts.scale,
         height=SIDE,
@@ -176,7 +176,7 @@ def tile_facts(model: str) -> TileFacts:
 
 def figures_of(model: str, files: Path, only: list[str], rounds: int) -> dict[str, object]:
     network = network_of(model, files)
-    facts, tile = family_named(model), tile_facts(model)
+    facts, tile = FAMILIES.named(model), tile_facts(model)
     lr = photograph_tile(SIDE, SIDE, tile.value_range)
     low, high = tile.value_range
     rows: dict[str, dict[str, object]] = {}

@@ -32,7 +32,7 @@ from zoomrt.bench.timing import Rule
 from zoomrt.errors import UsageError
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.families import family_named, family_names
+from zoomrt.models.families import FAMILIES
 from zoomrt.models.networks.edsr import EdsrConfig, EdsrNetwork
 from zoomrt.models.networks.real_esrgan import DenseConfig, DenseNetwork
 from zoomrt.models.networks.real_esrgan_compact import CompactConfig, CompactNetwork
@@ -68,7 +68,7 @@ def latent(steps: int | None) -> Callable[[Path], Files]:
     return files
 
 
-FAMILIES: dict[str, Callable[[Path], Files]] = {
+FILES: dict[str, Callable[[Path], Files]] = {
     "edge": lambda _: (None, {}),
     "osediff": stable_diffusion("osediff_files"),
     "hypir": stable_diffusion("hypir_files"),
@@ -87,7 +87,7 @@ FAMILIES: dict[str, Callable[[Path], Files]] = {
 def tile_of(family: str) -> int | None:
     """TILE, or None for the family's own."""
     try:
-        family_named(family).size.check(TILE)
+        FAMILIES.named(family).size.check(TILE)
     except UsageError:
         return None
     return TILE
@@ -95,7 +95,7 @@ def tile_of(family: str) -> int | None:
 
 def made(family: str, folder: Path) -> Files:
     torch.manual_seed(0)
-    return FAMILIES[family](folder)
+    return FILES[family](folder)
 
 
 def built(request: BuildRequest, folder: Path) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def child(task: Callable[..., Any], *given: Any) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--family", required=True, choices=family_names())
+    parser.add_argument("--family", required=True, choices=FAMILIES.names())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--peers", default="torch,compile")

@@ -39,7 +39,7 @@ from zoomrt.export.request import BuildRequest
 from zoomrt.export.verify.sample_tiles import photograph_tile
 from zoomrt.models import options
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_named
+from zoomrt.models.families import FAMILIES
 from zoomrt.runtime.sessions.common.onnxruntime_graph import bare_options, open_graph
 
 THREADS = 2
@@ -178,7 +178,7 @@ def speed_figures(request: BuildRequest, rounds: int) -> dict[str, object]:
     torch.set_num_threads(THREADS)
     assert request.model is not None
     assert request.weights is not None
-    family = family_named(request.model)
+    family = FAMILIES.named(request.model)
     network = family.network(load_checkpoint(request.weights), request.options)
     side = family.tiling.tile
     lr = photograph_tile(side, side, family.value_range)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, Protocol, TypeVar
 
-from zoomrt.errors import unknown_name
+from zoomrt.errors import MissingDependency, unknown_name
 
 
 class Named(Protocol):
@@ -47,9 +47,27 @@ class Registry(Generic[T]):
         if name in self._own():
             return self._load(name)
         if name in (others := entry_points_of(self._group)):
-            record: T = others[name]()
-            return record
+            return self._brought(name, others[name])
         raise unknown_name(self._kind, name, self.names())
+
+    def _brought(self, name: str, point: EntryPoint) -> T:
+        """The record of an installed package. Raises MissingDependency where there is none of that name."""
+        try:
+            record: T = point.load()
+            if record.name != name:
+                raise AttributeError(f"its name is {record.name!r}")
+        except (AttributeError, ImportError) as cause:
+            raise MissingDependency(
+                f"the {self._kind} {name} of an installed package cannot be had",
+                seen=f"{type(cause).__name__}: {cause}",
+                needed=f"a record of that name at {point.value}",
+                remedy="Update or uninstall that package.",
+            ) from cause
+        return record
+
+    def outside(self) -> tuple[T, ...]:
+        """Those that are not the package's own."""
+        return tuple(self.named(name) for name in self.names() if name in self._added or name not in self._own())
 
     def records(self) -> tuple[T, ...]:
         return tuple(self.named(name) for name in self.names())
@@ -66,5 +84,5 @@ class Registry(Generic[T]):
 
 
 @cache
-def entry_points_of(group: str) -> Mapping[str, Callable[[], Any]]:
-    return {point.name: point.load for point in entry_points(group=group)}
+def entry_points_of(group: str) -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}

@@ -89,7 +89,7 @@ def test_peers_of_a_model_of_several_steps(tmp_path: Path, monkeypatch: pytest.M
 def test_every_family_has_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     sys.modules.pop("benchmarks", None)
-    from benchmarks.families import FAMILIES
-    from zoomrt.models.families import family_names
+    from benchmarks.families import FILES
+    from zoomrt.models.families import FAMILIES
 
-    assert set(FAMILIES) == set(family_names())
+    assert set(FILES) == set(FAMILIES.names())

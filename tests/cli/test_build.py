@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ import pytest
 from cli_helpers import failure_line, tree
 
 from zoomrt.bundle import open_bundle
-from zoomrt.cli import _common, build
+from zoomrt.cli import _common, bench, build
 from zoomrt.cli._common import run
 from zoomrt.models import families
+from zoomrt.models.family import Family
 from zoomrt.runtime.backends import BACKENDS
 
 torch = pytest.importorskip("torch")
@@ -58,6 +60,13 @@ torch = pytest.importorskip("torch")
         (["--overlap", "1000"], 2, ["overlap", "1000"]),
         (["--tile", "many"], 2, ["--tile", "many"]),
         (["--wieghts", "x"], 2, ["--weights"]),
+        (["--model", "edsr", "--guidance", "2"], 2, ["edsr does not take --guidance", "--model jit-sr"]),
+        (["--denoise-strength", "0.5"], 2, ["edge does not take --denoise-strength", "real-esrgan-compact"]),
+        (["--model", "edsr", "--residual-scael", "1"], 2, ["--residual-scale"]),
+        (["--model", "edsr", "--residual-scale", "11"], 2, ["--residual-scale", "'11'", "above 0, up to 10"]),
+        (["--model", "jit-sr", "--sampler", "huen"], 2, ["unknown sampler", "Did you mean heun"]),
+        (["--model", "adcsr", "--decoder", "gone"], 4, ["what --decoder names", "nothing at 'gone'"]),
+        (["--model", "egde", "--help"], 2, ["unknown model", "Did you mean edge"]),
     ],
 )
 def test_wrong_request_is_refused_and_leaves_nothing(
@@ -91,7 +100,7 @@ def test_list_without_torch(capfd, monkeypatch) -> None:
     out, err = capfd.readouterr()
     assert err == ""
     assert " ".join(out.split("\n")[0].split()) == "model variant scale parameters GMAC at 512 steps licence status"
-    assert {line.split()[0] for line in out.splitlines()[1:]} == set(families.family_names())
+    assert {line.split()[0] for line in out.splitlines()[1:]} == set(families.FAMILIES.names())
 
 
 def test_auto_recognises_by_keys(tmp_path: Path, tiny_edge_weights: Path, capfd) -> None:
@@ -309,7 +318,28 @@ def test_summary_of_an_engine() -> None:
     assert second == "batch 4: tensorrt_rtx 1.7.1.116, 12.2 MB, compiled in 3 s"
 
 
-def test_every_family_can_be_named(capfd) -> None:
-    assert "edge" in families.family_names()
-    assert run(build.cli, ["--help"]) == 0
-    assert "--model" in capfd.readouterr().out
+def options_in_help(words: list[str], capfd) -> set[str]:
+    assert run(build.cli, [*words, "--help"]) == 0
+    return set(re.findall(r"^ +(?:-\w, )?(--[a-z0-9-]+)", capfd.readouterr().out, re.MULTILINE))
+
+
+@pytest.mark.parametrize("family", families.FAMILIES.records(), ids=lambda family: family.name)
+def test_help_of_one_model_shows_its_options_and_no_others(family: Family, capfd) -> None:
+    own = {option.flag for option in family.options}
+    assert options_in_help(["--model", family.name], capfd) - options_in_help([], capfd) == own
+    assert options_in_help(["--weights", "x", f"--model={family.name}"], capfd) >= own
+
+
+def test_help_says_how_to_see_the_options_of_a_model(capfd) -> None:
+    assert options_in_help([], capfd).isdisjoint(option.flag for option in families.options_of(None))
+    for words in ([], ["--model", "auto"]):
+        assert run(build.cli, [*words, "--help"]) == 0
+        out = " ".join(capfd.readouterr().out.split())
+        assert "trt-build --model NAME --help, where NAME is one of adcsr, edsr, hypir" in out
+        headings = ["Model:", "Where it runs:", "Tiles:", "8-bit layers:", "Checks and limits:", "Output:"]
+        assert [out.index(heading) for heading in headings] == sorted(out.index(heading) for heading in headings)
+
+
+def test_no_option_of_a_family_hides_a_common_one() -> None:
+    common = {flag for command in (build.cli, bench.cli) for param in command.params for flag in param.opts}
+    assert common.isdisjoint(option.flag for option in families.options_of(None))

@@ -26,13 +26,13 @@ from published_files import (
 
 from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, Manifest, TileFacts
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_named, family_names
+from zoomrt.models.families import FAMILIES
 from zoomrt.models.family import SizeRule
 from zoomrt.models.options import Values
 from zoomrt.runtime.session import Session
 from zoomrt.runtime.upscaler import Upscaler
 
-FAMILIES = ("osediff", "hypir", "adcsr")
+DIFFUSION = ("osediff", "hypir", "adcsr")
 TILE = 16
 
 
@@ -71,14 +71,14 @@ def network_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], nn.M
         if name not in built:
             content, options = files[name]
             torch.save(content, root / f"{name}.pkl")
-            built[name] = family_named(name).network(load_checkpoint(root / f"{name}.pkl"), options)
+            built[name] = FAMILIES.named(name).network(load_checkpoint(root / f"{name}.pkl"), options)
         return built[name]
 
     return network
 
 
 def upscaler_for(name: str, network: nn.Module, colour: ColourFacts) -> Upscaler:
-    facts = family_named(name)
+    facts = FAMILIES.named(name)
     tile = TileFacts(
         scale=facts.scale,
         height=TILE,
@@ -94,17 +94,17 @@ def upscaler_for(name: str, network: nn.Module, colour: ColourFacts) -> Upscaler
     return Upscaler(manifest, TorchSession(tile, network))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DIFFUSION)
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 17), (17, 33, 3)], ids=str)
 def test_exactly_four_times(
     network_of: Callable[[str], nn.Module], name: str, shape: tuple[int, ...], rng: np.random.Generator
 ) -> None:
-    upscaler = upscaler_for(name, network_of(name), family_named(name).colour)
+    upscaler = upscaler_for(name, network_of(name), FAMILIES.named(name).colour)
     frame = rng.integers(0, 256, shape, np.uint8)
     assert upscaler(frame).shape == (4 * shape[0], 4 * shape[1], *shape[2:])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DIFFUSION)
 def test_a_small_picture_is_mirrored_to_the_size_rule_and_cropped(
     network_of: Callable[[str], nn.Module], name: str, rng: np.random.Generator
 ) -> None:
@@ -119,14 +119,14 @@ def test_a_small_picture_is_mirrored_to_the_size_rule_and_cropped(
     assert np.abs(upscaler_for(name, network, NO_COLOUR_STEP)(frame) - wanted).max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DIFFUSION)
 @pytest.mark.parametrize("height", [TILE, 41], ids=["one tile", "tiles"])
 def test_colours_as_the_authors_do_them(
     network_of: Callable[[str], nn.Module], rng: np.random.Generator, name: str, height: int
 ) -> None:
     """The network's answers, stretched so that 2 to 3 % lie outside [0, 1]; OSEDiff's own clamp comes before that, and
     the sheet's after it. Statistics are of the whole frame, however many tiles there are."""
-    network, facts = network_of(name), family_named(name)
+    network, facts = network_of(name), FAMILIES.named(name)
     frame = rng.random((height, TILE, 3), np.float32)
     plain = upscaler_for(name, Between(network), NO_COLOUR_STEP)(frame)
     assert ((plain > 0) & (plain < 1)).all()
@@ -158,19 +158,19 @@ class Between(nn.Module):
     ],
 )
 def test_the_colour_steps_of_the_sheets(name: str, colour: tuple[str, str, str, float]) -> None:
-    facts = family_named(name).colour
+    facts = FAMILIES.named(name).colour
     assert (facts.method, facts.clamp, facts.reference, facts.epsilon) == colour
 
 
-@pytest.mark.parametrize("name", sorted(set(family_names()) - set(FAMILIES)))
+@pytest.mark.parametrize("name", sorted(set(FAMILIES.names()) - set(DIFFUSION)))
 def test_the_others_have_none(name: str) -> None:
     """resshift_sinsr.md section 5: no colour fix; jit_sr.md, skipdiff.md and baselines.md have none either."""
-    assert family_named(name).colour.method == "none"
+    assert FAMILIES.named(name).colour.method == "none"
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DIFFUSION)
 def test_tiles_are_multiples_of_sixteen(name: str) -> None:
     """8 latents of 8 output pixels and x4 (osediff.md 1.1, adcsr_and_mobile.md A3)."""
-    facts = family_named(name)
+    facts = FAMILIES.named(name)
     assert facts.size == SizeRule(minimum=16, multiple_of=16)
     assert facts.tiling.tile % 16 == 0

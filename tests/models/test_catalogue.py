@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import families, family_named, family_names, table
+from zoomrt.models.families import FAMILIES, table
 from zoomrt.models.family import Family, Variant
 from zoomrt.models.networks import jit_sr, resshift
 from zoomrt.models.networks.blocks.jit import Jit, JitConfig
@@ -45,7 +45,7 @@ def one_tile(make: Callable[[], nn.Module], side: int = 128) -> Figures:
 
 
 def shipped() -> Figures:
-    family = family_named("edge")
+    family = FAMILIES.named("edge")
     assert family.embedded_weights is not None
     return one_tile(lambda: family.network(load_checkpoint(family.embedded_weights)).to("meta"))
 
@@ -83,7 +83,7 @@ def two_stages() -> Figures:
     with torch.device("meta"):
         network = Sr3UNet(Sr3Config())
     picture = (1, 3, 256, 256)
-    return size(network), 4 * family_named("skipdiff").steps * work(network, picture, picture, (1, 64))
+    return size(network), 4 * FAMILIES.named("skipdiff").steps * work(network, picture, picture, (1, 64))
 
 
 def swinir(scale: int, **config: object) -> Callable[[], Figures]:
@@ -124,7 +124,7 @@ COUNTED: dict[tuple[str, str, int], Callable[[], Figures]] = {
 }
 
 
-ROWS = [(family, variant) for family in families() for variant in family.variants]
+ROWS = [(family, variant) for family in FAMILIES.records() for variant in family.variants]
 
 
 @pytest.mark.parametrize(("family", "variant"), ROWS, ids=lambda one: one.name)
@@ -138,10 +138,10 @@ def test_every_count_has_a_row() -> None:
     assert set(COUNTED) == {(family.name, variant.name, variant.scale) for family, variant in ROWS}
 
 
-@pytest.mark.parametrize("name", family_names())
+@pytest.mark.parametrize("name", FAMILIES.names())
 def test_facts(name: str) -> None:
     """A family's own facts are those of its first row; a licence that forbids something forbids it in both."""
-    family = family_named(name)
+    family = FAMILIES.named(name)
     assert (family.variants[0].scale, family.variants[0].steps) == (family.scale, family.steps)
     for row in family.variants:
         assert ("non-commercial" in row.licence) == ("non-commercial" in family.weights_licence)

@@ -12,7 +12,7 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export import cache
 from zoomrt.export.build import build
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.families import check, families, family_named, options_of
+from zoomrt.models.families import FAMILIES, check, options_of
 from zoomrt.models.options import Choice, File, Number, Option, Text, Values, Whole, fingerprint, given, stored_bytes
 
 OPTIONS = options_of(None)
@@ -23,8 +23,8 @@ def test_given() -> None:
 
 
 def test_taken(tmp_path: Path) -> None:
-    check(family_named("hypir"), {"base": tmp_path, "coeff_t": 0})
-    check(family_named("edge"), {})
+    check(FAMILIES.named("hypir"), {"base": tmp_path, "coeff_t": 0})
+    check(FAMILIES.named("edge"), {})
     check(None, {"base": tmp_path, "coeff_t": 0})
 
 
@@ -43,12 +43,12 @@ def test_taken(tmp_path: Path) -> None:
 )
 def test_refused(model: str | None, options: Values, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        check(None if model is None else family_named(model), options)
+        check(None if model is None else FAMILIES.named(model), options)
 
 
 def test_two_prompts(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exclude each other: got --prompt-embedding and --prompt"):
-        check(family_named("osediff"), {"prompt": "", "prompt_embedding": tmp_path})
+        check(FAMILIES.named("osediff"), {"prompt": "", "prompt_embedding": tmp_path})
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if isinstance(option.kind, File)], ids=str)
@@ -82,7 +82,7 @@ def test_kinds(kind: object, fine: list[object], wrong: list[object]) -> None:
 def test_one_name_means_one_thing() -> None:
     """The command line takes it before the family is known, and the cache key hashes it."""
     kinds = {option.key: option.kind for option in OPTIONS}
-    for family in families():
+    for family in FAMILIES.records():
         for option in family.options:
             assert option.kind == kinds[option.key], (family.name, option.name)
 

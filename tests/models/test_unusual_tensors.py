@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zoomrt.errors import CheckpointError
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_named
+from zoomrt.models.families import FAMILIES
 
 KINDS = {
     "int8": lambda t: t.to(torch.int8),
@@ -55,7 +55,7 @@ def test_refused_by_name(tmp_path: Path, name: str, form: str, kind: str) -> Non
         save_file({key: tensor.contiguous().clone() for key, tensor in content.items()}, path)
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    family = family_named(example.family)
+    family = FAMILIES.named(example.family)
     checkpoint = load_checkpoint(path)
     with pytest.raises(CheckpointError, match=rf"tensor '\S*{example.tensor[-1]}'.*got {kind}") as caught:
         family.network(checkpoint, example.options_in(tmp_path))
@@ -68,7 +68,7 @@ def test_every_float_is_taken(tmp_path: Path, dtype: torch.dtype) -> None:
     state = {key: tensor.to(dtype) for key, tensor in example.content.items()}
     for write in (torch.save, save_file):
         write(state, tmp_path / "w")
-        network = family_named("real-esrgan").network(load_checkpoint(tmp_path / "w"))
+        network = FAMILIES.named("real-esrgan").network(load_checkpoint(tmp_path / "w"))
         assert all(torch.equal(tensor, state[key].float()) for key, tensor in network.state_dict().items())
 
 
@@ -87,7 +87,7 @@ def test_second_files_too(tmp_path: Path, which: str) -> None:
     path = options[which]
     rounded(path / "vae" / "diffusion_pytorch_model.safetensors" if which == "base" else path)
     with pytest.raises(CheckpointError, match=r"tensor '.*got int8, need dense floating-point numbers"):
-        family_named(name).network(load_checkpoint(tmp_path / "w"), options)
+        FAMILIES.named(name).network(load_checkpoint(tmp_path / "w"), options)
 
 
 def rounded(path: Path) -> None:

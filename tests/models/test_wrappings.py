@@ -15,7 +15,7 @@ from small_checkpoints import DIFFUSION, EXAMPLES
 from torch import Tensor, nn
 
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_named, family_of
+from zoomrt.models.families import FAMILIES, family_of
 
 Content = dict[str, Any]
 
@@ -109,7 +109,7 @@ def test_the_same_tensors(tmp_path: Path, absent_classes, name: str, wrapping: s
     path = tmp_path / "w.pth"
     torch.save(WRAPPINGS[wrapping](example.content), path, _use_new_zipfile_serialization=form == "zip")
     absent_classes()
-    checkpoint, family = load_checkpoint(path), family_named(example.family)
+    checkpoint, family = load_checkpoint(path), FAMILIES.named(example.family)
     assert family.recognises(checkpoint)
     if example.family not in ("sinsr", "resshift"):  # whose keys are the same
         assert family_of(checkpoint) is family
@@ -130,7 +130,7 @@ def test_the_same_network(tmp_path: Path, absent_classes, name: str, wrapping: s
     if name in DIFFUSION:
         pytest.importorskip("diffusers")
     example = EXAMPLES[name]()
-    family, options = family_named(example.family), example.options_in(tmp_path)
+    family, options = FAMILIES.named(example.family), example.options_in(tmp_path)
     torch.save(example.content, tmp_path / "bare.pth")
     torch.save(WRAPPINGS[wrapping](example.content), tmp_path / "w.pth")
     absent_classes()

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
+from zoomrt.cli.options.families import FamilyCommand
 from zoomrt.cli.options.numbers import THREADS, Number, Parsed, Whole, number
 from zoomrt.errors import unknown_name
 from zoomrt.files import check_writable
@@ -21,7 +22,7 @@ REGRESSION = 20
 _FLAGS = {"-q", "--quiet", "--debug"}
 
 
-class _Bench(click.Command):
+class _Bench(FamilyCommand):
     """A command that takes a bundle, and has one other form, whose first word after flags is `compare`."""
 
     def make_context(
@@ -58,12 +59,11 @@ class _Bench(click.Command):
 @click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @click.option("--input", "picture", type=ANY_PATH, help="Picture; the bundled photograph if left out.")
 @click.option("--pairs", nargs=2, type=ANY_PATH, help="Folders LR/ and HR/: quality to ground truth.")
-@click.option("--weights", type=ANY_PATH, help="The network's checkpoint, for torch as peer.")
-@click.option("--base", type=ANY_PATH, help="As for trt-build, for torch as peer.")
-@click.option("--decoder", type=ANY_PATH, help="As for trt-build.")
-@click.option("--autoencoder", type=ANY_PATH, help="As for trt-build.")
-@click.option("--prompt-embedding", type=ANY_PATH, help="As for trt-build.")
-@click.option("--steps", type=Whole(1, 1000), help="As for trt-build.")
+@click.option(
+    "--weights",
+    type=ANY_PATH,
+    help="The network's checkpoint, for torch as peer; with the model's options as for trt-build.",
+)
 @click.option("--baseline-weights", type=ANY_PATH, help="Of Real-ESRGAN; random if left out.")
 @click.option("--new-ceilings", is_flag=True, help="Measure the machine's peaks again, and keep the better ones.")
 @click.option("--json", "record_file", type=ANY_PATH, help="Write the record here.")
@@ -84,7 +84,7 @@ def cli(
     record_file: Path | None,
     page_file: Path | None,
     quiet: bool,
-    **sources: Any,
+    options: dict[str, Any],
 ) -> None:
     """Time BUNDLE, alone and in turns with peers: median with its interval, quality, and the distance to the wall.
 
@@ -102,7 +102,6 @@ def cli(
     from zoomrt.bench.report.table import render
     from zoomrt.bench.run import BenchRequest, run_bench
     from zoomrt.bench.timing import Rule
-    from zoomrt.models.options import given
 
     for place in (record_file, page_file):
         if place is not None:
@@ -116,7 +115,7 @@ def cli(
         picture=picture,
         pairs=pairs,
         weights=weights,
-        options=given(**sources),
+        options=options,
         baseline=baseline_weights,
         new_ceilings=new_ceilings,
         words=sys.argv[1:],

@@ -21,8 +21,8 @@ from zoomrt.export.request import DEFAULT_MODEL, BuildRequest, Progress
 from zoomrt.export.targets import Target
 from zoomrt.export.verify.sample_tiles import probe_seed
 from zoomrt.models.checkpoint import Checkpoint, load_checkpoint
+from zoomrt.models.families import FAMILIES, family_of, options_of
 from zoomrt.models.families import check as check_options
-from zoomrt.models.families import family_named, family_of, options_of
 from zoomrt.models.family import Family
 from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
 from zoomrt.models.options import stored_bytes
@@ -146,10 +146,10 @@ def _check_multi_step(request: BuildRequest, facts: Family, backend: Backend) ->
 
 def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
     if request.weights is not None:
-        family = family_named(request.model) if request.model else None
+        family = FAMILIES.named(request.model) if request.model else None
         checkpoint = load_checkpoint(request.weights)
         return family or family_of(checkpoint), checkpoint
-    family = family_named(request.model or DEFAULT_MODEL)
+    family = FAMILIES.named(request.model or DEFAULT_MODEL)
     if family.embedded_weights is None:
         raise CheckpointError(
             f"model {family.name} has no weights inside the package",

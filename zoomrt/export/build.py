@@ -22,6 +22,7 @@ from zoomrt.export.request import BuildRequest, Progress
 from zoomrt.export.targets import Target, check_precision, target_named
 from zoomrt.files import cache_path, sha256_of
 from zoomrt.models.families import check as check_options
+from zoomrt.models.families import outside_code
 from zoomrt.models.weights_format import format_of
 from zoomrt.runtime.backends import BACKENDS, Backend, backends_for
 from zoomrt.runtime.tiles.colour import check_method
@@ -125,7 +126,14 @@ def _content_key(request: BuildRequest, precision: Precision, backend: Backend, 
         content["calibration"] = (request.calibration or Calibration()).fingerprint
     if backend.device == "cpu":
         content["engines"] = [engine.name for engine in _cpu_engines(request, precision)]
-    return cache.content_key({**content, "options": request.options_by_content, "versions": versions})
+    return cache.content_key(
+        {
+            **content,
+            "options": request.options_by_content,
+            "family_code": outside_code(request.family),
+            "versions": versions,
+        }
+    )
 
 
 def _check_calibration(request: BuildRequest, precision: Precision) -> None:

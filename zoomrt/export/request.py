@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from zoomrt.calibration.options import Calibration
-from zoomrt.models.families import family_named, options_of
+from zoomrt.models.families import FAMILIES, options_of
 from zoomrt.models.family import Family
 from zoomrt.models.options import Values, fingerprint
 
@@ -60,7 +60,7 @@ class BuildRequest:
     def family(self) -> Family | None:
         """None where the weights' keys are to tell it. UsageError for a name that is none's."""
         name = self.model if self.model is not None or self.weights is not None else DEFAULT_MODEL
-        return None if name is None else family_named(name)
+        return None if name is None else FAMILIES.named(name)
 
     @cached_property
     def options_by_content(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from zoomrt.cli._common import run
 from zoomrt.cli.options.numbers import Number, Parsed, Whole, fraction, number, whole
+from zoomrt.models.families import FAMILIES
 
 RUBBISH = (
     *("9" * 400, "-" + "9" * 5000, "1e30000000", "-1e30000000", "1e-30000000", "0." + "1" * 400),
@@ -24,16 +25,18 @@ RUBBISH = (
     *("٣", "\uff11\uff12", "²", "½", "1e٣", "\u202e5", "\udcff"),
 )
 """Nothing that a number may look like: too long, not finite, negative, of another base or script."""
+EVERY = {name: command.get_params(click.Context(command)) for name, command in COMMANDS.items()}
+"""Parameters by command, those of all model families among them."""
 NUMERIC = [
     (name, option)
-    for name, command in COMMANDS.items()
-    for option in command.params
+    for name, params in EVERY.items()
+    for option in params
     if isinstance(option.type, (Whole, Number, Parsed))
 ]
 OTHERS = [
     (name, option)
-    for name, command in COMMANDS.items()
-    for option in command.params
+    for name, params in EVERY.items()
+    for option in params
     if isinstance(option, click.Option) and not option.is_flag and (name, option) not in NUMERIC
 ]
 
@@ -45,8 +48,8 @@ def test_every_command_is_found_and_has_harmless_words() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_option_has_a_type_that_takes_any_number(name: str) -> None:
     loose = (click.types.IntParamType, click.types.FloatParamType)
-    assert [p.opts for p in COMMANDS[name].params if isinstance(p.type, loose)] == [
-        p.opts for p in COMMANDS[name].params if isinstance(p.type, (Whole, Number))
+    assert [p.opts for p in EVERY[name] if isinstance(p.type, loose)] == [
+        p.opts for p in EVERY[name] if isinstance(p.type, (Whole, Number))
     ]
 
 
@@ -67,7 +70,11 @@ def test_what_is_no_number_of_the_range_is_one_line(
 
 @pytest.mark.parametrize(("name", "option"), NUMERIC, ids=lambda value: str(getattr(value, "name", value)))
 def test_help_tells_the_range(name: str, option: click.Option, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(COMMANDS[name], ["--help"]) == 0
+    having = [
+        one.name for one in FAMILIES.records() for own in one.options if option.hidden and own.flag in option.opts
+    ]
+    words = ["--model", having[0], "--help"] if having else ["--help"]
+    assert run(COMMANDS["build" if having else name], words) == 0
     told = " ".join(capfd.readouterr().out.split())
     if isinstance(option.type, Parsed):
         assert " ".join((option.help or "").split()) in told

@@ -139,7 +139,7 @@ def test_what_it_cannot_be(tmp_path: Path, tiny_edge_weights: Path, changes: dic
 
 
 def test_models_of_several_steps_are_refused(tiny_edge_weights: Path) -> None:
-    from zoomrt.models.families import family_named
+    from zoomrt.models.families import FAMILIES
 
     with pytest.raises(UsageError, match=r"takes several steps.*takes no more.*--target cpu"):
-        assembly._check_multi_step(request(tiny_edge_weights), family_named("resshift"))
+        assembly._check_multi_step(request(tiny_edge_weights), FAMILIES.named("resshift"))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from zoomrt.export.graph.pads import gather_replicate_pads
 from zoomrt.export.graph.to_onnx import export_graph
-from zoomrt.models.families import family_names
+from zoomrt.models.families import FAMILIES
 
 
 class Padded(nn.Module):
@@ -117,7 +117,7 @@ def test_what_is_not_known_is_refused(model: onnx_ir.Model) -> None:
         gather_replicate_pads(model)
 
 
-@pytest.mark.parametrize("family", family_names())
+@pytest.mark.parametrize("family", FAMILIES.names())
 def test_every_family_looks_at_its_graphs(family: str) -> None:
     """By `family_checks.bundle_of`, which finds a `Pad` in mode edge in any graph of the bundle that it builds."""
     own = Path(__file__).with_name(f"test_{family.replace('-', '_')}.py")

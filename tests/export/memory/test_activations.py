@@ -143,7 +143,7 @@ def small_network(model: str, root: Path) -> nn.Module:
     import published_files as files
 
     from zoomrt.models.checkpoint import load_checkpoint
-    from zoomrt.models.families import family_named
+    from zoomrt.models.families import FAMILIES
 
     scale = files.SMALL
     if model == "adcsr":
@@ -158,7 +158,7 @@ def small_network(model: str, root: Path) -> nn.Module:
         unet, vae = (files.random_state(shapes) for shapes in (files.unet_shapes(scale), files.vae_shapes(scale)))
         base = files.write_base(root / "base", scale, unet=unet, vae=vae)
         options = {"base": base, "prompt_embedding": root / "prompt.pt"}
-    return family_named(model).network(load_checkpoint(root / "w"), options)
+    return FAMILIES.named(model).network(load_checkpoint(root / "w"), options)
 
 
 def hypir_content(scale: object) -> dict[str, Tensor]:

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_named, family_names, family_of
+from zoomrt.models.families import FAMILIES, family_of
 from zoomrt.models.family import SizeRule
 
 
-@pytest.mark.parametrize("name", family_names())
+@pytest.mark.parametrize("name", FAMILIES.names())
 def test_facts_are_consistent(name: str) -> None:
-    facts = family_named(name)
+    facts = FAMILIES.named(name)
     assert facts.name == name
     assert facts.scale >= 1
     assert facts.steps >= 1
@@ -31,10 +31,10 @@ def test_facts_are_consistent(name: str) -> None:
     assert facts.embedded_weights is None or facts.embedded_weights.is_file()
 
 
-@pytest.mark.parametrize("name", family_names())
+@pytest.mark.parametrize("name", FAMILIES.names())
 def test_the_builder_takes_the_options_of_the_record(name: str) -> None:
     """By their keys, and no other; one that has to be given has no default."""
-    family = family_named(name)
+    family = FAMILIES.named(name)
     arguments = inspect.signature(import_module(family.module).network).parameters
     own = {key: argument for key, argument in arguments.items() if argument.kind is argument.KEYWORD_ONLY}
     assert [*arguments][:2] == ["family", "checkpoint"]
@@ -45,7 +45,7 @@ def test_the_builder_takes_the_options_of_the_record(name: str) -> None:
 
 def test_records_need_no_torch() -> None:
     code = (
-        "import sys; from zoomrt.models.families import families, table; print(table(), families());"
+        "import sys; from zoomrt.models.families import families, table; print(table(), FAMILIES.records());"
         "assert not {'torch', 'numpy'} & set(sys.modules), sys.modules"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -54,7 +54,7 @@ def test_records_need_no_torch() -> None:
 
 def test_unknown_name_suggests() -> None:
     with pytest.raises(UsageError, match=r"Did you mean edge\b"):
-        family_named("egde")
+        FAMILIES.named("egde")
 
 
 def test_recognised_by_keys_never_by_name(tmp_path: Path, tiny_edge_weights: Path) -> None:
@@ -71,7 +71,7 @@ def test_foreign_keys_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"not a checkpoint of edge.*got keys like model\.weight, need keys like time_embedding"
     ):
-        family_named("edge").network(checkpoint)
+        FAMILIES.named("edge").network(checkpoint)
 
 
 @pytest.mark.parametrize("tile", [1, 30, 33, 130])

@@ -16,8 +16,8 @@ from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.bundle import Bundle
 from zoomrt.errors import UsageError
 from zoomrt.models.checkpoint import load_checkpoint
+from zoomrt.models.families import FAMILIES
 from zoomrt.models.families import check as check_options
-from zoomrt.models.families import family_named, family_names
 from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
 from zoomrt.models.options import Values
 
@@ -77,10 +77,10 @@ def network_of(bundle: Bundle, weights: Path | None, options: Values) -> nn.Modu
     """See `Job.network`."""
     manifest = bundle.manifest
     what = "cannot run the network in torch"
-    if manifest.family not in family_names():
+    if manifest.family not in FAMILIES.names():
         seen, needed = f"family {manifest.family!r}", "a family of trt-build --list"
         raise UsageError(what, seen=seen, needed=needed, remedy="Build the bundle with this version.")
-    family = family_named(manifest.family)
+    family = FAMILIES.named(manifest.family)
     file = weights or family.embedded_weights
     if file is None:
         remedy = "Pass --weights, and --base and so on as for trt-build."

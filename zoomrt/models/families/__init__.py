@@ -1,99 +1,43 @@
 """The model families: the records in this folder, those that installed packages add, and those added by hand.
 
 A file `x.py` here that ends in `FAMILY = Family(...)` adds a family; so does a package with an entry point in the group
-`zoomrt.families` that names such a record, and `add`. Nothing else lists them. Needs no torch.
+`zoomrt.families` that names such a record, and `FAMILIES.added`. Nothing else lists them. Needs no torch.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from zoomrt.errors import CheckpointError, MissingDependency, UsageError, unknown_name
-from zoomrt.files import shown
+from zoomrt.errors import CheckpointError, UsageError, unknown_name
+from zoomrt.files import sha256_of, shown
 from zoomrt.models.family import Family
 from zoomrt.models.options import Option, Values
+from zoomrt.registry import Registry
 
 if TYPE_CHECKING:
     from zoomrt.models.checkpoint import Checkpoint
 
-__all__ = ["add", "check", "families", "family_named", "family_names", "family_of", "options_of", "remove", "table"]
-
-GROUP = "zoomrt.families"
-_added: dict[str, Family] = {}
+__all__ = ["FAMILIES", "check", "family_of", "options_of", "outside_code", "table"]
 
 
-def families() -> tuple[Family, ...]:
-    """Every family, by name."""
-    found = {family.name: family for family in (*_shipped(), *_installed(), *_added.values())}
-    return tuple(found[name] for name in sorted(found))
+def _own() -> tuple[str, ...]:
+    return tuple(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
 
-@cache
-def _shipped() -> tuple[Family, ...]:
-    return tuple(import_module(f"{__name__}.{module.name}").FAMILY for module in pkgutil.iter_modules(__path__))
+def _load(name: str) -> Family:
+    family: Family = import_module(f"{__name__}.{name.replace('-', '_')}").FAMILY
+    return family
 
 
-@cache
-def _installed() -> tuple[Family, ...]:
-    """Raises MissingDependency where a package's record cannot be imported, UsageError where it takes a name that is
-    another's."""
-    found: list[Family] = []
-    for point in entry_points(group=GROUP):
-        try:
-            family = point.load()
-        except (ImportError, AttributeError) as cause:
-            raise MissingDependency(
-                f"the model family {point.name} of an installed package cannot be imported",
-                seen=f"{type(cause).__name__}: {cause}",
-                needed=f"a record at {point.value}",
-                remedy="Update or uninstall that package.",
-            ) from cause
-        _check_new(family, (*_shipped(), *found))
-        found.append(family)
-    return tuple(found)
-
-
-def add(family: Family) -> None:
-    """Add a family for this process. UsageError if its name is another's."""
-    _check_new(family, families())
-    _added[family.name] = family
-
-
-def remove(family: Family) -> None:
-    """Take back one that was added."""
-    del _added[family.name]
-
-
-def _check_new(family: Family, others: tuple[Family, ...]) -> None:
-    if family.name in {other.name for other in others}:
-        raise UsageError(
-            "two model families have the same name",
-            seen=f"another {family.name}, built by {family.module}",
-            needed="a name of its own",
-            remedy="Rename the added one.",
-        )
-
-
-def family_names() -> tuple[str, ...]:
-    """The names after `--model`, sorted."""
-    return tuple(family.name for family in families())
-
-
-def family_named(name: str) -> Family:
-    """The family of that name; UsageError with near names otherwise."""
-    found = {family.name: family for family in families()}
-    if name not in found:
-        raise unknown_name("model", name, found)
-    return found[name]
+FAMILIES: Registry[Family] = Registry("model", "zoomrt.families", _own, _load)
 
 
 def family_of(checkpoint: Checkpoint) -> Family:
     """The one family that recognises the checkpoint's keys; CheckpointError if none or several do."""
-    found = [family for family in families() if family.recognises(checkpoint)]
+    found = [family for family in FAMILIES.records() if family.recognises(checkpoint)]
     if len(found) == 1:
         return found[0]
     names = [family.name for family in found]
@@ -107,7 +51,7 @@ def family_of(checkpoint: Checkpoint) -> Family:
     raise CheckpointError(
         f"cannot tell the model of weights {shown(checkpoint.path)}",
         seen=checkpoint.described,
-        needed="the keys of one of " + ", ".join(family_names()),
+        needed="the keys of one of " + ", ".join(FAMILIES.names()),
         remedy="Name the model with --model, or check that this is the file its authors published.",
     )
 
@@ -116,7 +60,7 @@ def options_of(family: Family | None) -> tuple[Option, ...]:
     """A family's options; of all families, one of each name, where the weights' keys are to tell which it is."""
     if family is not None:
         return family.options
-    return tuple({option.key: option for one in families() for option in one.options}.values())
+    return tuple({option.key: option for one in FAMILIES.records() for option in one.options}.values())
 
 
 def check(family: Family | None, values: Values) -> None:
@@ -126,7 +70,7 @@ def check(family: Family | None, values: Values) -> None:
     """
     for key, value in values.items():
         flag = f"--{key.replace('_', '-')}"
-        having = {one.name: option for one in families() for option in one.options if option.key == key}
+        having = {one.name: option for one in FAMILIES.records() for option in one.options if option.key == key}
         if not having:
             raise unknown_name("option of a model", flag, (option.flag for option in options_of(family)))
         if family is None:
@@ -140,6 +84,23 @@ def check(family: Family | None, values: Values) -> None:
             )
     if family is not None:
         family.check(values)
+
+
+def outside_code(family: Family | None) -> dict[str, str]:
+    """What a build depends on besides this package: the record and the module of a family that came from outside; of
+    all of those where the weights' keys are to tell the family.
+
+    Raises UsageError for a module that is not there.
+    """
+    outside = [one for one in FAMILIES.outside() if family in (None, one)]
+    return {one.name: f"{one!r} {_digest(one.module)}" for one in outside}
+
+
+def _digest(module: str) -> str:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise UsageError("a model family has no network", seen=f"no {module}", needed="its file", remedy="Install it.")
+    return sha256_of(spec.origin)
 
 
 def table() -> list[str]:
@@ -156,7 +117,7 @@ def table() -> list[str]:
             variant.licence,
             variant.status,
         )
-        for family in families()
+        for family in FAMILIES.records()
         for variant in family.variants
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

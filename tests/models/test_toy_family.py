@@ -1,0 +1,193 @@
+"""A model family from outside of the package: listed, built, run, benched and doctored with no line of zoomrt changed.
+
+It comes as an installed package would: a module, and an entry point that names its record.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+import zoomrt
+from zoomrt import registry
+from zoomrt.bench import roofline
+from zoomrt.bench.record import read_record
+from zoomrt.bundle import open_bundle
+from zoomrt.cli import bench, build, doctor
+from zoomrt.cli._common import run
+from zoomrt.errors import MissingDependency
+from zoomrt.export import cache
+from zoomrt.export.build import build as zoomrt_build
+from zoomrt.export.request import BuildRequest
+from zoomrt.models.families import FAMILIES
+
+RECORD = """
+from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
+from zoomrt.models.layout import Layout, Naming
+from zoomrt.models.options import Number, Option
+
+FAMILY = Family(
+    name="toy",
+    module="toy_network",
+    layout=Layout("toy", (Naming(("toy.weight",)),), "Save it with the test of the toy family."),
+    variants=(Variant("tiny", 2, 324, 0.1, "CC0", status="made in a test"),),
+    scale=2,
+    size=SizeRule(minimum=8, multiple_of=1),
+    value_range=(0.0, 1.0),
+    tiling=TilingAdvice(tile=16, overlap=4, context=1),
+    weights_licence="CC0",
+    options=(Option("gain", "what the residual is multiplied with", Number(0, 4), default="1"),),
+)
+"""
+NETWORK = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Toy(nn.Module):
+    def __init__(self, weight, gain):
+        super().__init__()
+        self.weight, self.gain = nn.Parameter(weight), gain
+
+    def forward(self, lr):
+        residual = F.pixel_shuffle(F.conv2d(lr, self.weight, padding=1), 2)
+        return F.interpolate(lr, scale_factor=2.0, mode="nearest") + self.gain * residual
+
+
+def network(family, checkpoint, *, gain=1.0):
+    return Toy(family.layout.tensors(checkpoint)["toy.weight"].float(), gain).eval()
+"""
+
+
+def install(folder: Path, record: str = RECORD, name: str = "toy") -> None:
+    (folder / f"{name}_family.py").write_text(record)
+    (folder / "toy_network.py").write_text(NETWORK)
+    facts = folder / f"{name}-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(f"[zoomrt.families]\n{name} = {name}_family:FAMILY\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that packages are installed in."""
+    (folder := tmp_path / "site").mkdir()
+    monkeypatch.syspath_prepend(folder)
+    registry.entry_points_of.cache_clear()
+    yield folder
+    registry.entry_points_of.cache_clear()
+    for module in ("toy_family", "toy_network", "broken_family"):
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def weights(site: Path, tmp_path: Path) -> Path:
+    """The toy is installed, and this is a file of it."""
+    install(site)
+    save_file({"toy.weight": 0.1 * torch.randn(12, 3, 3, 3)}, tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
+
+
+def test_it_is_listed_and_has_its_own_help(weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert "toy" in FAMILIES.names()
+    assert run(build.cli, ["--list"]) == 0
+    assert "toy tiny x2 0.0 M 0.1 1 CC0 made in a test" in " ".join(capfd.readouterr().out.split())
+    assert run(build.cli, ["--model", "toy", "--help"]) == 0
+    assert "--gain" in (told := capfd.readouterr().out)
+    assert "What the residual is multiplied with; 1 if left out" in " ".join(told.split())
+    for words, said in (
+        (["--model", "edge", "--gain", "1"], "--gain is of --model toy"),
+        (["--model", "toy", "--gain", "5"], "need a number from 0 to 4"),
+    ):
+        assert run(build.cli, [*words, "--weights", str(weights)]) == 2
+        assert said in capfd.readouterr().err
+
+
+def test_it_is_built_and_run_and_benched_and_doctored(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], rng: np.random.Generator, monkeypatch
+) -> None:
+    bundle = tmp_path / "b"
+    # the keys tell the model
+    assert (
+        run(build.cli, ["--weights", str(weights), "--gain", "0.5", "--backend", "onnxruntime", "-o", str(bundle)]) == 0
+    )
+    manifest = open_bundle(bundle).manifest
+    assert (manifest.family, manifest.tile.scale, manifest.weights.options) == ("toy", 2, {"gain": "0.5"})
+
+    frame = rng.integers(0, 256, (40, 31, 3), np.uint8)
+    with zoomrt.load(bundle) as upscaler:
+        got = upscaler(frame).astype(np.float64)
+    lr = torch.from_numpy(frame).permute(2, 0, 1)[None].double() / 255
+    kernel = load_file(weights)["toy.weight"].double()
+    wanted = F.interpolate(lr, scale_factor=2.0, mode="nearest")
+    wanted += 0.5 * F.pixel_shuffle(F.conv2d(lr, kernel, padding=1), 2)
+    inside = (slice(4, -4), slice(4, -4))  # the frame's border is repeated, the network's is zero
+    difference = np.abs(got - 255 * wanted[0].permute(1, 2, 0).clamp(0, 1).numpy())[inside]
+    assert difference.max() <= 0.51
+
+    monkeypatch.setattr(roofline, "_SIDE", 64)
+    monkeypatch.setattr(roofline, "_COPY_BYTES", 1 << 20)
+    words = ["--peers", "torch", "--weights", str(weights), "--gain", "0.5", "--repeats", "1", "--seconds", "0"]
+    assert run(bench.cli, [str(bundle), *words, "--json", str(tmp_path / "r.json"), "-q"]) == 0
+    engine, peer = read_record(tmp_path / "r.json").rows
+    assert (engine.name, peer.name, peer.failed) == ("zoomrt", "torch", None)
+    assert min(engine.psnr_db or 0, peer.psnr_db or 0) > 80
+
+    capfd.readouterr()
+    assert run(doctor.cli, [str(bundle)]) == 0
+    assert "toy fp32" in capfd.readouterr().out
+
+
+def test_its_code_counts_for_the_cache(site: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As zoomrt's own does; with the keys to tell the model, any family's may be what is built."""
+    keys = []
+
+    def record(key: str) -> None:
+        keys.append(key)
+        raise KeyboardInterrupt  # far enough
+
+    monkeypatch.setattr(cache, "fetch", record)
+    for model, addition in (("toy", ""), (None, ""), ("edge", ""), ("toy", "#"), (None, "##"), ("edge", "###")):
+        (site / "toy_network.py").write_text(NETWORK + addition)
+        with pytest.raises(KeyboardInterrupt):
+            zoomrt_build(BuildRequest(model=model, weights=weights), site.parent / "b")
+    assert keys[0] != keys[3]
+    assert keys[1] != keys[4]
+    assert keys[2] == keys[5]
+
+
+def test_by_hand() -> None:
+    other = replace(FAMILIES.named("edge"), name="other")
+    with FAMILIES.added(other):
+        assert FAMILIES.named("other") is other
+        assert FAMILIES.outside() == (other,)
+    assert "other" not in FAMILIES.names()
+    assert FAMILIES.outside() == ()
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("", "no attribute 'FAMILY'"),
+        ("FAMILY = 1", "no attribute 'name'"),
+        (RECORD, "its name is 'toy'"),
+    ],
+    ids=["import", "no record", "number", "name"],
+)
+def test_a_package_that_is_broken(site: Path, record: str, said: str) -> None:
+    """It is named, so that it can be mended; what else is there is not quietly used without it."""
+    install(site, record, "broken")
+    with pytest.raises(
+        MissingDependency, match=rf"the model broken of an installed.*{said}.*broken_family:FAMILY. Upd"
+    ):
+        FAMILIES.records()
