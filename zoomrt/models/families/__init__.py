@@ -7,6 +7,7 @@ A file `x.py` here that ends in `FAMILY = Family(...)` adds a family; so does a 
 from __future__ import annotations
 
 import pkgutil
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "check", "family_of", "options_of", "outside_code", "table"]
 
 
+@cache
 def _own() -> tuple[str, ...]:
     return tuple(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
 
