@@ -6,6 +6,7 @@ not meet. Machines drift between runs, and no interval knows that; the lines say
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zoomrt.bench.record import Record
@@ -13,7 +14,6 @@ from zoomrt.bench.statistics import CONFIDENCE
 from zoomrt.errors import InputError
 
 _PSNR_STEP_DB = 0.1
-_MACHINE = ("cpu", "cores", "affinity", "governor")
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,13 @@ def changes(before: Record, after: Record) -> Changes:
     engine = before.rows[0].name
     if engine not in old.keys() | new.keys():
         only.append(f"{engine} is timed in neither record")
-    return Changes(tuple(rows), engine, tuple(only), tuple(_differences(before, after)))
+    return Changes(tuple(rows), engine, tuple(only), tuple(_unlike(before, after)))
 
 
 def check_comparable(before: Record, after: Record) -> None:
     """Raises InputError where the times are of different work or of different machines: no check may pass on that."""
-    pairs: dict[str, tuple[object, object]] = {
-        "what is timed": (before.what, after.what),
-        "input": (before.input, after.input),
-        "threads": (before.threads, after.threads),
-        "tile": (before.bundle.get("tile"), after.bundle.get("tile")),
-        "CPU": (before.machine.get("cpu"), after.machine.get("cpu")),
-        "cores": (before.machine.get("cores"), after.machine.get("cores")),
-    }
-    if told := _unlike(pairs):
+    facts = ("what is timed", "input", "threads", "tile", "cpu", "cores")
+    if told := _unlike(before, after, facts):
         remedy = "Measure both in the same way on the same machine, or leave out --fail-if."
         raise InputError("cannot check one record by the other", seen=", ".join(told), needed="the same", remedy=remedy)
 
@@ -118,20 +111,21 @@ def lines(found: Changes) -> list[str]:
     return [*said, *found.only, *(f"not the same: {one}" for one in found.differs)]
 
 
-def _differences(before: Record, after: Record) -> list[str]:
-    pairs: dict[str, tuple[object, object]] = {
-        **{name: (before.machine.get(name), after.machine.get(name)) for name in _MACHINE},
-        "threads": (before.threads, after.threads),
-        "what is timed": (before.what, after.what),
-        "input": (before.input, after.input),
-        "bundle": (before.bundle.get("key"), after.bundle.get("key")),
-        **{name: (before.bundle.get(name), after.bundle.get(name)) for name in ("target", "tile", "precision")},
-        "code": (before.code, after.code),
+def _unlike(before: Record, after: Record, names: Iterable[str] = ()) -> list[str]:
+    """Which facts of two records are not the same: all, or those named."""
+    was, now = _facts(before), _facts(after)
+    known = names or [*was, *sorted(now.keys() - was.keys())]
+    return [f"{name} ({was.get(name)} -> {now.get(name)})" for name in known if was.get(name) != now.get(name)]
+
+
+def _facts(record: Record) -> dict[str, object]:
+    return {
+        **{name: record.machine.get(name) for name in ("cpu", "cores", "affinity", "governor")},
+        "threads": record.threads,
+        "what is timed": record.what,
+        "input": record.input,
+        "bundle": record.bundle.get("key"),
+        **{name: record.bundle.get(name) for name in ("target", "tile", "precision")},
+        "code": record.code,
+        **dict(sorted(record.versions.items())),
     }
-    names = sorted(before.versions.keys() | after.versions.keys())
-    pairs |= {name: (before.versions.get(name), after.versions.get(name)) for name in names}
-    return _unlike(pairs)
-
-
-def _unlike(pairs: dict[str, tuple[object, object]]) -> list[str]:
-    return [f"{name} ({was} -> {now})" for name, (was, now) in pairs.items() if was != now]

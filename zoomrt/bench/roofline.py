@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import time
+import timeit
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -106,13 +106,7 @@ def _better(one: Ceilings, other: Ceilings) -> Ceilings:
 
 
 def _best(run: Callable[[], object]) -> float:
-    run()
-    seconds = []
-    for _ in range(_ROUNDS):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return min(timeit.repeat(run, number=1, repeat=1 + _ROUNDS)[1:])
 
 
 def _product(right: NDArray[np.float32], *, int8: bool = False) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
-from zoomrt.bundle.records import CalibrationRecord, MeasuredBlocks
+from zoomrt.bundle.records import CalibrationRecord
+from zoomrt.runtime.tiles.psnr import added_up
 
 TABLE, PICTURE = "calibration.md", "calibration.png"
 
@@ -70,10 +71,10 @@ def _draw(path: Path, facts: CalibrationRecord) -> None:
     axes = figure.add_subplot()
     blocks = list(facts.ranking.blocks.values())
     if blocks:
-        shares, decibels = _added_up(blocks)
-        axes.plot(shares, decibels, color="0.6", lw=1, label="blocks one by one, squared errors added up")
-        single = [100 * one.share for one in blocks]
-        axes.plot(single, [one.worst_db for one in blocks], "x", color="0.6", ms=4, label="one block alone")
+        single, worst_db = [100 * one.share for one in blocks], [one.worst_db for one in blocks]
+        label = "blocks one by one, squared errors added up"
+        axes.plot(list(itertools.accumulate(single)), added_up(worst_db), color="0.6", lw=1, label=label)
+        axes.plot(single, worst_db, "x", color="0.6", ms=4, label="one block alone")
     sets = [one for one in facts.measured if one.blocks > 1 and one.worst_db > -100]
     x = [100 * one.share for one in sets]
     axes.plot(x, [one.mean_db for one in sets], "o", mfc="none", color="tab:blue", label="measured set, mean tile")
@@ -92,14 +93,3 @@ def _draw(path: Path, facts: CalibrationRecord) -> None:
     axes.legend(fontsize=8, loc="upper right")
     with matplotlib.rc_context({"savefig.dpi": 110}):
         figure.savefig(path, metadata={"Software": None})  # no version, no date: equal builds give equal bytes
-
-
-def _added_up(blocks: Sequence[MeasuredBlocks]) -> tuple[list[float], list[float]]:
-    """Share, %, and PSNR on the worst tile, dB, of the first one, two, ... of these blocks if errors add up."""
-    shares, decibels, share, error = [], [], 0.0, 0.0
-    for one in blocks:
-        share += 100 * one.share
-        error += 10 ** (-one.worst_db / 10)
-        shares.append(share)
-        decibels.append(-10 * math.log10(error))
-    return shares, decibels

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -31,6 +29,7 @@ from zoomrt.calibration.placement import Placement
 from zoomrt.calibration.quantise import quantised_layers, tile_psnrs
 from zoomrt.errors import PrecisionError
 from zoomrt.files import read_cached, write_cached
+from zoomrt.runtime.tiles.psnr import added_up
 
 Progress = Callable[[str, float], None]
 
@@ -146,7 +145,7 @@ class Search:
         reached and the block to blame, if not even the first passes.
         """
         order = [damage.blocks[0] for damage in ranking]
-        expected = _added_up(ranking)
+        expected = added_up(one.worst_db for one in ranking)
         passing, failing, off, tried = 0, len(order) + 1, 0.0, 0
         while failing - passing > 1 and (not passing or self._share(order[passing : failing - 1]) >= WORTH_A_TRIAL):
             fitting = sum(decibels + off >= min_psnr_db for decibels in expected)
@@ -206,11 +205,6 @@ class Search:
     def _remember(self) -> None:
         if self._file is not None:
             write_cached(self._file, msgspec.json.encode(list(self.measured.values())))
-
-
-def _added_up(ranking: list[Damage]) -> list[float]:
-    """PSNR on the worst tile of the first one, two, ... of these together, if their squared errors add up; decibels."""
-    return [-10 * math.log10(error) for error in itertools.accumulate(map(_error, ranking))]
 
 
 def _error(damage: Damage) -> float:

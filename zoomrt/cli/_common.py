@@ -117,6 +117,13 @@ def say(*lines: str) -> None:
         click.echo("\n".join(map(printable, lines)))
 
 
+def lined_up(head: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table as lines: the first column to the left, the others to the right."""
+    table = [tuple(head), *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in table]
+
+
 @contextlib.contextmanager
 def _printing() -> Iterator[None]:
     """Something is written to standard output in this block, and nothing else is."""

@@ -6,14 +6,15 @@ The input is a photograph made four times smaller with bicubic interpolation, so
 from __future__ import annotations
 
 import statistics
-import time
+import timeit
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoomrt.cli._build_summary import summary
-from zoomrt.cli._common import ANY_PATH, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, lined_up, require, say, shared_options, start
 from zoomrt.cli.build import build_with_progress
 from zoomrt.errors import MissingDependency
 from zoomrt.files import check_writable, made_folder
@@ -21,8 +22,6 @@ from zoomrt.runtime.backends import is_installed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from zoomrt.runtime.upscaler import Upscaler
 
 SCALE = 4
 BORDER = 4
@@ -77,40 +76,40 @@ def _compare(bundle: Path, chosen: str, output: Path) -> list[str]:
     """Upscale every photograph, write the sheet of the chosen one; returns the table of figures."""
     from zoomrt.runtime.upscaler import load
 
-    lines = [f"{'photograph':<12} {'input':>9} {'output':>9} {'bicubic':>9} {'zoomrt':>9} {'gain':>8} {'time':>8}"]
+    rows = []
     with load(bundle) as upscaler:
         for name, crop in PHOTOGRAPHS.items():
             truth = _photograph(name)
-            small = _shrink(truth)
-            bicubic, result, seconds = _enlarge(small), *_timed(upscaler, small)
+            small = _bicubic(truth, Fraction(1, SCALE))
+            bicubic, result = _bicubic(small, Fraction(SCALE)), upscaler.upscale(small)
+            seconds = statistics.median(timeit.repeat(lambda: upscaler.upscale(small), number=1, repeat=REPEATS))  # noqa: B023
             before, after = psnr_y(bicubic, truth), psnr_y(result, truth)
-            lines.append(
-                f"{name:<12} {_size(small):>9} {_size(result):>9} {before:>6.2f} dB {after:>6.2f} dB "
-                f"{after - before:>+5.2f} dB {seconds:>6.2f} s"
-            )
+            figures = f"{before:.2f} dB", f"{after:.2f} dB", f"{after - before:+.2f} dB", f"{seconds:.2f} s"
+            rows.append([name, _size(small), _size(result), *figures])
             if name == chosen:
                 columns = [
-                    (f"input {_size(small)}, enlarged", _repeat(small)),
+                    (f"input {_size(small)}, enlarged", small.repeat(SCALE, 0).repeat(SCALE, 1)),
                     (f"bicubic, {before:.2f} dB", bicubic),
                     (f"zoomrt edge, {after:.2f} dB", result),
                     ("original", truth),
                 ]
                 _write_sheets(columns, crop, output)
-    lines += [
+    return [
+        *lined_up(("photograph", "input", "output", "bicubic", "zoomrt", "gain", "time"), rows),
         f"PSNR on Y, {BORDER}-pixel border cropped; input: photograph / {SCALE} by bicubic; time: median of {REPEATS}",
         f"see {output / 'demo.png'}",
     ]
-    return lines
 
 
 def psnr_y(picture: NDArray[Any], truth: NDArray[Any]) -> float:
     """PSNR in dB on the Y of BT.601 (MATLAB rgb2ycbcr: 16..235), peak 255; (H, W, 3) uint8 both."""
     import numpy as np
 
+    from zoomrt.runtime.tiles.psnr import psnr_db
+
     weights = np.array([65.481, 128.553, 24.966]) / 255
-    inner = slice(BORDER, -BORDER)
-    difference = (picture.astype(np.float64) - truth.astype(np.float64))[inner, inner] @ weights
-    return float(10 * np.log10(255**2 / np.mean(difference**2)))
+    wanted, got = (pixels[BORDER:-BORDER, BORDER:-BORDER] @ weights for pixels in (truth, picture))
+    return psnr_db(wanted, got, 255)
 
 
 def _photograph(name: str) -> NDArray[Any]:
@@ -123,35 +122,12 @@ def _photograph(name: str) -> NDArray[Any]:
     return pixels[:height, :width]
 
 
-def _shrink(truth: NDArray[Any]) -> NDArray[Any]:
+def _bicubic(pixels: NDArray[Any], scale: Fraction) -> NDArray[Any]:
     import numpy as np
     from PIL import Image
 
-    size = (truth.shape[1] // SCALE, truth.shape[0] // SCALE)
-    return np.asarray(Image.fromarray(truth).resize(size, Image.Resampling.BICUBIC))
-
-
-def _enlarge(small: NDArray[Any]) -> NDArray[Any]:
-    import numpy as np
-    from PIL import Image
-
-    size = (small.shape[1] * SCALE, small.shape[0] * SCALE)
-    return np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
-
-
-def _repeat(small: NDArray[Any]) -> NDArray[Any]:
-    return small.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-
-
-def _timed(upscaler: Upscaler, small: NDArray[Any]) -> tuple[NDArray[Any], float]:
-    """(result, median seconds), after one run that is not counted."""
-    result = upscaler.upscale(small)
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        result = upscaler.upscale(small)
-        times.append(time.perf_counter() - started)
-    return result, statistics.median(times)
+    size = (int(pixels.shape[1] * scale), int(pixels.shape[0] * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def _size(pixels: NDArray[Any]) -> str:

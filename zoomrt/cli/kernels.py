@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoomrt.cli._common import ANY_PATH, progress_bar, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, lined_up, progress_bar, say, shared_options, start
 from zoomrt.cli.options.numbers import Whole
 from zoomrt.errors import unknown_name
 from zoomrt.files import check_writable, made_folder, write_bytes
@@ -108,16 +108,12 @@ def table(binaries: Sequence[KernelBinary]) -> list[str]:
     """One line per binary: registers and spilled bytes per thread, shared memory per block against the GPU's limit."""
     if not binaries:
         return ["no kernel is for these GPUs"]
-    rows = [("kernel", "SM", "threads", "registers", "spilled", "shared static", "dynamic", "limit", "bytes")]
-    columns = ("name", "sm", "threads", "registers", "spilled_bytes", "static_shared_bytes", "dynamic_shared_bytes")
-    for binary in binaries:
-        row = facts(binary)
-        rows.append(tuple(str(row[name]) for name in (*columns, "shared_bytes_limit", "cubin_bytes")))  # type: ignore[arg-type]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) if not at else cell.rjust(width) for at, (cell, width) in enumerate(cells)).rstrip()
-        for cells in ([*zip(row, widths, strict=True)] for row in rows)
-    ]
+    columns = {
+        "kernel": "name", "SM": "sm", "threads": "threads", "registers": "registers", "spilled": "spilled_bytes",
+        "shared static": "static_shared_bytes", "dynamic": "dynamic_shared_bytes", "limit": "shared_bytes_limit",
+        "bytes": "cubin_bytes",
+    }  # fmt: skip
+    return lined_up(columns, [[str(facts(binary)[name]) for name in columns.values()] for binary in binaries])
 
 
 def _chosen(names: tuple[str, ...]) -> list[Configuration]:

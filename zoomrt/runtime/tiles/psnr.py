@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,3 +20,8 @@ def psnr_db(wanted: ArrayLike, got: ArrayLike, peak: float) -> float:
     if not math.isfinite(error):
         return -EQUAL_DB
     return min(EQUAL_DB, 10 * math.log10(peak**2 / error)) if error else EQUAL_DB
+
+
+def added_up(decibels: Iterable[float]) -> list[float]:
+    """PSNR of the first one, two, ... of these together, if their squared errors add up."""
+    return [-10 * math.log10(error) for error in itertools.accumulate(10 ** (-one / 10) for one in decibels)]
