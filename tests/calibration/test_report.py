@@ -4,35 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from zoomrt.bundle.records import CalibrationRecord
 from zoomrt.calibration.report import write_report
 
 WORK = {"in": 50, "a.0.conv": 450, "b.0.conv": 500}
 
 
-def facts(**changes: object) -> dict[str, object]:
+def facts(**changes: object) -> CalibrationRecord:
     tried = [
         {"blocks": 2, "share": 0.95, "mean_db": 44.0, "worst_db": 38.0},
         {"blocks": 1, "share": 0.45, "mean_db": 52.0, "worst_db": 50.5, "block": "a.0"},
     ]
-    blocks = {"a.0": {"share": 0.45, "mean_db": 52.0, "worst_db": 50.5}, "b.0": tried[0] | {"blocks": 1, "share": 0.5}}
-    return {
+    blocks = {
+        "a.0": {"blocks": 1, "share": 0.45, "mean_db": 52.0, "worst_db": 50.5},
+        "b.0": tried[0] | {"blocks": 1, "share": 0.5},
+    }
+    told = {
         "format": "int8",
         "method": "mse",
         "share": 0.45,
         "min_psnr_db": 40.0,
         "psnr_db": {"mean": 52.0, "worst": 50.5},
-        "tiles": {"count": 8},
-        "held_out": {"count": 2},
+        "tiles": {"count": 8, "sha256": "0" * 64, "pictures": {}, "skipped": {}},
+        "held_out": {"count": 2, "sha256": "1" * 64, "pictures": {}, "skipped": {}},
+        "seams_balanced": 0,
         "quantised": {"a.0.conv": 3.25},
         "kept": {"in": "first or last layer", "b.0.conv": "38.2 dB alone, too much together (gate 41.0 dB)"},
         "measured": tried,
         "ranking": {"side": 32, "blocks": blocks},
         **changes,
     }
+    return msgspec.convert(told, CalibrationRecord)
 
 
 def test_every_layer_once_with_its_share(tmp_path: Path) -> None:
