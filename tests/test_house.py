@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 from importlinter.cli import lint_imports
@@ -86,6 +88,35 @@ def test_public_names_are_sorted_and_resolve() -> None:
         assert getattr(zoomrt, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         zoomrt.nonsense  # noqa: B018
+
+
+def test_what_a_user_is_handed_is_public() -> None:
+    """Every class of ours that a public function, method or property returns can be imported from `zoomrt`."""
+    public = {getattr(zoomrt, name) for name in zoomrt.__all__}
+    for one in list(public):
+        if isinstance(one, type) and one.__module__.startswith("zoomrt"):
+            members = [value for name, value in vars(one).items() if not name.startswith("_")]
+        else:
+            members = [one]
+        for member in members:
+            call = member.fget if isinstance(member, property) else getattr(member, "__wrapped__", member)
+            if inspect.isfunction(call):
+                handed = classes_in(get_type_hints(call).get("return"))
+                assert handed <= public, f"{call.__qualname__} returns {handed - public}"
+
+
+def classes_in(hint: object) -> set[type]:
+    """Classes of this package in a type hint."""
+    inner = [found for one in get_args(hint) for found in classes_in(one)]
+    own = isinstance(hint, type) and hint.__module__.startswith("zoomrt")
+    return {*inner, hint} if own else set(inner)
+
+
+def test_the_version_has_one_home() -> None:
+    """pyproject.toml reads it from the package."""
+    project = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'dynamic = ["version"]' in project
+    assert 'version = { attr = "zoomrt.__version__" }' in project
 
 
 def untrue(source: str) -> set[str]:

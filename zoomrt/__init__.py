@@ -9,17 +9,55 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoomrt.bundle import Manifest, open_bundle
-    from zoomrt.errors import ZoomrtError
-    from zoomrt.runtime.frames.pixel_formats import CameraFrame
+    from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
+    from zoomrt.errors import (
+        BuildError,
+        BundleError,
+        CheckpointError,
+        EngineMismatch,
+        ExportError,
+        InputError,
+        MissingDependency,
+        OutOfMemory,
+        PluginError,
+        PrecisionError,
+        RuntimeFault,
+        StorageError,
+        TileTooLarge,
+        UsageError,
+        ZoomrtError,
+    )
+    from zoomrt.runtime.frames.interop import DeviceArray
+    from zoomrt.runtime.frames.pixel_formats import CameraFrame, PixelFormat
+    from zoomrt.runtime.session import SessionStats
     from zoomrt.runtime.upscaler import Upscaler, load
-    from zoomrt.runtime.zoom.result import ZoomResult
+    from zoomrt.runtime.zoom.result import Ticket, ZoomResult
     from zoomrt.runtime.zoom.session import ZoomSession
 
 __all__ = [
+    "BuildError",
+    "Bundle",
+    "BundleError",
     "CameraFrame",
+    "CheckpointError",
+    "DeviceArray",
+    "EngineMismatch",
+    "ExportError",
+    "InputError",
     "Manifest",
+    "MissingDependency",
+    "OutOfMemory",
+    "PixelFormat",
+    "PluginError",
+    "PrecisionError",
+    "RuntimeFault",
+    "SessionStats",
+    "StorageError",
+    "Ticket",
+    "TileFacts",
+    "TileTooLarge",
     "Upscaler",
+    "UsageError",
     "ZoomResult",
     "ZoomSession",
     "ZoomrtError",
@@ -28,17 +66,37 @@ __all__ = [
     "open_bundle",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
-    "Manifest": "zoomrt.bundle",
-    "open_bundle": "zoomrt.bundle",
-    "ZoomrtError": "zoomrt.errors",
-    "Upscaler": "zoomrt.runtime.upscaler",
-    "load": "zoomrt.runtime.upscaler",
+    "BuildError": "zoomrt.errors",
+    "Bundle": "zoomrt.bundle",
+    "BundleError": "zoomrt.errors",
     "CameraFrame": "zoomrt.runtime.frames.pixel_formats",
+    "CheckpointError": "zoomrt.errors",
+    "DeviceArray": "zoomrt.runtime.frames.interop",
+    "EngineMismatch": "zoomrt.errors",
+    "ExportError": "zoomrt.errors",
+    "InputError": "zoomrt.errors",
+    "Manifest": "zoomrt.bundle",
+    "MissingDependency": "zoomrt.errors",
+    "OutOfMemory": "zoomrt.errors",
+    "PixelFormat": "zoomrt.runtime.frames.pixel_formats",
+    "PluginError": "zoomrt.errors",
+    "PrecisionError": "zoomrt.errors",
+    "RuntimeFault": "zoomrt.errors",
+    "SessionStats": "zoomrt.runtime.session",
+    "StorageError": "zoomrt.errors",
+    "Ticket": "zoomrt.runtime.zoom.result",
+    "TileFacts": "zoomrt.bundle",
+    "TileTooLarge": "zoomrt.errors",
+    "Upscaler": "zoomrt.runtime.upscaler",
+    "UsageError": "zoomrt.errors",
     "ZoomResult": "zoomrt.runtime.zoom.result",
     "ZoomSession": "zoomrt.runtime.zoom.session",
+    "ZoomrtError": "zoomrt.errors",
+    "load": "zoomrt.runtime.upscaler",
+    "open_bundle": "zoomrt.bundle",
 }
 
 

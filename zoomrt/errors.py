@@ -135,7 +135,7 @@ class OutOfMemory(ZoomrtError):
 
 
 class TileTooLarge(OutOfMemory):
-    """There is no room for a single tile in the engine. A bundle with a smaller one may do: `zoomrt.load(smaller=)`."""
+    """There is no room for a single tile in the engine. A smaller one may do: `zoomrt.load(fallback=)`."""
 
     exit_code = 15
 

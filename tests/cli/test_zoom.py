@@ -67,7 +67,7 @@ def test_a_video_is_zoomed_frame_by_frame_and_its_sound_copied(
     nearest_bundle: Path, video: Path, tmp_path: Path, command: Any
 ) -> None:
     out = tmp_path / "new" / "out.mkv"
-    done = command("zoom", nearest_bundle, video, "-o", out, "--zoom", "1:4", "--center", "0.6,0.4", "--size", "96x72")
+    done = command("zoom", nearest_bundle, video, "-o", out, "--zoom", "1:4", "--centre", "0.6,0.4", "--size", "96x72")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{COUNT} frames 96 x 72 px" in done.stdout
     assert list(tree(tmp_path / "new")) == ["out.mkv"]
@@ -141,7 +141,7 @@ def test_a_device_needs_an_end_for_a_path(nearest_bundle: Path, tmp_path: Path, 
         (["--zoom", "0.5"], 2, "1 to 64"),
         *(
             ([option, text], 2, option)
-            for option in ("--seconds", "--budget-ms", "--zoom", "--center", "--noise")
+            for option in ("--seconds", "--budget-ms", "--zoom", "--centre", "--noise")
             for text in ("nan", "inf", "-inf", "-1", "1e308", "9" * 400)
         ),
         (["--seconds", "0"], 2, "--seconds"),
@@ -212,7 +212,7 @@ def test_a_turned_video_is_read_as_it_is_shown(
     found, expected = cv2.VideoCapture(str(turned)).read()
     assert found
     mine = camera_frame(decoded(turned)[0])
-    height, width = mine.size
+    height, width = mine.shape
     assert (height, width) == ((HEIGHT, WIDTH) if degrees == 180 else (WIDTH, HEIGHT))
     pixels = np.rint(255 * read_window(mine, slice(0, height), slice(0, width))).transpose(1, 2, 0)
     assert np.abs(pixels - expected[:, :, ::-1]).max() <= 3  # two converters from YUV

@@ -60,7 +60,7 @@ def exact_rgb(frame: CameraFrame) -> NDArray[np.float64]:
 def _at_luma(plane: NDArray[np.float64], frame: CameraFrame) -> NDArray[np.float64]:
     """Chroma at each luma pixel: one row, then one column at a time, linear between samples."""
     subsampled = {"i422": (1, 2), "i210": (1, 2), "i444": (1, 1), "i410": (1, 1)}.get(frame.format, (2, 2))
-    for axis, (side, step, offset) in enumerate(zip(frame.size, subsampled, SITINGS[frame.siting], strict=True)):
+    for axis, (side, step, offset) in enumerate(zip(frame.shape, subsampled, SITINGS[frame.siting], strict=True)):
         if step == 2:
             places = (np.arange(side) - offset) / 2
             plane = np.apply_along_axis(lambda line, at: np.interp(at, np.arange(len(line)), line), axis, plane, places)

@@ -22,7 +22,7 @@ from zoomrt.cli._common import run as run_command
 from zoomrt.cli.upscale import cli as upscale
 from zoomrt.errors import OutOfMemory, RuntimeFault, TileTooLarge, UsageError
 from zoomrt.runtime.backends import BACKENDS
-from zoomrt.runtime.upscaler import Upscaler, load
+from zoomrt.runtime.upscaler import Upscaler, engine_of, load
 
 FRAME = rng_for("test_smaller_tile").integers(0, 256, (90, 90, 3), np.uint8)
 EXPECTED = FRAME.repeat(4, 0).repeat(4, 1)
@@ -96,7 +96,7 @@ def bundles(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def both(bundles: tuple[Path, Path]) -> Upscaler:
-    return load(bundles[0], smaller=bundles[1])
+    return load(bundles[0], fallback=bundles[1])
 
 
 @pytest.mark.parametrize("run", [1, 7])
@@ -157,7 +157,7 @@ def test_where_the_smaller_one_has_no_room_either(sessions, bundles: tuple[Path,
 def test_without_one_the_error_comes_through_and_names_it(sessions, bundles: tuple[Path, Path]) -> None:
     sessions(lambda _height, now: now == 2)
     with load(bundles[0]) as upscaler:
-        with pytest.raises(TileTooLarge, match=r"no smaller batch.*--tile 16.*smaller"):
+        with pytest.raises(TileTooLarge, match=r"no smaller batch.*--tile 16.*fallback"):
             upscaler(FRAME)
         np.testing.assert_array_equal(upscaler(FRAME), EXPECTED)
 
@@ -170,7 +170,7 @@ def test_the_command_says_so_once(
     for name in ("a", "b"):
         Image.fromarray(FRAME).save(tmp_path / f"{name}.png")
     pictures = [str(tmp_path / f"{name}.png") for name in ("a", "b")]
-    words = [str(bundles[0]), *pictures, "-o", str(tmp_path / "out"), "--smaller", str(bundles[1])]
+    words = [str(bundles[0]), *pictures, "-o", str(tmp_path / "out"), "--fallback", str(bundles[1])]
     assert run_command(upscale, words) == 0
     err = capfd.readouterr().err
     assert err.count("warning: out of memory for tiles of 32x32 (12 MB left): tiles of 16x16 from now on") == 1
@@ -196,7 +196,7 @@ def test_another_network_is_refused(
     large = write_bundle(tmp_path / "large", facts(), 1)
     other = write_bundle(tmp_path / "other", facts(**tile), 1, **changes)
     with pytest.raises(UsageError, match=rf"{seen}.*--tile 16"):
-        load(large, smaller=other)
+        load(large, fallback=other)
 
 
 def test_memory_that_is_not_the_tiles_changes_nothing(sessions, bundles: tuple[Path, Path]) -> None:
@@ -233,7 +233,7 @@ def test_a_closed_upscaler_loads_nothing(sessions, bundles: tuple[Path, Path]) -
     upscaler = both(bundles)
     upscaler.close()
     with pytest.raises(RuntimeFault, match="closed"):
-        upscaler.use_smaller(upscaler.manifest.tile, "")
+        engine_of(upscaler).shrink(upscaler.manifest.tile, "")
     assert len(made.made) == 1
 
 

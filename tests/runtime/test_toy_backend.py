@@ -20,6 +20,7 @@ from zoomrt.errors import UsageError
 from zoomrt.export.engines.cpu import CpuEngine, cpu_engines
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.runtime.backends import BACKENDS
+from zoomrt.runtime.upscaler import engine_of
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -38,7 +39,7 @@ def test_built_and_run(bundle: Path, rng: np.random.Generator) -> None:
     assert {result["runner"] for result in manifest.parity["1"]["results"]} == {"toy"}
     frame = rng.integers(0, 256, (40, 50, 3), np.uint8)
     with zoomrt.load(bundle) as toy, zoomrt.load(bundle, backend="onnxruntime") as other:
-        assert type(toy._session).__name__ == "ToySession"
+        assert type(engine_of(toy).session).__name__ == "ToySession"
         assert np.abs(toy.upscale(frame).astype(int) - other.upscale(frame)).max() <= 1
 
 

@@ -16,7 +16,7 @@ from zoomrt.bundle import TileFacts
 from zoomrt.errors import BundleError, EngineMismatch, InputError, OutOfMemory, RuntimeFault, UsageError
 from zoomrt.runtime.tiles import pixels as pixels_module
 from zoomrt.runtime.tiles.plan import plan
-from zoomrt.runtime.upscaler import Upscaler, load
+from zoomrt.runtime.upscaler import Upscaler, engine_of, load
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def unclipped(upscaler: Upscaler, frame: np.ndarray) -> np.ndarray:
         row, column = tiles.position(index)
         part = frame[tiles.rows.indices(row)][:, tiles.columns.indices(column)]
         batch = (part.transpose(2, 0, 1)[None] * (high - low) + low).astype(np.float32)
-        rows, columns, block = blender.add(index, upscaler._session.run(batch)[0])
+        rows, columns, block = blender.add(index, engine_of(upscaler).session.run(batch)[0])
         out[rows, columns] = block.transpose(1, 2, 0)
     return (out - low) / (high - low)
 

@@ -14,7 +14,7 @@ import pytest
 from runtime_helpers import facts, fake_upscaler, write_bundle
 
 from zoomrt.errors import RuntimeFault
-from zoomrt.runtime.upscaler import load
+from zoomrt.runtime.upscaler import engine_of, load
 
 
 def test_close_is_idempotent_and_use_after_it_is_a_fault() -> None:
@@ -46,7 +46,7 @@ def test_results_outlive_the_upscaler(tmp_path: Path, rng: np.random.Generator) 
 
 def test_closing_lets_go_of_the_engine_and_its_buffers(tmp_path: Path) -> None:
     upscaler = load(write_bundle(tmp_path / "b", facts(), 7), threads=1)
-    engine = upscaler._session._engines[1]  # type: ignore[attr-defined]
+    engine = engine_of(upscaler).session._engines[1]  # type: ignore[attr-defined]
     parts = [weakref.ref(engine.session), weakref.ref(engine.input), weakref.ref(engine.output)]
     del engine
     upscaler.close()

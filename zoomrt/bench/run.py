@@ -34,7 +34,7 @@ from zoomrt.models.options import Values
 from zoomrt.runtime.backends import BACKENDS
 from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.tiles.psnr import psnr_db
-from zoomrt.runtime.upscaler import Upscaler, load
+from zoomrt.runtime.upscaler import Upscaler, engine_of, load
 
 ENGINE = "zoomrt"
 """Name of the row of the bundle's own engine."""
@@ -280,7 +280,7 @@ class _Run:
             missing = "no reference, see the notes"
         elif self._wanted is not None and not missing:
             low, high = self.manifest.tile.value_range
-            with upscaler.engine() as session:
+            with engine_of(upscaler).use() as session:
                 got = np.asarray(session.run(self.work.batch), np.float32)
             psnr = round(psnr_db(self._wanted, got, high - low), 2)
         found: dict[str, Any] = {"psnr_db": psnr, "psnr_missing": missing}

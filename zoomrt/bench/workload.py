@@ -24,7 +24,7 @@ from zoomrt.runtime.session import Session
 from zoomrt.runtime.tiles import noise, pixels
 from zoomrt.runtime.tiles.blend import Blender
 from zoomrt.runtime.tiles.plan import plan
-from zoomrt.runtime.upscaler import Upscaler
+from zoomrt.runtime.upscaler import Upscaler, engine_of
 
 SPANS: dict[What, str] = {
     "engine": "the tile into the engine's buffer, the engine, and the check that its output is finite",
@@ -79,7 +79,7 @@ class Workload:
 def calling(upscaler: Upscaler, work: Workload) -> Iterator[Callable[[], NDArray[Any]]]:
     """What is timed, while the block lasts."""
     if work.what == "engine":
-        with upscaler.engine() as session:
+        with engine_of(upscaler).use() as session:
             yield lambda: session.run(work.batch)
     else:
         frame = work.corner if work.what == "tile" else work.frame
@@ -94,7 +94,7 @@ def tile_stages(upscaler: Upscaler, work: Workload, rounds: int) -> dict[str, fl
     size = work.corner.shape[0] * tile.scale, work.corner.shape[1] * tile.scale
     out = np.empty((*size, 3), np.uint8)
     taken: dict[str, list[float]] = {name: [] for name in ("convert in", "engine", "blend", "convert out")}
-    with upscaler.engine() as session:
+    with engine_of(upscaler).use() as session:
         for _ in range(rounds):
             blender = Blender(spans)
             clock = [time.perf_counter()]
@@ -117,7 +117,7 @@ def frame_stages(upscaler: Upscaler, work: Workload, rounds: int) -> dict[str, f
     """Median milliseconds of a whole frame inside and outside the engine, in the batches that it uses."""
     inside = 0.0
 
-    with upscaler.engine() as session:
+    with engine_of(upscaler).use() as session:
 
         def run(batch: NDArray[Any]) -> NDArray[Any]:
             nonlocal inside

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from zoomrt import __version__
+from zoomrt._deprecated import deprecated
 from zoomrt.cli.process.signals import Ended, raised_signals
 from zoomrt.cli.process.streams import open_streams, printable, stderr
 from zoomrt.errors import MissingDependency, OutOfMemory, StorageError, ZoomrtError
@@ -151,6 +152,17 @@ def tell_notes(notes: Iterable[str], told: set[str]) -> None:
         if note not in told:
             report(note, kind="warning")
             told.add(note)
+
+
+def renamed_option(command: str, old: str, new: str) -> Callable[[_F], _F]:
+    """Decorate a command to take an option by its old name too, with a warning; the new one counts where both are."""
+
+    def move(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            report(deprecated(f"{command} {old}", new), kind="warning")
+            context.default_map = {**(context.default_map or {}), new.lstrip("-"): value}
+
+    return click.option(old, hidden=True, expose_value=False, is_eager=True, callback=move)
 
 
 def report(problem: ZoomrtError | str, *, kind: str = "error") -> None:

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoomrt.cli._common import ANY_PATH, Advance, progress_bar, report, say, shared_options, start, tell_notes
+from zoomrt.cli._common import (
+    ANY_PATH,
+    Advance,
+    progress_bar,
+    renamed_option,
+    report,
+    say,
+    shared_options,
+    start,
+    tell_notes,
+)
 from zoomrt.cli._pictures import Job, plan_jobs
 from zoomrt.cli._preflight import check_jobs
 from zoomrt.cli.options.numbers import THREADS
@@ -45,7 +55,8 @@ if TYPE_CHECKING:
 @click.option("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
 @click.option("--threads", type=THREADS, help="CPU threads; one per core if left out.")
 @click.option("--backend", help="onnxruntime or openvino: run an fp32 bundle in the other one than it was built for.")
-@click.option("--smaller", type=ANY_PATH, help="The same build with a smaller --tile, should memory run out.")
+@click.option("--fallback", type=ANY_PATH, help="The same build with a smaller --tile, should memory run out.")
+@renamed_option("trt-upscale", "--smaller", "--fallback")
 @shared_options
 @click.pass_context
 def cli(
@@ -63,7 +74,7 @@ def cli(
     colour: str | None,
     threads: int | None,
     backend: str | None,
-    smaller: Path | None,
+    fallback: Path | None,
     quiet: bool,
 ) -> None:
     """Upscale PICTURES (files, folders or patterns) with BUNDLE."""
@@ -80,7 +91,7 @@ def cli(
                 size=wanted,
                 threads=threads,
                 backend=backend,
-                smaller=smaller,
+                fallback=fallback,
                 colour=colour,
                 quiet=quiet,
             )
@@ -101,7 +112,7 @@ def upscale_all(
     quiet: bool,
     size: ResultSize | None = None,
     backend: str | None = None,
-    smaller: Path | None = None,
+    fallback: Path | None = None,
     colour: str | None = None,
 ) -> list[ZoomrtError]:
     """Upscale every job; report the pictures that fail, go on, and return their errors: those known before the work
@@ -112,7 +123,7 @@ def upscale_all(
     failures: list[ZoomrtError] = []
     told: set[str] = set()
     with (
-        load(bundle, threads=threads, backend=backend, smaller=smaller, colour=colour) as upscaler,
+        load(bundle, threads=threads, backend=backend, fallback=fallback, colour=colour) as upscaler,
         progress_bar(quiet=quiet) as advance,
     ):
         facts = upscaler.manifest.tile

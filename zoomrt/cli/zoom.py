@@ -15,6 +15,7 @@ from zoomrt.cli._common import (
     ANY_PATH,
     install_line,
     progress_bar,
+    renamed_option,
     report,
     require,
     say,
@@ -39,8 +40,9 @@ MAX_SIDE = 16_384  # of a view; no encoder takes more
 @click.argument("video")
 @click.option("-o", "--output", required=True, type=ANY_PATH, help="Video file, or pictures: %04d.png.")
 @click.option("--zoom", default="1:4", show_default=True, help="Zoom, or from:to over the whole length.")
-@click.option("--center", default="0.5,0.5", show_default=True, help="x,y as fractions of the frame, or from:to.")
-@click.option("--keyframes", help="'0=1@0.5,0.5 3=8@0.6,0.4': second=zoom@x,y; in place of --zoom and --center.")
+@click.option("--centre", default="0.5,0.5", show_default=True, help="x,y as fractions of the frame, or from:to.")
+@renamed_option("trt-zoom", "--center", "--centre")
+@click.option("--keyframes", help="'0=1@0.5,0.5 3=8@0.6,0.4': second=zoom@x,y; in place of --zoom and --centre.")
 @click.option(
     "--size",
     type=Parsed(lambda text: sides(text, MAX_SIDE), f"two sides from 1 to {MAX_SIDE}, such as 1280x720"),
@@ -69,7 +71,7 @@ def cli(
     video: str,
     output: Path,
     zoom: str,
-    center: str,
+    centre: str,
     keyframes: str | None,
     size: tuple[int, int] | None,
     seconds: float | None,
@@ -94,13 +96,13 @@ def cli(
 
     if size and side_by_side and size[0] % 2:  # two views side by side share no column of chroma
         raise bad_value("--size", f"{size[0]}x{size[1]}", "an even width with --side-by-side")
-    parse_keyframes(keyframes) if keyframes else parse_path(zoom, center, 1.0)  # before anything is opened
+    parse_keyframes(keyframes) if keyframes else parse_path(zoom, centre, 1.0)  # before anything is opened
     check_output(output, None if device_kind else video, overwrite=overwrite)
     check_writable(numbered(output, 1) if is_pattern(output) else output)
     started = time.monotonic()
     with contextlib.closing(Source(video, device_kind, rate)) as source:
         lasts = min((value for value in (seconds, source.seconds) if value is not None), default=None)
-        path = parse_keyframes(keyframes) if keyframes else parse_path(zoom, center, lasts)
+        path = parse_keyframes(keyframes) if keyframes else parse_path(zoom, centre, lasts)
         view_size = size or _own_size(source, even=side_by_side)
         canvas = (view_size[0] * (2 if side_by_side else 1), view_size[1])
         plan = _pictures if is_pattern(output) else _video

@@ -154,7 +154,7 @@ class Session(ABC):
                 seen=error.seen,
                 needed=error.needed,
                 remedy=f"{error.remedy} Or build one with --tile {max(self.tile.height // 2, 1)} and name it: "
-                "zoomrt.load(bundle, smaller=...), trt-upscale --smaller.",
+                "zoomrt.load(bundle, fallback=...), trt-upscale --fallback.",
             ) from error
         self.stats.batch = smaller[-1]
         self.note(f"out of memory for a batch of {size} ({error.seen}): batches of {smaller[-1]} from now on")

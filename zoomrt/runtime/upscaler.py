@@ -1,27 +1,26 @@
 """The upscaler: sends a frame through a bundle's engine, tile by tile.
 
-Owns the session, and decides who may use it and what happens where memory runs out. `one_pass` is the work of a frame.
+`LoadedEngine` decides who may use the engine and what happens where memory runs out; `one_pass` is the work of a frame.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, overload
+from collections.abc import Callable
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoomrt.bundle import Bundle, Manifest, TileFacts, open_bundle
-from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge
+from zoomrt._deprecated import renamed_arguments
+from zoomrt.bundle import Bundle, Manifest, open_bundle
+from zoomrt.errors import InputError, OutOfMemory
 from zoomrt.runtime.frames.interop import DeviceArray, is_on_gpu
 from zoomrt.runtime.frames.pixel_formats import CameraFrame
 from zoomrt.runtime.frames.rgb_view import Picture, picture_of
 from zoomrt.runtime.gpu.device_session import DeviceSession
-from zoomrt.runtime.loading import check_smaller, in_other_runner, open_session
+from zoomrt.runtime.loading import LoadedEngine, Loader, check_fallback, in_other_runner, open_session
 from zoomrt.runtime.one_pass import upscale_once
 from zoomrt.runtime.resources import check_threads
 from zoomrt.runtime.session import Session, SessionStats
@@ -31,9 +30,9 @@ from zoomrt.runtime.tiles.colour import check_method, with_method
 from zoomrt.runtime.tiles.plan import plan
 
 Progress = Callable[[int, int], None]
-Result = TypeVar("Result")
 
 
+@renamed_arguments("load", smaller="fallback")
 def load(
     bundle: str | os.PathLike[str],
     *,
@@ -41,7 +40,7 @@ def load(
     verify: bool = True,
     backend: str | None = None,
     measure_batch: bool | None = None,
-    smaller: str | os.PathLike[str] | None = None,
+    fallback: str | os.PathLike[str] | None = None,
     colour: str | None = None,
 ) -> Upscaler:
     """Open a bundle and load its engine.
@@ -52,7 +51,7 @@ def load(
     backend : `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
     measure_batch : time the bundle's batch sizes and use the fastest, see `Upscaler.stats`; False uses the largest.
         None measures on a GPU only: on a CPU it can take minutes, and batches may differ in the last bit.
-    smaller : a bundle of the same network with a smaller tile. Where memory does not suffice for a single tile of
+    fallback : a bundle of the same network with a smaller tile. Where memory does not suffice for a single tile of
         `bundle`, while loading or in a frame, it is loaded instead and the frame is begun again, with one warning and
         a note in `Upscaler.stats`.
 
@@ -60,7 +59,7 @@ def load(
 
     Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
     for another number of threads, for a backend that does not run it, for a colour step that there is not and for a
-    `smaller` that is another network or no smaller, OutOfMemory, MissingDependency.
+    `fallback` that is another network or has no smaller tile, OutOfMemory, MissingDependency.
     """
     check_threads(threads)
 
@@ -77,18 +76,18 @@ def load(
         return one.manifest, open_session(one, threads, measure_batch)
 
     first = opened(bundle)
-    if smaller is None:
+    if fallback is None:
         return Upscaler(*loaded(first))
-    second = opened(smaller)
-    check_smaller(first, second)
+    second = opened(fallback)
+    check_fallback(first, second)
     try:
-        return Upscaler(*loaded(first), smaller=lambda: loaded(second))
+        return Upscaler(*loaded(first), lambda: loaded(second))
     except OutOfMemory as error:
         why = error.seen
     gc.collect()  # the error held what had been loaded
     upscaler = Upscaler(*loaded(second))
     try:
-        upscaler.note_smaller(first.manifest.tile, why)
+        engine_of(upscaler).note_shrunk(first.manifest.tile, why)
     except BaseException:
         upscaler.close()
         raise
@@ -104,20 +103,16 @@ class Upscaler:
     Threads may share it: frames take turns, and each frame has all the engine's threads.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        session: Session,
-        smaller: Callable[[], tuple[Manifest, Session]] | None = None,
-    ) -> None:
-        self.manifest = manifest
-        """Of the bundle in use: that of the smaller tile once memory ran out."""
+    def __init__(self, manifest: Manifest, session: Session, fallback: Loader | None = None) -> None:
         self.evaluations: tuple[int, ...] = ()
         """Network evaluations of each tile of the last frame, by a multi-step model: a skip policy takes more or fewer.
         Empty for one-step models, whose memory does not grow with the number of tiles."""
-        self._session, self._smaller = session, smaller
-        self._lock = threading.RLock()
-        self._closed = False
+        self._engine = LoadedEngine(manifest, session, fallback)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle in use: the fallback's once memory ran out."""
+        return self._engine.manifest
 
     @property
     def scale(self) -> int:
@@ -174,8 +169,8 @@ class Upscaler:
 
         Raises InputError for a frame that does not fit, or is on the GPU and cannot stay there, and for a size that is
         too large, UsageError for a size that is none, RuntimeFault when the engine fails or the upscaler is closed,
-        OutOfMemory. The upscaler stays usable after any of them, and after
-        Ctrl-C, but for what `with_room` says of the smaller tile.
+        OutOfMemory. The upscaler stays usable after any of them, and after Ctrl-C, unless the fallback
+        cannot be loaded.
         """
         if is_on_gpu(frame):
             if size is not None:
@@ -183,70 +178,18 @@ class Upscaler:
                 raise InputError(
                     "cannot resample a frame on the GPU", seen=f"size={size!r}", needed=needed, remedy=remedy
                 )
-            return self.with_room(lambda: self._upscale_on_gpu(frame, on_tile, out, stream))
+            return self._engine.with_room(lambda: self._upscale_on_gpu(frame, on_tile, out, stream))
         if out is not None or stream is not None:
             seen, needed = f"out or stream with {type(frame).__name__}", "a frame on the GPU"
             raise InputError("cannot upscale this frame", seen=seen, needed=needed, remedy="Leave both out.")
         picture = picture_of(frame)
         pixels.check_frame(picture)
-        return self.with_room(lambda: self._upscale(picture, size, on_tile))
+        return self._engine.with_room(lambda: self._upscale(picture, size, on_tile))
 
     __call__ = upscale
 
-    def may_shrink(self, tile: TileFacts) -> bool:
-        """Whether there is an engine for a tile smaller than this, to be loaded or in use by now."""
-        return self._smaller is not None or self.manifest.tile != tile
-
-    def with_room(self, run: Callable[[], Result]) -> Result:
-        """Do what needs the engine; again with the smaller tile where there is no room for one of this.
-
-        Raises what `run` raises, TileTooLarge where there is no smaller tile, and what `load` raises for that one; the
-        upscaler is closed then.
-        """
-        with self._lock:
-            while True:
-                self._check_open()
-                tile = self.manifest.tile
-                try:
-                    return run()
-                except (TileTooLarge, RuntimeFault) as error:
-                    changed = self.manifest.tile != tile  # by a frame in between, that a callback sent
-                    if not changed and (self._smaller is None or not isinstance(error, TileTooLarge)):
-                        raise
-                    why = error.seen
-                self.use_smaller(tile, why)
-
-    def use_smaller(self, tile: TileFacts, why: str) -> None:
-        """Let go of the engine for `tile` and load the smaller one; nothing if there is none or it is in use by now.
-
-        why : the memory that was seen, for the note. No error about it should be alive any more: its traceback holds
-        the engine. Raises what `with_room` does.
-        """
-        with self._lock:
-            self._check_open()
-            if self._smaller is None or self.manifest.tile != tile:
-                return
-            load_smaller, self._smaller = self._smaller, None
-            self._session.close()
-            gc.collect()  # errors of tiles that nobody waits for any more
-            try:
-                self.manifest, self._session = load_smaller()
-            except BaseException:
-                self._closed = True
-                raise
-            self.note_smaller(tile, why)
-
-    def note_smaller(self, tile: TileFacts, why: str) -> None:
-        """Say once that there was no room for this tile."""
-        assert isinstance(self._session, Session)
-        now = self.manifest.tile
-        self._session.note(
-            f"out of memory for tiles of {tile.height}x{tile.width} ({why}): "
-            f"tiles of {now.height}x{now.width} from now on"
-        )
-
     def _upscale_on_gpu(self, frame: Any, on_tile: Progress | None, out: Any, stream: Any) -> DeviceArray:
-        session, colour = self._session, self.manifest.tile.colour.method
+        session, colour = self._engine.session, self.manifest.tile.colour.method
         whole = isinstance(session, DeviceSession) and session.frames is not None
         if not isinstance(session, DeviceSession) or not whole or (colour != "none" and not session.matches_colours):
             seen = f"{self.manifest.backend} {'with' if whole else 'without'} frame kernels, colour step {colour!r}"
@@ -276,11 +219,11 @@ class Upscaler:
                 if on_tile is not None:
                     on_tile(before + done, sum(counts))
                 if before + done < sum(counts):
-                    self._check_open()  # on_tile or another thread may have closed it
+                    self._engine.check_open()  # on_tile or another thread may have closed it
 
             last = number == len(results) - 1
             out = pixels.empty((*result, *frame.shape[2:]), dtype if last else between)
-            upscale_once(self._session, facts, frame, out, on_part=on_part, evaluations=evaluations)
+            upscale_once(self._engine.session, facts, frame, out, on_part=on_part, evaluations=evaluations)
             frame = out
         self.evaluations = tuple(evaluations or ())
         return out
@@ -288,35 +231,24 @@ class Upscaler:
     @property
     def stats(self) -> SessionStats:
         """The batch size in use, what was measured to choose it, and what was given up since loading."""
-        return self._session.stats
-
-    @contextlib.contextmanager
-    def engine(self) -> Iterator[Session]:
-        """The engine for as long as the block lasts; other threads' frames and tiles wait.
-
-        Raises RuntimeFault when the upscaler is closed.
-        """
-        with self._lock:
-            self._check_open()
-            yield self._session
+        return self._engine.session.stats
 
     def close(self) -> None:
         """Release the engine; may be called again. A frame under way in another thread ends with RuntimeFault."""
-        self._closed = True
-        with self._lock:
-            self._session.close()
+        self._engine.close()
 
     @property
     def closed(self) -> bool:
-        return self._closed
-
-    def _check_open(self) -> None:
-        if self._closed:
-            seen, needed = "a closed upscaler", "an open one"
-            raise RuntimeFault("cannot upscale", seen=seen, needed=needed, remedy="Load the bundle again.")
+        """Whether it cannot be used any more."""
+        return self._engine.closed
 
     def __enter__(self) -> Upscaler:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def engine_of(upscaler: Upscaler) -> LoadedEngine:
+    """What is behind an upscaler, for those in this package who send tiles of their own."""
+    return upscaler._engine

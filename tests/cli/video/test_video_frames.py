@@ -25,7 +25,7 @@ ONE = 1 << 16
 
 def rgb(frame: Any) -> NDArray[np.float32]:
     """(H, W, 3) in [0, 1]."""
-    height, width = frame.size
+    height, width = frame.shape
     return read_window(frame, slice(0, height), slice(0, width)).transpose(1, 2, 0)
 
 
@@ -63,12 +63,12 @@ def test_a_picture_is_turned_as_its_display_matrix_has_it(
     shown = np.zeros((*(size if swapped else size[::-1]), 3), np.float32)
     for (x, y), pixel in zip(places, expected.reshape(-1, 3), strict=True):
         shown[y - top, x - left] = pixel
-    assert found.size == shown.shape[:2]
+    assert found.shape == shown.shape[:2]
     # chroma of odd sizes goes through FFmpeg's own enlargement
     assert np.abs(rgb(found) - shown).max() <= (0.02 if size[0] % 2 else 1e-5)
     if codec == "libx264":
         assert found.pixel_aspect == pytest.approx(3 / 4 if swapped else 4 / 3, rel=1e-3)
-    assert source.size == found.size[::-1] if codec == "ffv1" else source.size != found.size[::-1]
+    assert source.size == found.shape[::-1] if codec == "ffv1" else source.size != found.shape[::-1]
     plain.close()
     source.close()
 

@@ -28,7 +28,7 @@ def test_equal_times_are_equal_factors_and_the_path_is_straight(
     if abs(stop / start - 1) > 1e-3:  # the centre moves in step with the crop's side
         sides = np.array([1 / zoom for zoom, _ in steps])
         for axis in (0, 1):
-            places = np.array([center[axis] for _, center in steps])
+            places = np.array([centre[axis] for _, centre in steps])
             slope = (places[-1] - places[0]) / (sides[-1] - sides[0])
             np.testing.assert_allclose(places, places[0] + slope * (sides - sides[0]), atol=1e-6)
     assert all(min(start, stop) <= zoom <= max(start, stop) for zoom, _ in steps)  # 1 - 1e-16 would be refused
@@ -50,7 +50,7 @@ def test_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zoom", "center", "seconds"),
+    ("zoom", "centre", "seconds"),
     [
         ("x", "0.5,0.5", 1.0),
         ("0", "0.5,0.5", 1.0),
@@ -64,9 +64,9 @@ def test_options() -> None:
         ("1:4", "0.5,0.5", None),
     ],
 )
-def test_bad_paths(zoom: str, center: str, seconds: float | None) -> None:
+def test_bad_paths(zoom: str, centre: str, seconds: float | None) -> None:
     with pytest.raises(UsageError, match="cannot use --"):
-        parse_path(zoom, center, seconds)
+        parse_path(zoom, centre, seconds)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from zoomrt.runtime import backends
 from zoomrt.runtime.backends import BACKENDS
 from zoomrt.runtime.sessions import openvino as openvino_session
 from zoomrt.runtime.sessions.openvino import OpenVinoSession
+from zoomrt.runtime.upscaler import engine_of
 
 EASY = Calibration(tiles=3, min_psnr_db=15.0)
 ORT, OPENVINO, BF16 = CpuEngine("onnxruntime"), CpuEngine("openvino"), CpuEngine("openvino", "bf16")
@@ -88,7 +89,7 @@ def test_the_fastest_runs_the_bundle(
         lr = torch.from_numpy(frame.transpose(2, 0, 1)[None] * 2 - 1)
         wanted = FAMILY.network(load_checkpoint(tiny_edge_weights))(lr).numpy()
     with zoomrt.load(tmp_path / "b") as upscaler:
-        got = upscaler._session.run(lr.numpy())  # type: ignore[union-attr, call-arg]
+        got = engine_of(upscaler).session.run(lr.numpy())  # type: ignore[union-attr, call-arg]
         assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
@@ -243,5 +244,5 @@ def test_the_graphs_of_a_bundle_in_the_making_are_what_ships(
     graphs = Graphs(tmp_path / "b", {1: manifest.graphs["1"]}, "fp32", manifest.tile)
     lr = rng.uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
     with graphs.load(ORT, 1) as one, zoomrt.load(tmp_path / "b") as upscaler:
-        assert type(one) is type(upscaler._session)
-        assert np.array_equal(one.run(lr), upscaler._session.run(lr))  # type: ignore[call-arg, arg-type]
+        assert type(one) is type(engine_of(upscaler).session)
+        assert np.array_equal(one.run(lr), engine_of(upscaler).session.run(lr))  # type: ignore[call-arg, arg-type]

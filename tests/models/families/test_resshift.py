@@ -32,6 +32,7 @@ from zoomrt.models.options import given
 from zoomrt.runtime.sessions.common.multi_step import MultiStepSession
 from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
+from zoomrt.runtime.upscaler import engine_of
 
 # resshift_sinsr.md section 3: t -> c1, std, input scale
 TABLE = {
@@ -132,7 +133,7 @@ def test_frames_through_the_bundle(bundle: tuple[Files, Path], rng: np.random.Ge
         assert tile.noise is not None
         lr = frame[:, :64].transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
         batch = np.concatenate([lr, noise_at(tile.noise, 0, 0, 64, 64)])[None]
-        alone = (upscaler._session.run(batch)[0] + 1) * 127.5
+        alone = (engine_of(upscaler).session.run(batch)[0] + 1) * 127.5
         inner = slice(0, 4 * 12)  # the second tile begins at pixel 6, and the seam lies in the middle of the overlap
         np.testing.assert_allclose(got[:, inner], alone.clip(0, 255).transpose(1, 2, 0)[:, inner], atol=0.51)
 

@@ -18,7 +18,7 @@ from thread_device import SessionEngine, ThreadDevice
 from zoomrt.errors import OutOfMemory, RuntimeFault
 from zoomrt.runtime.gpu.device_session import DeviceSession
 from zoomrt.runtime.loading import choose_batch
-from zoomrt.runtime.upscaler import Upscaler, load
+from zoomrt.runtime.upscaler import Upscaler, engine_of, load
 
 FRAME = rng_for("test_device_session").integers(0, 256, (90, 90, 3), np.uint8)
 EXPECTED = FRAME.repeat(4, 0).repeat(4, 1)
@@ -52,7 +52,7 @@ def test_frames_are_bit_identical_to_the_sequential_path(
 
 def test_a_real_engine_gives_the_same_bits(tmp_path: Any, rng: np.random.Generator) -> None:
     tile = facts(batches=(1, 4))
-    with load(write_bundle(tmp_path / "b", tile, 7), threads=1) as plain, plain.engine() as session:
+    with load(write_bundle(tmp_path / "b", tile, 7), threads=1) as plain, engine_of(plain).use() as session:
         threads = DeviceSession(tile, ThreadDevice(), lambda _size, _stream: SessionEngine(session.run))
         with Upscaler(plain.manifest, threads) as upscaler:
             frame = rng.integers(0, 256, (75, 120, 3), np.uint8)
@@ -100,10 +100,10 @@ def test_out_of_memory_for_one_tile_says_that_nothing_smaller_is_left() -> None:
         raise no_room()
 
     for upscaler in (fake_upscaler(facts(), before=lambda run: before(run, 1))[0], upscaler_on_threads(facts())[0]):
-        session: Any = upscaler._session
+        session: Any = engine_of(upscaler).session
         if isinstance(session, DeviceSession):
             upscaler, _ = upscaler_on_threads(facts(), Faults(facts(), before))
-        with upscaler, pytest.raises(OutOfMemory, match=r"no smaller batch.*--tile 16.*--smaller"):
+        with upscaler, pytest.raises(OutOfMemory, match=r"no smaller batch.*--tile 16.*--fallback"):
             upscaler(FRAME)
 
 
@@ -124,7 +124,7 @@ def test_the_sequential_path_recovers_in_the_same_way(rng: np.random.Generator) 
     assert len(said) == 1
     assert sizes.count(5) == 1
     batch = rng.standard_normal((5, 3, 32, 32), np.float32)
-    with upscaler.engine() as session:
+    with engine_of(upscaler).use() as session:
         assert np.array_equal(session.run(batch), batch.repeat(4, 2).repeat(4, 3)), "whoever asks for 5 still gets 5"
 
 
@@ -213,7 +213,7 @@ def test_callbacks_may_use_the_session_close_it_or_raise() -> None:
         upscaler.upscale(FRAME, on_tile=lambda _done, _total: upscaler.close())
     assert threading.active_count() == before - 3, "three streams ended"
     with pytest.raises(RuntimeFault, match="closed"):
-        upscaler._session.run(np.zeros((1, 3, 32, 32), np.float32))  # type: ignore[union-attr,call-arg]
+        engine_of(upscaler).session.run(np.zeros((1, 3, 32, 32), np.float32))  # type: ignore[union-attr,call-arg]
 
 
 @pytest.mark.parametrize(

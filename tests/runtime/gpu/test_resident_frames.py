@@ -24,6 +24,7 @@ from seeds import rng_for
 
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime.frames.interop import DeviceArray, stream_handle
+from zoomrt.runtime.upscaler import engine_of
 
 THEIRS = 4096
 
@@ -125,7 +126,7 @@ def test_what_the_caller_drops_lives_until_the_work_on_it_is_done(tmp_path: Path
     with upscaler:
         upscaler(OnDevice(picture()))
         cuda.kernels["blend"] = blend
-        device = upscaler._session.device  # type: ignore[union-attr]
+        device = engine_of(upscaler).session.device  # type: ignore[union-attr]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(type(device.event().event), "sync", waited)
             patch.setattr(type(device.stream("x").core), "sync", waited)

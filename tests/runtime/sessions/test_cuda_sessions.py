@@ -29,7 +29,7 @@ from zoomrt.runtime.gpu.cuda_errors import fault_of
 from zoomrt.runtime.gpu.loading import open_on_gpu
 from zoomrt.runtime.sessions.onnxruntime_cuda import onnxruntime_cuda_session
 from zoomrt.runtime.sessions.tensorrt import tensorrt_session
-from zoomrt.runtime.upscaler import Upscaler
+from zoomrt.runtime.upscaler import Upscaler, engine_of
 
 FRAME = rng_for("test_cuda_sessions").integers(0, 256, (90, 90, 3), np.uint8)
 
@@ -133,10 +133,10 @@ def test_an_error_has_all_that_tensorrt_said_of_that_call_and_nothing_older(tmp_
     with Upscaler(bundle.manifest, tensorrt_session(bundle, device_on(cuda), trt)) as upscaler:
         trt.fail["execute_async_v3"] = "Requested 900 bytes: out of memory\nenqueue failed"
         with pytest.raises(OutOfMemory, match="900 bytes: out of memory; enqueue failed"):
-            upscaler._session.run(np.zeros((1, 3, 32, 32), np.float32))
+            engine_of(upscaler).session.run(np.zeros((1, 3, 32, 32), np.float32))
         trt.fail["execute_async_v3"] = ""
         with pytest.raises(RuntimeFault, match="says nothing about"):
-            upscaler._session.run(np.zeros((1, 3, 32, 32), np.float32))
+            engine_of(upscaler).session.run(np.zeros((1, 3, 32, 32), np.float32))
 
 
 def test_a_capture_that_fails_is_ended() -> None:

@@ -20,7 +20,7 @@ from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.sessions import openvino as openvino_session
 from zoomrt.runtime.sessions.onnxruntime import OnnxRuntimeSession
 from zoomrt.runtime.sessions.openvino import OpenVinoSession, cpu_capabilities
-from zoomrt.runtime.upscaler import load
+from zoomrt.runtime.upscaler import engine_of, load
 
 openvino = pytest.importorskip("openvino")
 
@@ -248,7 +248,7 @@ def test_an_fp32_bundle_runs_in_the_other_runner_when_asked(
     frame = rng.uniform(0, 1, (40, 50, 3)).astype(np.float32)
     with load(path) as own, load(path, backend=other) as another:
         assert (own.manifest.backend, another.manifest.backend) == (built, other)
-        assert type(own._session) is not type(another._session)
+        assert type(engine_of(own).session) is not type(engine_of(another).session)
         wanted = own.upscale(frame)
         assert np.abs(another.upscale(frame) - wanted).max() <= 1e-4
 

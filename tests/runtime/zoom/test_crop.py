@@ -18,9 +18,9 @@ FRACTIONS = st.tuples(st.floats(0, 1), st.floats(0, 1))
 
 @given(SIDES, SIDES, st.floats(1, MAX_ZOOM), FRACTIONS, st.sampled_from([1.0, 16 / 15, 4 / 3, 0.5, 64.0]))
 def test_the_crop_is_inside_and_has_the_outputs_shape(
-    frame: tuple[int, int], output: tuple[int, int], zoom: float, center: tuple[float, float], aspect: float
+    frame: tuple[int, int], output: tuple[int, int], zoom: float, centre: tuple[float, float], aspect: float
 ) -> None:
-    crop = crop_of(frame, output, zoom, center, aspect)
+    crop = crop_of(frame, output, zoom, centre, aspect)
     assert crop.top >= 0
     assert crop.left >= 0
     assert crop.top + crop.height <= frame[0] * (1 + 1e-12)
@@ -43,10 +43,10 @@ def test_zoom_out_of_range(zoom: float) -> None:
         crop_of((10, 10), (10, 10), zoom)
 
 
-@pytest.mark.parametrize("center", [(-0.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)])
-def test_centre_out_of_range(center: tuple[float, float]) -> None:
+@pytest.mark.parametrize("centre", [(-0.1, 0.5), (0.5, 1.1), (float("nan"), 0.5)])
+def test_centre_out_of_range(centre: tuple[float, float]) -> None:
     with pytest.raises(InputError, match="0 to 1"):
-        crop_of((10, 10), (10, 10), 2, center)
+        crop_of((10, 10), (10, 10), 2, centre)
 
 
 def test_share_rises_smoothly_from_none_to_all() -> None:

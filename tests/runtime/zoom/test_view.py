@@ -40,9 +40,9 @@ def tiles_of(view: View, window: Planes, tile: TileFacts) -> dict[int, Codes]:
     }
 
 
-def rendered(frame: Planes, output: tuple[int, int], zoom: float, center: Any = (0.5, 0.5), **changes: Any) -> Planes:
+def rendered(frame: Planes, output: tuple[int, int], zoom: float, centre: Any = (0.5, 0.5), **changes: Any) -> Planes:
     tile = facts(**changes)
-    view = view_of((frame.shape[1], frame.shape[2]), output, tile, zoom, center)
+    view = view_of((frame.shape[1], frame.shape[2]), output, tile, zoom, centre)
     window = frame[:, view.window[0], view.window[1]]
     return view.compose(window, tiles_of(view, window, tile))
 
@@ -51,12 +51,12 @@ def plain(
     frame: Planes,
     output: tuple[int, int],
     zoom: float,
-    center: Any,
+    centre: Any,
     kernel: Any = Image.Resampling.BICUBIC,
     scale: int = 1,
 ) -> Planes:
     """The crop of a (possibly enlarged) frame by Pillow."""
-    crop = crop_of((frame.shape[1] // scale, frame.shape[2] // scale), output, zoom, center)
+    crop = crop_of((frame.shape[1] // scale, frame.shape[2] // scale), output, zoom, centre)
     box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
     scaled = tuple(min(value * scale, side) for value, side in zip(box, frame.shape[:0:-1] * 2, strict=True))
     size = (output[1], output[0])
@@ -164,9 +164,9 @@ def test_registration_with_a_plain_resample(zoom: float, rng: np.random.Generato
     """0.1 output pixel is the issue's bound; a shift of one network pixel at zoom 16 would be 4."""
     coarse = rng.random((16, 16)).astype(np.float32)  # smooth: kernels agree, so that only a shift is left
     frame = np.stack([np.asarray(Image.fromarray(coarse).resize((160, 160), Image.Resampling.BICUBIC))] * 3).clip(0, 1)
-    center = tuple(rng.random(2))
-    view = rendered(frame, (150, 150), zoom, center)
-    assert np.abs(shift_between(plain(frame, (150, 150), zoom, center), view)).max() <= 0.1
+    centre = tuple(rng.random(2))
+    view = rendered(frame, (150, 150), zoom, centre)
+    assert np.abs(shift_between(plain(frame, (150, 150), zoom, centre), view)).max() <= 0.1
 
 
 def chart(side: int) -> Planes:

@@ -285,7 +285,7 @@ def test_a_fault_in_the_background_is_told_with_the_next_view(frame: NDArray[np.
 
 
 @pytest.mark.parametrize(
-    ("zoom", "center", "match"),
+    ("zoom", "centre", "match"),
     [
         (0.5, (0.5, 0.5), "1 to 64"),
         (float("nan"), (0, 0), "1 to 64"),
@@ -300,15 +300,15 @@ def test_a_fault_in_the_background_is_told_with_the_next_view(frame: NDArray[np.
         (2, (0.5, float("nan")), "0 to 1"),
     ],
 )
-def test_bad_requests_are_told_and_forgotten(frame: NDArray[np.uint8], zoom: Any, center: Any, match: str) -> None:
+def test_bad_requests_are_told_and_forgotten(frame: NDArray[np.uint8], zoom: Any, centre: Any, match: str) -> None:
     session, _ = fake_zoom()
     with session:
         with pytest.raises(InputError, match=match):
-            session.process(frame, zoom, center)
+            session.process(frame, zoom, centre)
         with pytest.raises(InputError, match=match):
-            session.submit(frame, zoom, center).result(20)
+            session.submit(frame, zoom, centre).result(20)
         with pytest.raises(InputError, match=match):
-            session.bicubic(frame, zoom, center)
+            session.bicubic(frame, zoom, centre)
         for unusable in (np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), None, "frame"):
             with pytest.raises(InputError):
                 session.process(unusable, 2.0)
@@ -397,7 +397,7 @@ def test_absurd_zooms_centres_and_waits(frame: NDArray[np.uint8], absurd: Any) -
     with session:
         problems = [session.submit(frame, absurd).exception(20)]
         if absurd != 0:
-            problems += [session.submit(frame, 2.0, center).exception(20) for center in ((absurd, 0.5), (0.5, absurd))]
+            problems += [session.submit(frame, 2.0, centre).exception(20) for centre in ((absurd, 0.5), (0.5, absurd))]
         for problem in problems:
             assert isinstance(problem, InputError)
             assert len(str(problem)) < 300
@@ -478,8 +478,8 @@ def test_every_format_in_and_out(upscaler: Upscaler, frame: NDArray[np.uint8], g
         view = session.process(source, 3.0).frame
         assert view is not None
         assert view.format == (asked or given)
-        assert view.size == (120, 160)
-        out = empty_like(view, view.size)
+        assert view.shape == (120, 160)
+        out = empty_like(view, view.shape)
         again = session.process(source, 3.0, out=out)
         assert again.frame is out
         assert all(np.array_equal(one, two) for one, two in zip(out.planes, view.planes, strict=True))
@@ -487,7 +487,7 @@ def test_every_format_in_and_out(upscaler: Upscaler, frame: NDArray[np.uint8], g
     rgb = np.rint(read_window(source, *whole).transpose(1, 2, 0) * 255).astype(np.uint8)
     with ZoomSession(upscaler, OUTPUT) as session:
         direct = session.process(rgb, 3.0).pixels
-    expected = empty_like(view, view.size)
+    expected = empty_like(view, view.shape)
     write_view(direct.transpose(2, 0, 1).astype(np.float32) / 255, expected)
     pictures = [read_window(picture, slice(0, 120), slice(0, 160)) * 255 for picture in (view, expected)]
     assert np.abs(pictures[0] - pictures[1]).mean() <= 1.0
@@ -586,9 +586,9 @@ def test_memory_and_threads_stay_flat(bundle: Path, frame: NDArray[np.uint8], rn
 
         def some(count: int) -> None:
             for _ in range(count):
-                zoom, center = float(rng.uniform(1, 16)), (float(rng.random()), float(rng.random()))
-                view = session.result(session.submit(frame, zoom, center), 20)
-                np.testing.assert_array_equal(view.pixels, other.process(frame, zoom, center).pixels)
+                zoom, centre = float(rng.uniform(1, 16)), (float(rng.random()), float(rng.random()))
+                view = session.result(session.submit(frame, zoom, centre), 20)
+                np.testing.assert_array_equal(view.pixels, other.process(frame, zoom, centre).pixels)
 
         some(20)
         counts = threading.active_count(), process.num_fds()

@@ -89,7 +89,7 @@ class Source:
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the picture as it is shown, turned and in square pixels: the coarser axis gets more."""
-        (height, width), aspect = self.first.size, self.first.pixel_aspect
+        (height, width), aspect = self.first.shape, self.first.pixel_aspect
         if aspect > 1:
             width = 2 * round(width * aspect / 2)
         elif aspect < 1:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from zoomrt.cli.options.numbers import bad_value, number
 
-Center = tuple[float, float]
+Centre = tuple[float, float]
 _REMEDY = "Write --zoom 1:8 or --keyframes '0=1 3=8@0.6,0.4'."
 
 
@@ -22,7 +22,7 @@ class Keyframe:
 
     seconds: float
     zoom: float
-    center: Center
+    centre: Centre
 
 
 class ZoomPath:
@@ -31,42 +31,42 @@ class ZoomPath:
     def __init__(self, keyframes: Sequence[Keyframe]) -> None:
         self.keyframes = tuple(keyframes)
 
-    def at(self, seconds: float) -> tuple[float, Center]:
+    def at(self, seconds: float) -> tuple[float, Centre]:
         """Zoom and centre at a time."""
         frames = self.keyframes
         if seconds <= frames[0].seconds:
-            return frames[0].zoom, frames[0].center
+            return frames[0].zoom, frames[0].centre
         for before, after in itertools.pairwise(frames):
             if seconds < after.seconds:
                 share = (seconds - before.seconds) / (after.seconds - before.seconds)
                 zoom = _between(before.zoom, after.zoom, before.zoom * (after.zoom / before.zoom) ** share)
                 if abs(after.zoom / before.zoom - 1) > 1e-6:
                     share = (1 / before.zoom - 1 / zoom) / (1 / before.zoom - 1 / after.zoom)
-                x, y = (_between(a, b, a + share * (b - a)) for a, b in zip(before.center, after.center, strict=True))
+                x, y = (_between(a, b, a + share * (b - a)) for a, b in zip(before.centre, after.centre, strict=True))
                 return zoom, (x, y)
-        return frames[-1].zoom, frames[-1].center
+        return frames[-1].zoom, frames[-1].centre
 
 
-def parse_path(zoom: str, center: str, seconds: float | None) -> ZoomPath:
-    """A path from `--zoom 1:8` or `4` and `--center 0.6,0.4` or `0.5,0.5:0.6,0.4`.
+def parse_path(zoom: str, centre: str, seconds: float | None) -> ZoomPath:
+    """A path from `--zoom 1:8` or `4` and `--centre 0.6,0.4` or `0.5,0.5:0.6,0.4`.
 
     seconds : how long it takes; None where it is not known, which only a path that stands still may be.
 
     Raises UsageError.
     """
     zooms = [_zoom(text, "--zoom", zoom) for text in zoom.split(":")]
-    centers = [_center(text, center) for text in center.split(":")]
-    for option, values, text in (("--zoom", zooms, zoom), ("--center", centers, center)):
+    centres = [_centre(text, centre) for text in centre.split(":")]
+    for option, values, text in (("--zoom", zooms, zoom), ("--centre", centres, centre)):
         if len(values) > 2:
             raise bad_value(option, text, "one value, or two with a colon between", "For more, use --keyframes.")
-    first = Keyframe(0.0, zooms[0], centers[0])
-    if len(zooms) == len(centers) == 1:
+    first = Keyframe(0.0, zooms[0], centres[0])
+    if len(zooms) == len(centres) == 1:
         return ZoomPath([first])
     if seconds is None:
         raise bad_value(
             "--zoom", zoom, "an input of known length, or --seconds", "Add --seconds, the length of the zoom."
         )
-    return ZoomPath([first, Keyframe(max(seconds, 1e-6), zooms[-1], centers[-1])])
+    return ZoomPath([first, Keyframe(max(seconds, 1e-6), zooms[-1], centres[-1])])
 
 
 def parse_keyframes(text: str) -> ZoomPath:
@@ -74,9 +74,9 @@ def parse_keyframes(text: str) -> ZoomPath:
     frames = []
     for word in text.split():
         seconds, _, rest = word.partition("=")
-        zoom, _, center = rest.partition("@")
+        zoom, _, centre = rest.partition("@")
         number = _zoom(zoom, "--keyframes", word)
-        frames.append(Keyframe(_number(seconds, "--keyframes", word), number, _center(center or "0.5,0.5", word)))
+        frames.append(Keyframe(_number(seconds, "--keyframes", word), number, _centre(centre or "0.5,0.5", word)))
     if not frames or any(a.seconds >= b.seconds for a, b in itertools.pairwise(frames)):
         raise bad_value(
             "--keyframes", text, "SECOND=ZOOM@X,Y words, each later than the one before", "Sort them by time."
@@ -105,8 +105,8 @@ def _zoom(text: str, option: str, whole: str) -> float:
     return value
 
 
-def _center(text: str, whole: str) -> Center:
-    values = [_number(part, "--center", whole) for part in text.split(",")]
+def _centre(text: str, whole: str) -> Centre:
+    values = [_number(part, "--centre", whole) for part in text.split(",")]
     if len(values) != 2 or max(values) > 1:
-        raise bad_value("--center", whole, "X,Y from 0 to 1", "Write --center 0.6,0.4: fractions of width and height.")
+        raise bad_value("--centre", whole, "X,Y from 0 to 1", "Write --centre 0.6,0.4: fractions of width and height.")
     return values[0], values[1]

@@ -88,12 +88,12 @@ class ZoomRun:
 
     def _render(self, frame: Any, at: Fraction, canvas: CameraFrame) -> None:
         at_seconds, picture = float(at), self._source.camera_frame(frame)
-        zoom, center = self._path.at(at_seconds)
+        zoom, centre = self._path.at(at_seconds)
         out = canvas
         if self._both:
             out = half(canvas, right=True)
-            self._session.bicubic(picture, zoom, center, out=half(canvas, right=False))
-        result = self._session.process(picture, zoom, center, out=out)
+            self._session.bicubic(picture, zoom, centre, out=half(canvas, right=False))
+        result = self._session.process(picture, zoom, centre, out=out)
         self.counts["frames"] += 1
         for name in ("computed", "reused", "bicubic"):
             self.counts[name] += getattr(result, name)

@@ -56,7 +56,7 @@ class Nv12Bytes:
 
     def fill(self, picture: Any, staged: NDArray[np.uint8]) -> None:
         frame = picture.frame
-        height, width = frame.size
+        height, width = frame.shape
         luma, pairs = staged[: height * width], staged[height * width :].reshape(height // 2, width // 2, 2)
         np.copyto(luma.reshape(height, width), frame.planes[0])
         if frame.format == "nv12":
@@ -81,6 +81,6 @@ def bytes_of(picture: Picture) -> FrameBytes | None:
     """How the kernels read a picture; None where they do not: grey, more than 8 bits, YUV but 4:2:0 of even sides."""
     if isinstance(picture, RgbView):
         frame = picture.frame
-        as_nv12 = frame.format in ("nv12", "nv21", "i420") and not any(side % 2 for side in frame.size)
+        as_nv12 = frame.format in ("nv12", "nv21", "i420") and not any(side % 2 for side in frame.shape)
         return Nv12Bytes(yuv_numbers(frame)) if as_nv12 else None
     return RgbBytes() if picture.dtype == np.uint8 and picture.ndim == 3 else None

@@ -6,6 +6,7 @@ bits, times four for 10. `yuv` turns codes into RGB and back.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomrt._deprecated import deprecated
 from zoomrt.errors import InputError, unknown_name
 from zoomrt.runtime.checks import brief, within
 from zoomrt.runtime.frames.buffers import host_array
@@ -179,10 +181,16 @@ class CameraFrame:
         return cls(tuple(planes), format, matrix, full_range, siting, pixel_aspect)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels, as numpy has it."""
         height, width = self.planes[0].shape[:2]
         return height, width
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Deprecated name of `shape`: every other size here is (width, height)."""
+        warnings.warn(deprecated("CameraFrame.size", "CameraFrame.shape"), DeprecationWarning, stacklevel=2)
+        return self.shape
 
     @property
     def pixels(self) -> NDArray[Any]:

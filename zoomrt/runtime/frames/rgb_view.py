@@ -26,11 +26,11 @@ class RgbView:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return (*self.frame.size, 3)
+        return (*self.frame.shape, 3)
 
     def __getitem__(self, part: tuple[slice, slice]) -> NDArray[np.float32]:
         """Rows and columns, without a step: a new (rows, columns, 3)."""
-        rows, columns = (slice(*one.indices(side)[:2]) for one, side in zip(part, self.frame.size, strict=True))
+        rows, columns = (slice(*one.indices(side)[:2]) for one, side in zip(part, self.frame.shape, strict=True))
         return read_window(self.frame, rows, columns).transpose(1, 2, 0)
 
 

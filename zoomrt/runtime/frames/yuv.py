@@ -91,14 +91,14 @@ def yuv_numbers(frame: CameraFrame) -> YuvNumbers:
 
 def write_view(view: NDArray[np.float32], frame: CameraFrame) -> None:
     """Write RGB, (3, H, W) float32 in [0, 1], into a frame's planes, rounded; `frame` must be writable."""
-    write_rows(view, frame, slice(0, frame.size[0]))
+    write_rows(view, frame, slice(0, frame.shape[0]))
 
 
 def rows_to_write(rows: slice, frame: CameraFrame) -> slice:
     """The rows of a view that `write_rows` needs for these: chroma is made from one row more above and below."""
     if LAYOUTS[frame.format].step[0] == 1:
         return rows
-    return slice(max(rows.start - 1, 0), min(rows.stop + 1, frame.size[0]))
+    return slice(max(rows.start - 1, 0), min(rows.stop + 1, frame.shape[0]))
 
 
 def write_rows(view: NDArray[np.float32], frame: CameraFrame, rows: slice) -> None:
@@ -114,7 +114,7 @@ def write_rows(view: NDArray[np.float32], frame: CameraFrame, rows: slice) -> No
             np.copyto(frame.planes[0][rows, :, channel], plane, casting="unsafe")
         return
     first = rows_to_write(rows, frame).start
-    parts = (first, rows), (0, slice(0, frame.size[1]))
+    parts = (first, rows), (0, slice(0, frame.shape[1]))
     inner = slice(rows.start - first, rows.stop - first)
     chroma_rows = slice(rows.start // layout.step[0], -(-rows.stop // layout.step[0]))
     black, luma_gain, chroma_gain, middle = _levels(frame)
@@ -126,7 +126,7 @@ def write_rows(view: NDArray[np.float32], frame: CameraFrame, rows: slice) -> No
         chroma = view[channel] - luma
         for axis, (start, part) in enumerate(parts):
             if layout.step[axis] == 2:
-                chroma = _halved(chroma, axis, _OFFSETS[frame.siting][axis], start, part, frame.size[axis])
+                chroma = _halved(chroma, axis, _OFFSETS[frame.siting][axis], start, part, frame.shape[axis])
         chroma *= np.float32(chroma_gain / (2 * (1 - weight)))
         chroma += np.float32(middle)
         _store(chroma, plane[chroma_rows], frame)

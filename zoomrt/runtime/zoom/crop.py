@@ -36,7 +36,7 @@ def crop_of(
     frame: tuple[int, int],
     output: tuple[int, int],
     zoom: float,
-    center: tuple[float, float] = (0.5, 0.5),
+    centre: tuple[float, float] = (0.5, 0.5),
     pixel_aspect: float = 1.0,
 ) -> Crop:
     """The part of a frame that is shown.
@@ -44,28 +44,28 @@ def crop_of(
     frame, output : (height, width) in pixels. At zoom 1 the crop is the largest part of the frame with the shape of
         the output, so a 4:3 frame loses rows on a 16:9 view.
     zoom : 1 to MAX_ZOOM; the crop's sides are divided by it.
-    center : (x, y) of the crop's middle, each a fraction of the frame in [0, 1]; the crop is moved to stay inside.
+    centre : (x, y) of the crop's middle, each a fraction of the frame in [0, 1]; the crop is moved to stay inside.
     pixel_aspect : width of the frame's pixels over their height; those of the output are square.
 
     Raises InputError for a zoom or centre that is no number, out of range or not finite.
     """
-    zoom, center = checked_zoom(zoom, center)
+    zoom, centre = checked_zoom(zoom, centre)
     scale = min(frame[0] / output[0], frame[1] * pixel_aspect / output[1]) / zoom  # frame rows for each output pixel
     height = min(output[0] * scale, frame[0])  # larger by rounding only
     width = min(output[1] * scale / pixel_aspect, frame[1])
-    top = max(min(center[1] * frame[0] - height / 2, frame[0] - height), 0.0)
-    left = max(min(center[0] * frame[1] - width / 2, frame[1] - width), 0.0)
+    top = max(min(centre[1] * frame[0] - height / 2, frame[0] - height), 0.0)
+    left = max(min(centre[0] * frame[1] - width / 2, frame[1] - width), 0.0)
     return Crop(top, left, height, width)
 
 
-def checked_zoom(zoom: object, center: object) -> tuple[float, tuple[float, float]]:
+def checked_zoom(zoom: object, centre: object) -> tuple[float, tuple[float, float]]:
     """Zoom and centre as floats; arguments and errors as for `crop_of`."""
     if not within(zoom, 1, MAX_ZOOM):
         seen, needed = f"zoom {brief(zoom)}", f"a number from 1 to {MAX_ZOOM:g}"
         raise InputError("cannot zoom", seen=seen, needed=needed, remedy="Clamp what the fingers ask for.")
-    middle = tuple(center) if isinstance(center, Iterable) else ()
+    middle = tuple(centre) if isinstance(centre, Iterable) else ()
     if len(middle) != 2 or not all(within(value, 0, 1) for value in middle):
-        seen, needed = f"centre {brief(center)}", "two numbers, x and y as fractions of the frame, 0 to 1"
+        seen, needed = f"centre {brief(centre)}", "two numbers, x and y as fractions of the frame, 0 to 1"
         raise InputError("cannot zoom there", seen=seen, needed=needed, remedy="Divide by the size.")
     return float(zoom), (float(middle[0]), float(middle[1]))  # type: ignore[arg-type]
 

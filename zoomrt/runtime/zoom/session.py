@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoomrt._deprecated import renamed_arguments
 from zoomrt.errors import InputError, RuntimeFault, UsageError
 from zoomrt.runtime.frames.buffers import host_array
 from zoomrt.runtime.frames.pixel_formats import CameraFrame, PixelFormat, empty_like
 from zoomrt.runtime.frames.yuv import read_window, rows_to_write, write_rows
 from zoomrt.runtime.sizes import check_size
-from zoomrt.runtime.upscaler import Upscaler, load
+from zoomrt.runtime.upscaler import Upscaler, engine_of, load
 from zoomrt.runtime.zoom.crop import checked_zoom
 from zoomrt.runtime.zoom.deadline import Planner, mode_of
 from zoomrt.runtime.zoom.latest import NewestFirst, closed_fault, ms_since
@@ -42,7 +43,7 @@ from zoomrt.runtime.zoom.view import View, view_of
 class _Request:
     frame: CameraFrame
     zoom: float
-    center: tuple[float, float]
+    centre: tuple[float, float]
     out: CameraFrame | None
     arrival: float
 
@@ -51,11 +52,11 @@ class ZoomSession:
     """Views of a crop, frame after frame.
 
         with zoomrt.ZoomSession("edge-fp32-cpu", (1280, 720), budget_ms=33) as session:
-            ticket = session.submit(frame, zoom=3.0, center=(0.6, 0.4))
+            ticket = session.submit(frame, zoom=3.0, centre=(0.6, 0.4))
             view = session.result(ticket).pixels
 
     bundle : the folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions;
-        one with a smaller tile to fall back on is loaded with `load(..., smaller=)`.
+        one with a smaller tile to fall back on is loaded with `load(..., fallback=)`.
     output_size : (width, height) of every view, in pixels.
     budget_ms : from a frame's arrival to its view, up to 1,000,000; None computes every tile, however long it takes.
     output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting. Frames
@@ -113,10 +114,13 @@ class ZoomSession:
         self._refined: list[Job] = []
         self._frames = NewestFirst()
         try:
-            self._upscaler.with_room(lambda: self._warm_up(budget_ms))
+            engine_of(self._upscaler).with_room(lambda: self._warm_up(budget_ms))
             self._facts = self._upscaler.manifest.tile
             self._engine = TileEngine(
-                self._upscaler, _keeper(self._cache, reuse), self._planner.tile.observe, yields=budget_ms is not None
+                engine_of(self._upscaler),
+                _keeper(self._cache, reuse),
+                self._planner.tile.observe,
+                yields=budget_ms is not None,
             )
             weakref.finalize(self, _stop, self._frames, self._engine)  # neither holds the session
         except BaseException:
@@ -124,18 +128,19 @@ class ZoomSession:
                 self._upscaler.close()
             raise
 
+    @renamed_arguments("ZoomSession.submit", center="centre")
     def submit(
         self,
         frame: CameraFrame | NDArray[Any] | object,
         zoom: float,
-        center: tuple[float, float] = (0.5, 0.5),
+        centre: tuple[float, float] = (0.5, 0.5),
         *,
         out: CameraFrame | NDArray[Any] | None = None,
     ) -> Ticket:
         """Hand in a frame and return at once. A frame that still waits for its turn is dropped for this one.
 
         frame : a `CameraFrame`, or (H, W, 3) uint8 or uint16 RGB in anything that `buffers.host_array` reads.
-        zoom, center : see `crop_of`.
+        zoom, centre : see `crop_of`.
         out : where to write the view: a writable frame, or (H, W, 3) uint8 or uint16 array for RGB, of the output size,
             and of `output_format` unless that is None; None makes a new one.
 
@@ -146,7 +151,7 @@ class ZoomSession:
         arrival = time.perf_counter()
         self._check_open()
         try:
-            request = _request(frame, zoom, center, out, arrival)
+            request = _request(frame, zoom, centre, out, arrival)
         except Exception as problem:
             ticket: Ticket = Future()
             ticket.set_exception(problem)
@@ -158,30 +163,32 @@ class ZoomSession:
         check_wait(timeout_s)
         return ticket.result(None if timeout_s is None else float(timeout_s))
 
+    @renamed_arguments("ZoomSession.process", center="centre")
     def process(
         self,
         frame: CameraFrame | NDArray[Any] | object,
         zoom: float,
-        center: tuple[float, float] = (0.5, 0.5),
+        centre: tuple[float, float] = (0.5, 0.5),
         *,
         out: CameraFrame | NDArray[Any] | None = None,
     ) -> ZoomResult:
         """`submit` and `result` in one, in this thread; it waits for its turn and is never dropped."""
         self._check_open()
-        return self._answer(_request(frame, zoom, center, out, time.perf_counter()))
+        return self._answer(_request(frame, zoom, centre, out, time.perf_counter()))
 
+    @renamed_arguments("ZoomSession.bicubic", center="centre")
     def bicubic(
         self,
         frame: CameraFrame | NDArray[Any] | object,
         zoom: float,
-        center: tuple[float, float] = (0.5, 0.5),
+        centre: tuple[float, float] = (0.5, 0.5),
         *,
         out: CameraFrame | NDArray[Any] | None = None,
     ) -> CameraFrame:
         """The same view without the network, for comparison; arguments as for `submit`."""
-        request = _request(frame, zoom, center, out, time.perf_counter())
+        request = _request(frame, zoom, centre, out, time.perf_counter())
         frame = request.frame
-        view = view_of(frame.size, self._output, self._facts, request.zoom, request.center, frame.pixel_aspect)
+        view = view_of(frame.shape, self._output, self._facts, request.zoom, request.centre, frame.pixel_aspect)
         target = self._target(request)
         _write(view, read_window(frame, *view.window), {}, target)
         return target
@@ -232,11 +239,11 @@ class ZoomSession:
     def _answered(self, request: _Request) -> ZoomResult:
         """One frame, while it is this thread's turn."""
         frame = request.frame
-        view = self._view_of(frame.size, request.zoom, request.center, frame.pixel_aspect)
+        view = self._view_of(frame.shape, request.zoom, request.centre, frame.pixel_aspect)
         out = self._target(request)
         window = read_window(frame, *view.window)
         if self._smoother is not None:
-            window = self._smoother.apply(window, view.window, frame.size)
+            window = self._smoother.apply(window, view.window, frame.shape)
         shown, jobs = self._find(view, window)
         reused = len(shown)
         problem = self._background_problem()
@@ -247,11 +254,11 @@ class ZoomSession:
         wanted, latency = len(view.wanted), ms_since(request.arrival)
         return ZoomResult(out, mode_of(len(shown), wanted), wanted, computed, reused, latency, problem=problem)
 
-    def _view_of(self, size: tuple[int, int], zoom: float, center: tuple[float, float], pixel_aspect: float) -> View:
+    def _view_of(self, size: tuple[int, int], zoom: float, centre: tuple[float, float], pixel_aspect: float) -> View:
         """The plan of this view; that of the frame before if nothing moved."""
-        key = (size, zoom, center, pixel_aspect)
+        key = (size, zoom, centre, pixel_aspect)
         if self._view is None or self._view[0] != key:
-            self._view = (key, view_of(size, self._output, self._facts, zoom, center, pixel_aspect))
+            self._view = (key, view_of(size, self._output, self._facts, zoom, centre, pixel_aspect))
             self._missing = {}
         return self._view[1]
 
@@ -310,15 +317,15 @@ class ZoomSession:
         if out is None:
             return empty_like(request.frame, self._output, form)
         writable = all(plane.flags.writeable for plane in out.planes)
-        if out.size != self._output or (form and out.format != form) or not writable:
-            seen = f"{out.format} {out.size[1]}x{out.size[0]}" + ("" if writable else ", read-only")
+        if out.shape != self._output or (form and out.format != form) or not writable:
+            seen = f"{out.format} {out.shape[1]}x{out.shape[0]}" + ("" if writable else ", read-only")
             needed = f"a writable {form or ''} frame of {self._output[1]}x{self._output[0]}"
             raise InputError("cannot write the view", seen=seen, needed=needed, remedy="Make `out` like that.")
         return out
 
     def _warm_up(self, budget_ms: float | None) -> None:
         """Refuse a bundle without tiles; with a budget, learn what a tile costs before the first frame needs it."""
-        with self._upscaler.engine() as session:
+        with engine_of(self._upscaler).use() as session:
             if budget_ms is None:
                 return
             tile = np.zeros((1, session.tile.channels, session.tile.height, session.tile.width), np.float32)
@@ -352,17 +359,17 @@ def _stop(frames: NewestFirst, engine: TileEngine) -> None:
     engine.stop()
 
 
-def _request(frame: object, zoom: object, center: object, out: object, arrival: float) -> _Request:
+def _request(frame: object, zoom: object, centre: object, out: object, arrival: float) -> _Request:
     """A request that makes sense; everything that is asked is checked here but for the fit of `out`."""
     if not isinstance(frame, CameraFrame):
         frame = _rgb_frame(frame)
-    check_size(*frame.size, "cannot zoom into this frame")
+    check_size(*frame.shape, "cannot zoom into this frame")
     if isinstance(out, np.ndarray):
         out = _rgb_frame(out)
     if not (out is None or isinstance(out, CameraFrame)):
         needed, remedy = "a CameraFrame or a numpy array", "Make it of the planes to be written to."
         raise InputError("cannot write the view", seen=type(out).__name__, needed=needed, remedy=remedy)
-    return _Request(frame, *checked_zoom(zoom, center), out, arrival)
+    return _Request(frame, *checked_zoom(zoom, centre), out, arrival)
 
 
 def _rgb_frame(pixels: object) -> CameraFrame:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import RuntimeFault, TileTooLarge
-from zoomrt.runtime.upscaler import Upscaler
+from zoomrt.runtime.loading import LoadedEngine
 from zoomrt.runtime.zoom.tile_cache import Codes, codes_of
 from zoomrt.runtime.zoom.view import View
 
@@ -45,7 +45,7 @@ class Job:
 
 
 class TileEngine:
-    """Runs jobs on an upscaler's engine in a thread of its own.
+    """Runs jobs on an engine in a thread of its own.
 
     on_done : called in that thread with each job that has pixels, before anyone who waits is woken.
     on_cost : called in that thread with the seconds that each tile took.
@@ -55,13 +55,13 @@ class TileEngine:
 
     def __init__(
         self,
-        upscaler: Upscaler,
+        engine: LoadedEngine,
         on_done: Callable[[Job], None],
         on_cost: Callable[[float], None],
         *,
         yields: bool = False,
     ) -> None:
-        self._upscaler = upscaler
+        self._engine = engine
         self._on_done, self._on_cost, self._yields = on_done, on_cost, yields
         self._inputs: NDArray[np.float32] = np.empty((0, 0, 0, 0), np.float32)
         self._changed = threading.Condition()
@@ -132,7 +132,7 @@ class TileEngine:
                 self._changed.wait_for(lambda: self._closing or bool(self._queue))
                 if self._closing:
                     return
-                sizes = self._upscaler.manifest.tile.batches
+                sizes = self._engine.manifest.tile.batches
                 size = max(size for size in sizes if size <= len(self._queue))
                 jobs, self._queue = self._queue[:size], self._queue[size:]
                 self._running, self._since = jobs, time.perf_counter()
@@ -148,22 +148,22 @@ class TileEngine:
                 self._changed.notify_all()
 
     def _run_with_room(self, jobs: list[Job]) -> None:
-        """`_run`; where there is no room for a tile the upscaler takes a smaller one, and the jobs fail all the same:
-        they are for the tile before."""
+        """`_run`; where there is no room for a tile the fallback is loaded, and the jobs fail all the same: they are
+        for the tile before."""
         facts = jobs[0].view.facts
         try:
             return self._run(jobs)
         except TileTooLarge as error:
-            if not self._upscaler.may_shrink(facts):
+            if not self._engine.may_shrink(facts):
                 raise
             why = error.seen
-        self._upscaler.use_smaller(facts, why)
+        self._engine.shrink(facts, why)
         raise _of_another_tile(facts)
 
     def _run(self, jobs: list[Job]) -> None:
         started = time.perf_counter()
         pixels: list[Any] = []
-        with self._upscaler.engine() as session:
+        with self._engine.use() as session:
             facts = session.tile
             if any(job.view.facts != facts for job in jobs):
                 raise _of_another_tile(jobs[0].view.facts)
@@ -178,7 +178,7 @@ class TileEngine:
         self._on_cost((time.perf_counter() - started) / len(jobs))
 
     def _inputs_for(self, facts: TileFacts) -> NDArray[np.float32]:
-        """Room for the largest batch, made once; again where the upscaler has changed to a smaller tile."""
+        """Room for the largest batch, made once; again where the engine has changed to a smaller tile."""
         shape = (facts.batches[-1], facts.channels, facts.height, facts.width)
         if self._inputs.shape != shape:
             self._inputs = np.empty(shape, np.float32)

@@ -198,11 +198,11 @@ def view_of(
     output: tuple[int, int],
     facts: TileFacts,
     zoom: float,
-    center: tuple[float, float],
+    centre: tuple[float, float],
     pixel_aspect: float = 1.0,
 ) -> View:
     """Plan a view; arguments as for `crop_of`, whose errors it raises."""
-    crop = crop_of(frame, output, zoom, center, pixel_aspect)
+    crop = crop_of(frame, output, zoom, centre, pixel_aspect)
     tiles = plan(*frame, facts)
     share = network_share(max(output[0] / crop.height, output[1] / crop.width))
     parts = ((crop.top, crop.height, output[0], tiles.rows), (crop.left, crop.width, output[1], tiles.columns))
