@@ -414,9 +414,3 @@ def test_bad_requests(nearest_bundle: Path, tmp_path: Path, words: list[str], co
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert tree(tmp_path) == {}
-
-
-def test_peers_named_for_help_are_those_there_are() -> None:
-    from zoomrt.bench.peers import PEERS
-
-    assert tuple(PEERS) == bench.PEERS

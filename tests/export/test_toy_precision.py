@@ -30,8 +30,9 @@ def bundle(toys: Path, tiny_edge_weights: Path, tmp_path_factory: pytest.TempPat
 def test_built_at_its_own_bar_and_run(bundle: Path, rng: np.random.Generator) -> None:
     manifest = open_bundle(bundle).manifest
     assert (manifest.precision, manifest.backend, manifest.tile.dtype) == ("toy16", "toy", "float16")
-    proofs = [*manifest.parity["1"]["results"], *manifest.numerics["results"]]
-    assert {proof["needed_psnr_db"] for proof in proofs} == {38.0}
+    assert manifest.numerics is not None
+    proofs = [*manifest.parity["1"].results, *manifest.numerics.results]
+    assert {proof.needed_psnr_db for proof in proofs} == {38.0}
     with zoomrt.load(bundle) as upscaler:
         assert upscaler.upscale(rng.integers(0, 256, (40, 50, 3), np.uint8)).shape == (160, 200, 3)
 

@@ -36,7 +36,7 @@ def bundle(toys: Path, tiny_edge_weights: Path, tmp_path_factory: pytest.TempPat
 def test_built_and_run(bundle: Path, rng: np.random.Generator) -> None:
     manifest = open_bundle(bundle).manifest
     assert (manifest.target, manifest.backend, manifest.versions["toy-engine"]) == ("cpu", "toy", "1.0")
-    assert {result["runner"] for result in manifest.parity["1"]["results"]} == {"toy"}
+    assert {result.runner for result in manifest.parity["1"].results} == {"toy"}
     frame = rng.integers(0, 256, (40, 50, 3), np.uint8)
     with zoomrt.load(bundle) as toy, zoomrt.load(bundle, backend="onnxruntime") as other:
         assert type(engine_of(toy).session).__name__ == "ToySession"

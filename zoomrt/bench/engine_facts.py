@@ -5,15 +5,16 @@ from __future__ import annotations
 from zoomrt.bundle import Bundle
 from zoomrt.errors import EngineMismatch
 from zoomrt.export.engines.plan_reader import UnreadablePlan, read_plan
+from zoomrt.runtime.backends import BACKENDS
 
 
 def check_engines(bundle: Bundle) -> None:
-    """Read TensorRT-RTX engines back and compare kernels, GPUs and size. Raises EngineMismatch.
+    """Read engines back that can be read and compare kernels, GPUs and size. Raises EngineMismatch.
 
     What could not be read when it was built is not read now; its hash was checked when the bundle was opened.
     """
     manifest = bundle.manifest
-    if manifest.backend != "tensorrt_rtx":
+    if manifest.backend not in [one.name for one in BACKENDS.records() if one.readable]:
         return
     for batch, name in manifest.engines.items():
         told = manifest.engine_report.get(batch)

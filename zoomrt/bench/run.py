@@ -31,7 +31,7 @@ from zoomrt.bench.workload import SPANS, Workload, calling, frame_stages, tile_s
 from zoomrt.bundle import Manifest, open_bundle
 from zoomrt.errors import EngineMismatch, ZoomrtError
 from zoomrt.models.options import Values
-from zoomrt.runtime.backends import BACKENDS
+from zoomrt.runtime.backends import BACKENDS, backends_for
 from zoomrt.runtime.resources import core_count
 from zoomrt.runtime.tiles.psnr import psnr_db
 from zoomrt.runtime.upscaler import Upscaler, engine_of, load
@@ -42,7 +42,7 @@ _STAGE_ROUNDS = 5
 _STAGE_LIMIT_S = 5.0
 _TOO_FAST = 1.1
 """Share of the peak that convolutions may reach by saving multiplications (Winograd) or by a lucky clock."""
-_PACKAGES = ("numpy", "onnxruntime", "openvino", "torch", "onnx", "scikit-image")
+_PACKAGES = ("numpy", "torch", "onnx", "scikit-image")
 
 Progress = Callable[[str, float], None]
 
@@ -88,7 +88,7 @@ def run_bench(request: BenchRequest, report: Progress = lambda _label, _fraction
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         code=machine.code_state(),
         machine={**run.machine, "after": machine.conditions()},
-        versions=machine.versions(*_PACKAGES),
+        versions=machine.versions(*_PACKAGES, *(one.package for one in backends_for("cpu"))),
         bundle=_bundle_facts(manifest, request.bundle),
         what=request.what,
         span=SPANS[request.what],

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
+from zoomrt.bench.peers import PEERS
 from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
 from zoomrt.cli.options.families import FamilyCommand
 from zoomrt.cli.options.numbers import THREADS, Number, Parsed, Whole, number
 from zoomrt.errors import unknown_name
 from zoomrt.files import check_writable
 
-PEERS = ("torch", "compile", "onnxruntime", "openvino", "onnxruntime-cuda", "tensorrt", "real-esrgan")
 WHATS = ("engine", "tile", "frame")
 REGRESSION = 20
 """Exit code of `trt-bench compare --fail-if` where the condition holds: no error, but not a success either."""

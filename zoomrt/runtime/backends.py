@@ -60,6 +60,7 @@ class Backend:
     widens : kinds that it computes in FP32 all the same: smaller files, no speed.
     compiles : whether engines are compiled from graphs while a bundle is built; all others load the graphs.
     several_graphs : whether it takes bundles of several steps.
+    readable : whether its compiled engines can be read back without a GPU, see `export.engines.plan_reader`.
     plugins : whether our kernels can run in the middle of a graph.
     weight_scales : one scale for a whole 8-bit weight tensor, or one for each output channel (more accurate).
     weight_scales_why : the reason.
@@ -81,6 +82,7 @@ class Backend:
     widens: tuple[str, ...] = ()
     compiles: bool = False
     several_graphs: bool = False
+    readable: bool = False
     plugins: bool = False
     weight_scales: Literal["tensor", "channel"] = "channel"
     weight_scales_why: str = "its 8-bit kernels take a scale for each output channel at no cost"

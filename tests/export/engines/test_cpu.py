@@ -139,7 +139,7 @@ def test_bf16(tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.Monke
 def test_bf16_of_real_weights_is_far_above_its_minimum(tmp_path: Path) -> None:
     """The evidence for 40 dB: `edge` as it ships, on photograph and fresh noise."""
     manifest = build(BuildRequest(precision="bf16", tile=64), tmp_path / "b").manifest
-    assert manifest.parity["1"].results[0]["psnr_db"] >= 60
+    assert manifest.parity["1"].results[0].psnr_db >= 60
 
 
 @pytest.mark.usefixtures("with_bf16")

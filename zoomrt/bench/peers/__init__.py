@@ -2,6 +2,7 @@
 
 An adapter opens graphs (or parts of a torch network); `session_of` makes an engine of them, so that a peer goes through
 the very runtime that the bundle's own engine goes through. A new peer is one file here and one row in PEERS.
+Light: the command line reads the names.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoomrt.bench.workload import RunSession
 from zoomrt.bundle import Bundle
 from zoomrt.models.options import Values
-from zoomrt.runtime.session import Session
-from zoomrt.runtime.sessions.common.multi_step import Graph, MultiStepSession
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["PEERS", "Job", "Opened", "Peer", "session_of"]
+    from zoomrt.runtime.session import Session
+    from zoomrt.runtime.sessions.common.multi_step import Graph
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,9 @@ Peer = Callable[[Job], Any]
 
 def session_of(bundle: Bundle, graphs: dict[str, Graph]) -> Session:
     """graphs : by the keys of `Job.graphs`; closed with the session where there are several."""
+    from zoomrt.bench.workload import RunSession
+    from zoomrt.runtime.sessions.common.multi_step import MultiStepSession
+
     tile, sampling = bundle.manifest.tile, bundle.manifest.sampling
     if sampling is not None:
         return MultiStepSession(tile, sampling, graphs)

@@ -115,8 +115,8 @@ def require_backend(backend: str) -> None:
 
 def _read(plan: Path, backend: str) -> tuple[PlanSummary | None, str]:
     """What the plan says of itself, or None and why it cannot be read: no reason to refuse an engine that was built."""
-    if backend == "tensorrt":
-        return None, "a TensorRT engine cannot be read back without a GPU"
+    if not BACKENDS.named(backend).readable:
+        return None, f"a {BACKENDS.named(backend).title} engine cannot be read back without a GPU"
     try:
         return read_plan(plan), ""
     except UnreadablePlan as cause:

@@ -13,6 +13,7 @@ BACKEND = replace(
     module="tensorrt_rtx",
     package="tensorrt_rtx",
     extra="rtx",
+    readable=True,
     plugins=False,
     # static traffic of the SD VAE decoder at 512 px, against FP16
     weight_scales="tensor",
