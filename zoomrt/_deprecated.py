@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-__all__ = ["REMOVED_IN", "deprecated", "renamed_arguments"]
-
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from zoomrt.errors import UsageError, unknown_name
 from zoomrt.files import is_folder, sha256_of, walk
 
-__all__ = ["DEFAULT_METHODS", "METHODS", "Calibration"]
-
 METHODS = ("max", "percentile", "entropy", "mse")
 """Names of `calibration.ranges.METHODS`, which need torch."""
 DEFAULT_METHODS = {"int8": "mse", "fp8": "max"}

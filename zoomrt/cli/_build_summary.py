@@ -21,8 +21,6 @@ from zoomrt.bundle.records import (
 if TYPE_CHECKING:
     from zoomrt.export.build import BuildResult
 
-__all__ = ["summary"]
-
 
 def summary(result: BuildResult) -> list[str]:
     """Place, size, tile, parity, engines, warnings, next step."""

@@ -12,8 +12,6 @@ from zoomrt.errors import CheckpointError
 from zoomrt.files import entries, is_file, is_folder
 from zoomrt.models.options import File, Option, Values
 
-__all__ = ["BASE", "PROMPT", "PROMPT_EMBEDDING", "TEXT_FILES", "BaseModel", "component_weights"]
-
 TEXT_FILES = ("text_encoder", "tokenizer")
 _NETWORKS = ("unet", "vae", "text_encoder")
 _STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")

@@ -26,8 +26,6 @@ from zoomrt.models.state_dicts import StateDict, described, find_state_dict, sta
 from zoomrt.models.torch_file import FAULTS, FLOATING, ForeignFile, StoredTensor, TorchFile, tensor_like
 from zoomrt.models.weights_format import foreign_file, format_of
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_tensors", "load_weights", "loaded"]
-
 Network = TypeVar("Network", bound=nn.Module)
 _DANGEROUS = re.compile(
     r"(?:os|posix|nt|sys|subprocess|shutil|socket|runpy|ctypes|pty)\..*|importlib\.(?:import_module|reload)"

@@ -13,8 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Choice", "chooses", "recorded", "replayed"]
-
 _MARK = "_zoomrt_chooses"
 
 

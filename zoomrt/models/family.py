@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from zoomrt.models.checkpoint import Checkpoint
 
-__all__ = ["Family", "SizeRule", "TilingAdvice", "Variant"]
-
 
 @dataclass(frozen=True)
 class SizeRule:

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-__all__ = ["is_half", "keep_fp32", "kept_fp32", "to_half"]
-
 _MARK = "_zoomrt_keeps_fp32"
 
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from zoomrt.models.checkpoint import Checkpoint
 
-__all__ = ["Layout", "Naming", "UnknownVariant", "children", "sides"]
-
 
 class UnknownVariant(ValueError):
     """A network of the right kind in a variant that is not supported. seen, needed : as in a ZoomrtError."""

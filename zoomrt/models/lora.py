@@ -16,8 +16,6 @@ from torch import Tensor
 from zoomrt.errors import CheckpointError
 from zoomrt.files import shown
 
-__all__ = ["Adapter", "adapters_of", "check_modules", "merge"]
-
 _KEY = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?P<adapter>[^.]+)\.weight")
 
 

@@ -13,20 +13,6 @@ from pathlib import Path
 from zoomrt.errors import CheckpointError, UsageError, unknown_name
 from zoomrt.files import exists, is_file, is_folder, sha256_of, shown, size_of, walk
 
-__all__ = [
-    "Choice",
-    "File",
-    "Kind",
-    "Number",
-    "Option",
-    "Text",
-    "Values",
-    "Whole",
-    "fingerprint",
-    "given",
-    "stored_bytes",
-]
-
 Values = Mapping[str, object]
 """By `Option.key`: paths, texts and numbers, as their kinds have it."""
 

@@ -13,8 +13,6 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Made", "Named", "Persistent", "Pickled", "read_pickle"]
-
 MOST_INSTRUCTIONS = 10_000_000
 """Of one pickle, some 10 seconds; a checkpoint of 10,000 tensors with the state of its optimiser has two million."""
 _KEYS = (str, int, float, bytes, type(None))

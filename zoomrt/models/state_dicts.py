@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["StateDict", "described", "find_state_dict", "state_dicts"]
-
 DEEPEST = 3  # mappings within mappings: Lightning keeps averages under callbacks, their class, ema_state_dict
 _AVERAGED = re.compile(r"ema\d*|averaged?|swa")
 _WRAPPED = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")

@@ -24,8 +24,6 @@ from torch import Tensor
 
 from zoomrt.models.pickle_data import Made, Persistent, read_pickle
 
-__all__ = ["FAULTS", "FLOATING", "ForeignFile", "StoredTensor", "TorchFile", "tensor_like"]
-
 FAULTS = (
     ArithmeticError,
     AttributeError,

@@ -11,8 +11,6 @@ from typing import Literal
 from zoomrt.errors import CheckpointError
 from zoomrt.files import open_file, shown
 
-__all__ = ["WeightsFormat", "foreign_file", "format_of"]
-
 WeightsFormat = Literal["safetensors", "torch"]
 
 

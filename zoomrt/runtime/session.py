@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, TileTooLarge
 
-__all__ = ["Session", "SessionStats", "batches_of", "named"]
-
 
 @dataclass
 class SessionStats:

@@ -17,8 +17,6 @@ from zoomrt.models.families import FAMILIES, options_of
 from zoomrt.models.family import Family
 from zoomrt.models.options import File, Number, Option, Whole
 
-__all__ = ["AUTO", "FamilyCommand"]
-
 AUTO = "auto"
 """After --model: what the weights' keys say."""
 _FAMILY = "zoomrt.family"

@@ -8,8 +8,6 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["GroupedCommand", "GroupedOption", "in_group"]
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 _SHARED = "Every command"
 

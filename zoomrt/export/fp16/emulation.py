@@ -16,8 +16,6 @@ from torch.utils._pytree import tree_map
 
 from zoomrt.export.recording import Visitor, Where, following
 
-__all__ = ["run_with_fp16_storage"]
-
 
 class _Fp16Storage(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, where: Where, visit: Visitor | None) -> None:

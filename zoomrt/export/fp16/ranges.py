@@ -9,8 +9,6 @@ from torch import Tensor
 
 from zoomrt.export.recording import Operation
 
-__all__ = ["FP16_MAX", "Ranges", "Value", "magnitude", "sampled"]
-
 FP16_MAX = 65504.0
 """Largest finite FP16 number (IEEE 754 binary16)."""
 

@@ -19,8 +19,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from zoomrt.export.recording import MOVES, Operation
 
-__all__ = ["Streams"]
-
 _KEEPS_FACTOR = MOVES | frozenset(
     {
         *("add", "sub", "neg", "mean", "relu", "leaky_relu", "constant_pad_nd", "avg_pool2d", "max_pool2d"),

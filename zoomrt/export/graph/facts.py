@@ -13,8 +13,6 @@ from pathlib import Path
 
 import onnx
 
-__all__ = ["Attention", "GraphFacts", "read_graph", "static_shapes"]
-
 # What may stand between the two matrix products of an attention and its softmax: scale, mask, cast, layout.
 _BETWEEN = frozenset({"Add", "Cast", "Div", "Identity", "Mul", "Reshape", "Sub", "Transpose", "Where"})
 _STEPS = 4

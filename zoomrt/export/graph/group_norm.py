@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from zoomrt.runtime.backends import GroupNormForm
 
-__all__ = ["GroupNormForm", "group_norms_as"]
-
 
 class _Instances(nn.Module):
     """Each group as one channel of an instance norm. x : (N, C, *)."""

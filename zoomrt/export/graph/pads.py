@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from onnx_ir import convenience
 from onnx_ir.passes import common as common_passes
 
-__all__ = ["gather_replicate_pads"]
-
 
 def gather_replicate_pads(model: onnx_ir.Model) -> None:
     """Replace every `Pad` in mode edge, in place, by nodes that give the same values bit for bit, under the same name.

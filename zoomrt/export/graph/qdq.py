@@ -15,8 +15,6 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from zoomrt.export.graph.to_onnx import EXTERNAL_DATA_BYTES
 from zoomrt.export.heap import return_freed_memory
 
-__all__ = ["write_without_codes"]
-
 
 def write_without_codes(path: Path, output: Path) -> None:
     """Write the graph at `path`, one of `fake_quant`, with every QuantizeLinear and DequantizeLinear taken out.

@@ -19,21 +19,11 @@ from onnx_ir.passes import common as common_passes
 from torch import nn
 
 from zoomrt.errors import ExportError
-from zoomrt.export.graph.group_norm import GroupNormForm, group_norms_as
+from zoomrt.export.graph.group_norm import group_norms_as
 from zoomrt.export.graph.pads import gather_replicate_pads
 from zoomrt.models.half import is_half, to_half
+from zoomrt.runtime.backends import GroupNormForm
 from zoomrt.runtime.resources import is_refusal, out_of_memory
-
-__all__ = [
-    "EXTERNAL_DATA_BYTES",
-    "INPUT",
-    "OUTPUT",
-    "export_graph",
-    "export_named",
-    "fp32_nodes",
-    "operator_counts",
-    "quiet",
-]
 
 INPUT, OUTPUT = "image", "upscaled_image"
 EXTERNAL_DATA_BYTES = 1 << 28

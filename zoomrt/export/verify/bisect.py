@@ -26,10 +26,11 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from zoomrt.errors import ExportError, MissingDependency, StorageError, UsageError
-from zoomrt.export.graph.group_norm import GroupNormForm, group_norms_as
+from zoomrt.export.graph.group_norm import group_norms_as
 from zoomrt.export.graph.to_onnx import quiet
 from zoomrt.files import atomic_folder, exists
 from zoomrt.models.half import is_half, to_half
+from zoomrt.runtime.backends import GroupNormForm
 from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
 
 __all__ = ["MINIMUM_SNR_DB", "Divergence", "first_divergence"]

@@ -21,8 +21,6 @@ from zoomrt.registry import Registry
 if TYPE_CHECKING:
     from zoomrt.models.checkpoint import Checkpoint
 
-__all__ = ["FAMILIES", "check", "family_of", "options_of", "outside_code", "table"]
-
 
 @cache
 def _own() -> tuple[str, ...]:

@@ -8,8 +8,6 @@ from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import File, Option
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="adcsr",
     module="zoomrt.models.networks.adcsr",

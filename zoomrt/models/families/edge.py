@@ -7,8 +7,6 @@ from pathlib import Path
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="edge",
     module="zoomrt.models.networks.edge",

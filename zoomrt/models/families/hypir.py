@@ -10,8 +10,6 @@ from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import Option, Whole
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="hypir",
     module="zoomrt.models.networks.hypir",

@@ -6,8 +6,6 @@ from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import Choice, Number, Option, Whole
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="jit-sr",
     module="zoomrt.models.networks.jit_sr",

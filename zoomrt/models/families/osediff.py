@@ -11,8 +11,6 @@ from zoomrt.models.base_model import BASE, PROMPT, PROMPT_EMBEDDING
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 
-__all__ = ["FAMILY"]
-
 ADAPTERS = Naming(("rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae"))
 MERGED = Naming(("unet", "vae"))
 PASSIONSR = Naming(("unet_state_dict", "vae_state_dict"))

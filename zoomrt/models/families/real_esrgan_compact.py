@@ -9,8 +9,6 @@ from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import File, Number, Option
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="real-esrgan-compact",
     module="zoomrt.models.networks.real_esrgan_compact",

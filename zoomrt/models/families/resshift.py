@@ -9,8 +9,6 @@ from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import File, Option, Whole
 
-__all__ = ["FAMILY"]
-
 UNET = Naming(("input_blocks.1.1.patch_embed.proj.weight", "middle_block.1.patch_embed.proj.weight"))
 REBUILT = ("relative_position_index", "attn_mask")
 AUTOENCODER = Option("autoencoder", "the autoencoder's file", File(), required="autoencoder_vq_f4.pth")

@@ -7,8 +7,6 @@ from zoomrt.models.families.resshift import AUTOENCODER, REBUILT, UNET
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="sinsr",
     module="zoomrt.models.networks.sinsr",

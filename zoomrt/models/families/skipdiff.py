@@ -6,8 +6,6 @@ from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import Option, Whole
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="skipdiff",
     module="zoomrt.models.networks.skipdiff",

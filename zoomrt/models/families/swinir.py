@@ -5,8 +5,6 @@ from __future__ import annotations
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 
-__all__ = ["FAMILY"]
-
 FAMILY = Family(
     name="swinir",
     module="zoomrt.models.networks.swinir",

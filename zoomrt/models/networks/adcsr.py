@@ -22,8 +22,6 @@ from zoomrt.models.layout import Layout, Naming, children, sides
 from zoomrt.models.networks.blocks.folding import FoldedUNet, remove_text, remove_time
 from zoomrt.models.networks.blocks.stable_diffusion import diffusers_module, unet_config_of
 
-__all__ = ["AdcsrNetwork", "network"]
-
 HEAD_SIZE = 48  # 240 / 5 heads; the attention scale is 1/sqrt(48) (adcsr_and_mobile.md A1)
 UNSHUFFLE = 2
 _UNET, _MIDDLE, _COPIES = "body.1.", "body.2.", "body.1.body."

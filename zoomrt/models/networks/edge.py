@@ -21,8 +21,6 @@ from zoomrt.models.family import Family
 from zoomrt.models.layout import children, sides
 from zoomrt.models.networks.blocks.bicubic import bicubic_kernel
 
-__all__ = ["EdgeConfig", "EdgeNetwork", "network"]
-
 SCALE = 4
 TIMESTEP = 999.0  # the one timestep the student is distilled at; folded into constants on export
 TIME_FEATURES = 64

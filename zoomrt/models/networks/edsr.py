@@ -20,8 +20,6 @@ from zoomrt.models.checkpoint import Checkpoint, load_weights
 from zoomrt.models.family import Family
 from zoomrt.models.layout import UnknownVariant, children, sides
 
-__all__ = ["EdsrConfig", "EdsrNetwork", "fitted", "network"]
-
 PUBLISHED_WHITE = 255.0
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; RGB
 MEAN_TOLERANCE, ROUNDING = 4e-3, 5e-4  # relative; a third of what BF16 rounds to, and what FP16 does

@@ -20,8 +20,6 @@ from zoomrt.models.networks.blocks.prompt import Prompt, check_prompt, encoded_p
 from zoomrt.models.networks.blocks.schedule import one_step
 from zoomrt.models.networks.blocks.stable_diffusion import read_base, unet_from, vae_from
 
-__all__ = ["LORA_SCALE", "network"]
-
 TIMESTEP = 200
 COEFF_T = 200
 LORA_SCALE = 1.0  # alpha 256 over rank 256 (hypir.md section 3)

@@ -19,8 +19,6 @@ from zoomrt.models.networks.blocks.bicubic import TORCH, Enlarge
 from zoomrt.models.networks.blocks.jit import FREQUENCIES, START, Jit, JitConfig, jit_config_of
 from zoomrt.models.networks.blocks.multi_step import Component, Level, MultiStepNetwork
 
-__all__ = ["Encode", "Step", "fitted", "network", "sampling_of"]
-
 FLOOR = 0.05  # of 1 - t in a velocity
 SEED = 12345
 WIDE = 1024  # from this width on the authors take 100 steps, below it 50

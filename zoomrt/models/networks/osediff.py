@@ -32,8 +32,6 @@ from zoomrt.models.networks.blocks.stable_diffusion import (
 )
 from zoomrt.models.state_dicts import StateDict, find_state_dict
 
-__all__ = ["network"]
-
 TIMESTEP = 999
 LORA_ALPHA = 8
 """PEFT's default, which the authors leave (LoraConfig.lora_alpha). An adapter counts alpha / rank times."""

@@ -21,8 +21,6 @@ from zoomrt.models.checkpoint import Checkpoint, load_weights
 from zoomrt.models.family import Family
 from zoomrt.models.layout import UnknownVariant, children, sides
 
-__all__ = ["DenseConfig", "DenseNetwork", "fitted", "network"]
-
 SLOPE = 0.2  # of every leaky ReLU
 RESIDUAL_SHARE = 0.2  # of a dense block in its sum, and of three of them in theirs
 

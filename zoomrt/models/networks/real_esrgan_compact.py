@@ -20,8 +20,6 @@ from zoomrt.models.checkpoint import Checkpoint, load_checkpoint, load_weights
 from zoomrt.models.family import Family
 from zoomrt.models.layout import UnknownVariant, children, sides
 
-__all__ = ["CompactConfig", "CompactNetwork", "fitted", "network"]
-
 DENOISE_STRENGTH = 0.5  # what the authors' script takes when none is given
 
 

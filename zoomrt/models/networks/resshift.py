@@ -22,8 +22,6 @@ from zoomrt.models.networks.blocks.resshift_files import autoencoder_from, unet_
 from zoomrt.models.networks.blocks.swin_unet import SwinUNet
 from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder
 
-__all__ = ["Decode", "Encode", "Step", "network", "sampling_of"]
-
 SCALE = 4
 MIN_NOISE = {15: 0.04, 4: 0.2}
 """Steps -> the noise level that the schedule begins with: of v1 and v2, and of v3 and bicsr."""

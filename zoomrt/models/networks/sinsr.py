@@ -19,8 +19,6 @@ from zoomrt.models.networks.blocks.resshift_files import autoencoder_from, unet_
 from zoomrt.models.networks.blocks.swin_unet import SwinUNet
 from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder
 
-__all__ = ["SinsrNetwork", "network"]
-
 SCALE = 4
 TIMESTEP = 14  # 0-based, of ResShift's 15
 KAPPA, SQRT_ETA = 2.0, 0.99  # strength of the noise, and how much of it there is at that timestep

@@ -23,8 +23,6 @@ from zoomrt.models.networks.blocks.bicubic import TORCH, Enlarge
 from zoomrt.models.networks.blocks.multi_step import Component, Level, MultiStepNetwork
 from zoomrt.models.networks.blocks.sr3_unet import Sr3UNet, sr3_config_of
 
-__all__ = ["Encode", "Policy", "Step", "network", "sampling_of"]
-
 SCALE = 4
 TRAINED_STEPS, BETAS = 2000, (1e-6, 1e-2)  # SR3's schedule; SkipDiff's was not published
 FINE_SHARE = 0.4  # of the trained steps are left to the fine stage

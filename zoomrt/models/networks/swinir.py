@@ -20,8 +20,6 @@ from zoomrt.models.family import Family
 from zoomrt.models.layout import UnknownVariant, children, sides
 from zoomrt.models.networks.blocks.windows import WINDOW, WindowAttention, cyclic_masks
 
-__all__ = ["SwinConfig", "SwinNetwork", "fitted", "network"]
-
 MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; RGB
 Tail = Literal["pixelshuffle", "pixelshuffledirect", "nearest+conv"]
 

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["PIL", "TORCH", "Enlarge", "bicubic_kernel"]
-
 PIL, TORCH = -0.5, -0.75
 
 

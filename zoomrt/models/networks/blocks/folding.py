@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["ConstantCrossAttention", "FoldedUNet", "fold_text", "fold_time", "remove_text", "remove_time"]
-
 
 class ConstantCrossAttention(nn.Module):
     """diffusers' `attn2` with a fixed prompt: (N, tokens, C) -> (N, tokens, C); `key`, `value` (1, heads, 77, size)."""

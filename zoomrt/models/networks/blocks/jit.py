@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from zoomrt.models.half import keep_fp32
 from zoomrt.models.layout import children, sides
 
-__all__ = ["FREQUENCIES", "START", "Jit", "JitConfig", "jit_config_of"]
-
 START = 4
 """The first block that sees LR tokens, in every published configuration (jit_sr.md section 3)."""
 FREQUENCIES = 256  # cosines and sines that tell the time

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from zoomrt.bundle import NoiseFacts, SamplingFacts
 from zoomrt.bundle.sampling import timestep_embedding
 
-__all__ = ["Component", "Denoising", "Level", "MultiStepNetwork"]
-
 
 class Component(nn.Module):
     """One graph of a multi-step model. `inputs` and `outputs` are its names, in the order of arguments and results; for

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from zoomrt.models.networks.blocks.folding import FoldedUNet, fold_text, fold_time
 from zoomrt.models.networks.blocks.schedule import OneStep
 
-__all__ = ["OneStepLatentSR"]
-
 
 class OneStepLatentSR(nn.Module):
     """(N, 3, h, w) nominally in [-1, 1] -> (N, 3, 4h, 4w), not clamped.

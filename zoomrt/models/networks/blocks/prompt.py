@@ -22,8 +22,6 @@ from zoomrt.models.base_model import TEXT_FILES, component_weights
 from zoomrt.models.checkpoint import load_tensors, loaded
 from zoomrt.models.networks.blocks.stable_diffusion import read_config
 
-__all__ = ["TOKENS", "Prompt", "check_prompt", "encoded_prompt"]
-
 TOKENS = 77
 
 

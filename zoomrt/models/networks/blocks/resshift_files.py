@@ -17,8 +17,6 @@ from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.networks.blocks.swin_unet import SwinUNet, swin_unet_config_of
 from zoomrt.models.networks.blocks.vq_autoencoder import VqAutoencoder, vq_config_of
 
-__all__ = ["autoencoder_from", "unet_from"]
-
 _AUTOENCODER = Layout(
     model="the VQ autoencoder",
     namings=(Naming(("encoder.down.0.block.0.conv2.weight", "quantize.embedding.weight")),),

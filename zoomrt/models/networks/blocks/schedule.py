@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from zoomrt.errors import UsageError
 
-__all__ = ["STEPS", "OneStep", "alphas_cumprod", "one_step"]
-
 STEPS = 1000
 _BETA_START, _BETA_END = 0.00085, 0.012
 

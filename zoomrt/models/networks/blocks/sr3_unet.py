@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from zoomrt.models.layout import children, sides
 from zoomrt.models.networks.blocks.swin_unet import Up
 
-__all__ = ["Sr3Config", "Sr3UNet", "sr3_config_of"]
-
 GROUPS = 32
 HEAD = 64
 """Width of one head of attention, or of all of it where the network is narrower: what fuses on every GPU."""

@@ -22,8 +22,6 @@ from zoomrt.models.base_model import component_weights
 from zoomrt.models.checkpoint import load_checkpoint, load_tensors, load_weights
 from zoomrt.models.state_dicts import StateDict
 
-__all__ = ["Component", "read_base", "read_config", "unet_config_of", "unet_from", "vae_config_of", "vae_from"]
-
 MOST_CONFIG_BYTES = 1 << 20
 MOST_LAYERS = 100
 _COUNTS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")

@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from zoomrt.models.layout import children, sides
 from zoomrt.models.networks.blocks.windows import MASKED, SHIFT, WINDOW, WindowAttention
 
-__all__ = ["SwinUNet", "SwinUNetConfig", "last_row_masks", "swin_unet_config_of"]
-
 GROUPS = 32
 TRAINED_SIDE = 64  # latent pixels; a level that was one window wide then is never shifted
 UNIT_DEPTH = 2

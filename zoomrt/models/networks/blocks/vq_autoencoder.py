@@ -15,8 +15,6 @@ from torch.nn import functional as F
 
 from zoomrt.models.layout import sides
 
-__all__ = ["VqAutoencoder", "VqConfig", "vq_config_of"]
-
 GROUPS, EPSILON = 32, 1e-6
 CODES_AT_ONCE = 512
 """Columns of the score matrix that exist at a time: 34 MB for a 512 x 512 picture. By codes and not by pixels, so that

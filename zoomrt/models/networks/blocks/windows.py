@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["MASKED", "SHIFT", "WINDOW", "WindowAttention", "cyclic_masks"]
-
 WINDOW = 8
 SHIFT = WINDOW // 2
 TOKENS = WINDOW * WINDOW
