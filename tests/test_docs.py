@@ -35,6 +35,17 @@ def test_every_command_shown_is_understood(line: str) -> None:
     command.make_context(name, words).close()
 
 
+PRIVATE = re.compile(r"\b(trt|osediff|hypir|adcsr|jit_sr|skipdiff|resshift_sinsr|baselines)\w*\.md")
+
+
+def test_facts_are_cited_where_anyone_can_read_them() -> None:
+    """A constant names a paper, a public file or a page of these docs: no sheet of our own that is not here."""
+    for path in sorted([*(ROOT / "zoomrt").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        text = path.read_text(encoding="utf-8").replace("docs/models/", "docs/models#")
+        cited = [found[0] for found in PRIVATE.finditer(text) if text[found.start() - 1] != "#"]
+        assert not cited, f"{path}: {cited}"
+
+
 def test_commands_are_shown() -> None:
     wanted = {"trt-bench", "trt-build", "trt-upscale", "trt-zoom", "trt-doctor"}
     assert {line.split()[0] for line in COMMANDS} == wanted

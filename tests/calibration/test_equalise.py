@@ -135,7 +135,7 @@ def layer_errors(network: nn.Module, statistics: Statistics, tile: Tensor, per_c
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_quantised_layers_come_closer(tiles: Tiles, per_channel: bool) -> None:
     """The geometric mean over layers falls to 0.3 to 0.6 of what it was (per tensor; 40 draws). One layer may lose,
-    and so may the whole network, whose error is chaotic (trt.md section 3)."""
+    and so may the whole network, whose error is chaotic."""
     network = Network().eval()
     tile = next(iter(tiles))
     before = layer_errors(network, statistics := observe(network, tiles), tile, per_channel)

@@ -27,7 +27,7 @@ BOTH = pytest.mark.parametrize("form", [INT8, FP8], ids=lambda form: form.name)
 
 
 def runner(path: Path) -> onnxruntime.InferenceSession:
-    """ONNX Runtime that keeps its hands off Q/DQ (trt.md section 3)."""
+    """ONNX Runtime that keeps its hands off Q/DQ."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

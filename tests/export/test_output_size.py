@@ -108,7 +108,7 @@ def test_exactly_four_times(
 def test_a_small_picture_is_mirrored_to_the_size_rule_and_cropped(
     network_of: Callable[[str], nn.Module], name: str, rng: np.random.Generator
 ) -> None:
-    """adcsr_and_mobile.md A3; the runtime puts the picture into the middle, the sheet at the top left."""
+    """Guaishou74851/AdcSR; the runtime puts the picture into the middle, the authors at the top left."""
     network = network_of(name)
     frame = rng.random((7, 12, 3), np.float32)
     padded = np.pad(frame, [(4, 5), (2, 2), (0, 0)], mode="reflect")
@@ -151,7 +151,7 @@ class Between(nn.Module):
 @pytest.mark.parametrize(
     ("name", "colour"),
     [
-        # osediff.md sections 2 and 4, hypir.md section 4, adcsr_and_mobile.md A3
+        # cswry/OSEDiff, XPixelGroup/HYPIR, Guaishou74851/AdcSR
         ("osediff", ("adain", "first", "pillow_bicubic", 1e-5)),
         ("hypir", ("wavelet", "last", "torch_bicubic", 1e-5)),
         ("adcsr", ("adain", "last", "input", 1e-10)),
@@ -164,13 +164,13 @@ def test_the_colour_steps_of_the_sheets(name: str, colour: tuple[str, str, str, 
 
 @pytest.mark.parametrize("name", sorted(set(FAMILIES.names()) - set(DIFFUSION)))
 def test_the_others_have_none(name: str) -> None:
-    """resshift_sinsr.md section 5: no colour fix; jit_sr.md, skipdiff.md and baselines.md have none either."""
+    """No colour fix in ResShift; JiT-SR, SkipDiff and the baselines have none either."""
     assert FAMILIES.named(name).colour.method == "none"
 
 
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_tiles_are_multiples_of_sixteen(name: str) -> None:
-    """8 latents of 8 output pixels and x4 (osediff.md 1.1, adcsr_and_mobile.md A3)."""
+    """8 latents of 8 output pixels and x4 (cswry/OSEDiff, Guaishou74851/AdcSR)."""
     facts = FAMILIES.named(name)
     assert facts.size == SizeRule(minimum=16, multiple_of=16)
     assert facts.tiling.tile % 16 == 0

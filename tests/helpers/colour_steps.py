@@ -29,23 +29,23 @@ STEPS = {
 
 
 def osediff(result: Pixels, source: Pixels) -> Pixels:
-    """osediff.md sections 2 and 4: the network's answer is clamped; adain against the resized input, also of 8 bits
+    """cswry/OSEDiff: the network's answer is clamped; adain against the resized input, also of 8 bits
     and so within [0, 1]; clamped again. (The authors also truncate both to 8 bits.)"""
     return np.clip(adain(np.clip(result, 0, 1), pillow_bicubic(source, result.shape[:2]), 1e-5), 0, 1)
 
 
 def osediff_wavelet(result: Pixels, source: Pixels) -> Pixels:
-    """The other variant of osediff.md section 4."""
+    """The other variant of cswry/OSEDiff"""
     return np.clip(wavelet(np.clip(result, 0, 1), pillow_bicubic(source, result.shape[:2])), 0, 1)
 
 
 def hypir(result: Pixels, source: Pixels) -> Pixels:
-    """hypir.md section 4: floats that were not clamped, against torch's bicubic; clamped last."""
+    """XPixelGroup/HYPIR: floats that were not clamped, against torch's bicubic; clamped last."""
     return np.clip(wavelet(result, torch_bicubic(source, result.shape[:2])), 0, 1)
 
 
 def adcsr(result: Pixels, source: Pixels) -> Pixels:
-    """adcsr_and_mobile.md A3: floats in [-1, 1] that were not clamped, deviations of the small input, no epsilon."""
+    """Guaishou74851/AdcSR: floats in [-1, 1] that were not clamped, deviations of the small input, no epsilon."""
     signed = adain(result * 2 - 1, source * 2 - 1, 0.0)
     return np.clip(signed / 2 + 0.5, 0, 1)
 

@@ -1,4 +1,4 @@
-"""Keys and shapes of the baselines' files as published (baselines.md), written by hand, at any width.
+"""Keys and shapes of the baselines' files as published (the authors' repositories), written by hand, at any width.
 
 Of EDSR and of Real-ESRGAN's dense network also under the other names that they go by.
 """
@@ -12,7 +12,7 @@ from published_files import Shapes, State
 
 
 def edsr(width: int, blocks: int, scale: int) -> Shapes:
-    """Keys and shapes as published (baselines.md section 1), written by hand."""
+    """Keys and shapes as published (the authors' repositories), written by hand."""
     convolutions = {"head.0": (width, 3), f"body.{blocks}": (width, width), "tail.1": (3, width)}
     convolutions |= {f"body.{i}.body.{k}": (width, width) for i in range(blocks) for k in (0, 2)}
     convolutions |= {f"tail.0.{k}": (width * (9 if scale == 3 else 4), width) for k in ((0, 2) if scale == 4 else (0,))}
@@ -25,7 +25,7 @@ def edsr(width: int, blocks: int, scale: int) -> Shapes:
 
 
 def dense(width: int, growth: int, blocks: int, channels: int = 3, doublings: int = 2) -> Shapes:
-    """Keys and shapes as published (baselines.md section 3), written by hand; those of ESRGAN that double other than
+    """Keys and shapes as published (the authors' repositories), written by hand; those of ESRGAN that double other than
     twice too."""
     convolutions = {"conv_first": (width, channels), "conv_last": (3, width)}
     convolutions |= dict.fromkeys(("conv_body", "conv_hr"), (width, width))
@@ -42,7 +42,7 @@ def dense(width: int, growth: int, blocks: int, channels: int = 3, doublings: in
 
 
 def compact(width: int, middle: int, scale: int = 4) -> Shapes:
-    """Keys and shapes as published (baselines.md section 3), written by hand."""
+    """Keys and shapes as published (the authors' repositories), written by hand."""
     shapes: Shapes = {}
     for k in range(middle + 1):
         shapes[f"body.{2 * k}.weight"] = (width, width if k else 3, 3, 3)
@@ -68,7 +68,7 @@ class SwinKind:
 
 
 def swinir(kind: SwinKind) -> Shapes:
-    """Keys and shapes as published (baselines.md section 2), buffers included, written by hand."""
+    """Keys and shapes as published (the authors' repositories), buffers included, written by hand."""
     shapes: Shapes = {}
     wide, features = kind.width, kind.features
 

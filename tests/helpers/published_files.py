@@ -50,7 +50,7 @@ SMALL = Scale((64, 128), 1, (1, 2), 48, (32, 32, 64), 2, 3, (48, 96), (32, 32, 6
 
 
 def unet_config(scale: Scale) -> dict[str, object]:
-    """unet/config.json of Stable Diffusion 2.1-base (osediff.md 1.1)."""
+    """unet/config.json of Stable Diffusion 2.1-base, as published."""
     levels = len(scale.unet_widths)
     return {
         "_class_name": "UNet2DConditionModel",
@@ -192,7 +192,7 @@ def write_text_encoder(folder: Path, width: int) -> Path:
 
 
 def with_old_attention_names(vae: State) -> State:
-    """A VAE file from before diffusers 0.17 (osediff.md 1.2)."""
+    """A VAE file from before diffusers 0.17."""
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     return {
         re.sub(r"(attentions\.0\.)(to_q|to_k|to_v|to_out\.0)", lambda m: m[1] + old[m[2]], key): tensor

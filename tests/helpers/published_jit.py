@@ -1,4 +1,4 @@
-"""checkpoint-last.pth of a JiT-SR training run, with random weights, at any size (jit_sr.md sections 1 and 3)."""
+"""checkpoint-last.pth of a JiT-SR training run, with random weights, at any size (flyingbucket/JiTSR)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALL = JitConfig(width=32, depth=6, heads=4, grid=4, bottleneck=8, hidden=20)
 
 
 def layout(c: JitConfig) -> Shapes:
-    """jit_sr.md sections 1 and 3, written by hand."""
+    """flyingbucket/JiTSR, written by hand."""
     d, tokens, head = c.width, c.grid**2, c.width // c.heads
     s: Shapes = {"pos_embed": (1, tokens, d), "lr_posemb": (1, tokens, d)}
 

@@ -1,4 +1,4 @@
-"""Files of exactly the layout of ResShift's and SinSR's, with random weights, at any scale (resshift_sinsr.md)."""
+"""Files of exactly the layout of ResShift's and SinSR's, with random weights, at any scale (zsyOAOA/ResShift)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Shaper(Shapes):
 
 
 def unet_layout(scale: Scale) -> Shapes:
-    """resshift_sinsr.md section 1, written by hand; buffers included. Lines of its table are tested below."""
+    """zsyOAOA/ResShift, written by hand; buffers included. Lines of its table are tested below."""
     s = Shaper()
     time = 4 * scale.widths[0]
 
@@ -104,7 +104,7 @@ def unet_layout(scale: Scale) -> Shapes:
 
 
 def vae_layout(scale: Scale) -> Shapes:
-    """resshift_sinsr.md section 2, written by hand."""
+    """zsyOAOA/ResShift, written by hand."""
     s = Shaper()
     a, b, c = scale.vae
 

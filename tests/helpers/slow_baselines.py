@@ -1,4 +1,4 @@
-"""Real-ESRGAN (both kinds), EDSR and SwinIR, slow and plain, in float64 on numpy, straight from baselines.md.
+"""Real-ESRGAN (both kinds), EDSR and SwinIR, slow and plain, in float64 on numpy, from the authors' repositories.
 
 Shares no code with zoomrt. Pictures are (C, H, W).
 """

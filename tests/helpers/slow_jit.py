@@ -1,4 +1,7 @@
-"""JiT-SR's network, slow and plain, in float64 on numpy, from jit_sr.md. Pictures are (C, H, W), tokens (T, D)."""
+"""JiT-SR's network, slow and plain, in float64 on numpy, from flyingbucket/JiTSR.
+
+Pictures are (C, H, W), tokens (T, D).
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def resshift(latent: Array, draws: list[Array], steps: int, denoise: Denoise) ->
 
 
 def flow(noise: Array, steps: int, denoise: Denoise, heun: bool) -> Iterator[Array]:
-    """x after each step from t = 0 to 1; denoise : (x, t) -> clean picture (jit_sr.md section 2)."""
+    """x after each step from t = 0 to 1; denoise : (x, t) -> clean picture (flyingbucket/JiTSR)."""
 
     def velocity(x: Array, t: float) -> Array:
         return (denoise(x, t) - x) / max(1 - t, 0.05)
@@ -70,7 +70,7 @@ def two_stages(steps: int) -> list[tuple[int, int, bool]]:
 def skipdiff(
     noise: Array, steps: int, noise_in: Denoise, accepts: Callable[[int, Array, Array], bool]
 ) -> Iterator[Array]:
-    """x after each step (skipdiff.md section 1), literally: compute the step, then keep or drop it.
+    """x after each step (doi 10.1609/aaai.v38i5.28195), literally: compute the step, then keep or drop it.
 
     noise_in : (x, noise level) -> noise. accepts : (t, x, what would follow) -> kept or not; asked in the fine stage.
     """

@@ -1,4 +1,4 @@
-"""SinSR's whole inference, slow and plain, in float64 on numpy, from resshift_sinsr.md. Pictures are (C, H, W)."""
+"""SinSR's whole inference, slow and plain, in float64 on numpy, from zsyOAOA/ResShift. Pictures are (C, H, W)."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ COUNTED: dict[tuple[str, str, int], Callable[[], Figures]] = {
     ("edge", "", 4): shipped,
     ("osediff", "", 4): stable_diffusion,
     ("hypir", "", 4): stable_diffusion,
-    ("adcsr", "", 4): lambda: (456_073_683, 549.5),  # adcsr_and_mobile.md, where both were counted
+    ("adcsr", "", 4): lambda: (456_073_683, 549.5),  # Guaishou74851/AdcSR, where both were counted
     ("sinsr", "v1, v2", 4): lambda: latent_chain(1),
     ("resshift", "s15 v1, v2", 4): lambda: latent_chain(15),
     ("resshift", "s4 v3, bicsr", 4): lambda: latent_chain(4),

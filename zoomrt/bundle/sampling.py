@@ -34,8 +34,11 @@ class Moment(NamedTuple):
 
 
 def timestep_embedding(timestep: float, count: int) -> NDArray[np.float32]:
-    """(1, count) float32: cosines, then sines, of timestep * 10000^(-i / (count / 2)) (resshift_sinsr.md section 1,
-    jit_sr.md section 1). Computed here and not in the graph, where FP16 would spoil the angles."""
+    """(1, count) float32: cosines, then sines, of timestep * 10000^(-i / (count / 2)), as in DDPM (arXiv 2006.11239),
+    diffusers' `get_timestep_embedding` with `flip_sin_to_cos`, `downscale_freq_shift` 0.
+
+    Computed here and not in the graph, where FP16 would spoil the angles.
+    """
     half = count // 2
     angles = timestep * np.exp(-math.log(10000.0) * np.arange(half) / half)
     return np.concatenate([np.cos(angles), np.sin(angles)]).astype(np.float32)[None]

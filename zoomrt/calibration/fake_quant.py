@@ -2,7 +2,7 @@
 
 Input and weight are rounded to 8-bit codes, symmetric, zero at code 0; the product and the bias stay in the network's
 own precision. Weights are held as codes only. In torch the rounding is carried out; in an ONNX export it becomes the
-standard operators with the codes as constants, which compilers turn into 8-bit arithmetic (trt.md section 3).
+standard operators with the codes as constants, which compilers turn into 8-bit arithmetic.
 """
 
 from __future__ import annotations

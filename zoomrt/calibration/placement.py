@@ -17,7 +17,7 @@ _KEPT_NAMES = {
     "post_quant_conv": "reads the latent",
     "to_mean": "writes the latent",
 }
-"""Layers that published INT8 models keep (PassionSR, osediff.md section 7), by the last part of their name."""
+"""Layers that published INT8 models keep (github.com/libozhu03/PassionSR), by the last part of their name."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The online softmax of FlashAttention (Dao et al. 2022), in powers of two. A program answers for ROWS queries of one head
 and goes through all keys. Heads of up to 128 keep their queries in registers. Larger ones, such as the single head of
 512 of a VAE, are split: the scores are summed over CHUNK columns of Q and K at a time, and only the result is as wide
-as the head, which fits in 48 KB of shared memory and in the registers of every GPU since A100 (trt.md section 8).
+as the head, which fits in 48 KB of shared memory and in the registers of every GPU since A100 (ptxas, Triton 3.9).
 """
 
 from __future__ import annotations

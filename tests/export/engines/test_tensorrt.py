@@ -85,7 +85,7 @@ def test_equal_builds_give_equal_bytes_and_reports(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("size", "fused"), [(32, 1), (512, 0)])
 def test_an_attention_too_wide_for_a_kernel_falls_apart(tmp_path: Path, size: int, fused: int) -> None:
-    """trt.md section 2: fused up to head size 256; above, alone, the compiler refuses what must stay whole."""
+    """Fused up to head size 256 (TensorRT-RTX 1.7.1); above, alone, the compiler refuses what must stay whole."""
     report = build(attention_graph(tmp_path / "g.onnx", size), tmp_path / "e")
     assert report.attentions_fused == fused
     assert len(report.attentions_unfused) == 1 - fused

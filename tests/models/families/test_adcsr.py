@@ -52,7 +52,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def test_layout_at_true_size() -> None:
-    """adcsr_and_mobile.md A0 to A2: 1076 keys, 552 distinct, on the meta device."""
+    """Guaishou74851/AdcSR: 1076 keys, 552 distinct, on the meta device."""
     layout = adcsr_layout(TRUE)
     middle = {k: s for k, s in layout.decoder.items() if k.startswith("mid_block.")}
     copies = layout._copies()

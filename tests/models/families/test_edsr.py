@@ -66,7 +66,7 @@ def test_true_size_is_the_sheets(width: int, blocks: int, scale: int, parameters
 def test_network_against_the_slow_reference(
     tmp_path: Path, width: int, given: float | None, residuals: float, scale: int, basicsr: bool
 ) -> None:
-    """The residuals' scale is that of the published width (baselines.md section 1), or the user's."""
+    """The residuals' scale is that of the published width (the authors' repositories), or the user's."""
     state = write(tmp_path / "w.pt", width, 2, scale)
     if basicsr:
         torch.save({"params": basicsr_edsr(state)}, tmp_path / "w.pt")

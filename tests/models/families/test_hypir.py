@@ -56,7 +56,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def test_layout_at_true_size() -> None:
-    """hypir.md section 3, on the meta device."""
+    """XPixelGroup/HYPIR, on the meta device."""
     shapes = hypir_shapes(TRUE)
     assert (len(shapes), parameters_of(shapes)) == (514, 259_474_432)
     examples = {

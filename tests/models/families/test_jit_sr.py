@@ -208,7 +208,7 @@ def test_wrong_requests(tmp_path: Path, small: tuple[Path, State]) -> None:
 
 @pytest.mark.parametrize(("width", "evaluations"), [(768, FAMILY.steps), (1024, 199)])
 def test_published_steps_are_the_default(tmp_path: Path, width: int, evaluations: int) -> None:
-    """Heun 50 for B/16, Heun 100 for the wider ones (jit_sr.md section 3)."""
+    """Heun 50 for B/16, Heun 100 for the wider ones (flyingbucket/JiTSR)."""
     write(tmp_path / "w.pth", JitConfig(width=width, depth=1, heads=width // 64, grid=2, bottleneck=8, hidden=8))
     network = FAMILY.network(load_checkpoint(tmp_path / "w.pth"))
     assert len(network.sampling.evaluations) == evaluations

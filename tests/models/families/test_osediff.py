@@ -65,7 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def test_layout_at_true_size() -> None:
-    """osediff.md section 3, on the meta device."""
+    """cswry/OSEDiff, on the meta device."""
     layout = osediff_layout(TRUE)
     assert [len(part) for part in (layout.encoder, layout.decoder, layout.others, layout.vae)] == [94, 148, 16, 65]
     assert len(set(layout.vae)) == 32

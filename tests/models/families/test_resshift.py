@@ -34,7 +34,7 @@ from zoomrt.runtime.sessions.common.onnxruntime_graph import OnnxRuntimeGraph
 from zoomrt.runtime.tiles.noise import noise_at
 from zoomrt.runtime.upscaler import engine_of
 
-# resshift_sinsr.md section 3: t -> c1, std, input scale
+# zsyOAOA/ResShift: t -> c1, std, input scale
 TABLE = {
     15: {
         0: (0, 0, 0.99920096),
@@ -186,7 +186,7 @@ def test_what_multi_step_models_cannot_do(tmp_path: Path, change: dict[str, obje
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [15, 4])
 def test_engines_at_true_size(tmp_path: Path, steps: int) -> None:
-    """The VAE's attentions have heads of 512 and are never fused (trt.md section 2)."""
+    """The VAE's attentions have heads of 512 and are never fused."""
     files = Files(tmp_path, TRUE)
     options = {"autoencoder": files.autoencoder, "steps": steps}
     assert_multi_step_at_true_size(

@@ -193,7 +193,7 @@ def test_without_the_autoencoder_or_with_a_wrong_one(tmp_path: Path, files: File
 
 @pytest.mark.slow
 def test_engine_at_true_size(tmp_path: Path) -> None:
-    """The VAE's attentions have heads of 512 and are never fused (trt.md section 2)."""
+    """The VAE's attentions have heads of 512 and are never fused."""
     files = Files(tmp_path, TRUE)
     time = parameters_of({k: s for k, s in unet_layout(TRUE).items() if "time_embed" in k or "emb_layers" in k})
     parameters = 118_593_583 - time + 55_322_782

@@ -48,7 +48,7 @@ def write(path: Path, decide: str | None, lean: float = 0.0, config: Sr3Config =
 
 
 def test_figures_at_true_size() -> None:
-    """skipdiff.md section 2: 17,799 G for SR3's 100 steps; 256 x 256 is a tile of 64."""
+    """doi 10.1609/aaai.v38i5.28195: 17,799 G for SR3's 100 steps; 256 x 256 is a tile of 64."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network = Sr3UNet(Sr3Config())
         picture = torch.empty(1, 3, 256, 256)

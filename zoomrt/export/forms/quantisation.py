@@ -5,7 +5,7 @@
              -> if that is too low, the largest part that is good enough
 
 The gate is the PSNR to the FP32 network on those other tiles, the worst one included. Two runs of one 8-bit network
-differ almost as much as either from FP32 (trt.md section 3), so nothing is compared with another 8-bit run.
+differ almost as much as either from FP32, so nothing is compared with another 8-bit run.
 """
 
 from __future__ import annotations

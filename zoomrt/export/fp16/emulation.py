@@ -1,6 +1,6 @@
 """FP16 storage on a CPU: what an FP16 network writes is rounded to FP16 as on a GPU, arithmetic is FP32.
 
-CPU runners compute FP16 graphs in FP32 and hide overflow (trt.md section 4). Here every operation of a network that
+CPU runners compute FP16 graphs in FP32 and hide overflow (docs/fp16.md). Here every operation of a network that
 is in FP16 runs in FP32 and hands on FP16, so a value beyond 65504 becomes infinite. Parts that the network itself keeps
 in FP32 stay so.
 """

@@ -3,7 +3,7 @@
 A stream is a set of values that must share one factor: what is added, joined or moved about keeps the factor of its
 parts. A convolution or linear layer lies between two streams and can change the factor, a norm can swallow it (its
 epsilon grows by the square), SiLU and the like allow none. With powers of two the rescaled network gives the same FP32
-numbers bit for bit (trt.md section 4) and costs nothing at run time: only weights, biases and epsilons change.
+numbers bit for bit (docs/fp16.md) and costs nothing at run time: only weights, biases and epsilons change.
 """
 
 from __future__ import annotations

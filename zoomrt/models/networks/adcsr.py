@@ -1,6 +1,6 @@
 """AdcSR (CVPR 2025): OSEDiff compressed to one network without time, text, noise or VAE encoder.
 
-Facts: adcsr_and_mobile.md part A. LR tile -> pixel unshuffle -> pruned UNet -> half-width decoder -> SR tile.
+Facts: github.com/Guaishou74851/AdcSR. LR tile -> pixel unshuffle -> pruned UNet -> half-width decoder -> SR tile.
 Two files: net_params_200.pkl (UNet and the decoder's mid block) and halfDecoder.ckpt (the decoder's tail, --decoder).
 """
 
@@ -22,7 +22,7 @@ from zoomrt.models.layout import Layout, Naming, children, sides
 from zoomrt.models.networks.blocks.folding import FoldedUNet, remove_text, remove_time
 from zoomrt.models.networks.blocks.stable_diffusion import diffusers_module, unet_config_of
 
-HEAD_SIZE = 48  # 240 / 5 heads; the attention scale is 1/sqrt(48) (adcsr_and_mobile.md A1)
+HEAD_SIZE = 48  # 240 / 5 heads; the attention scale is 1/sqrt(48) in the authors' code
 UNSHUFFLE = 2
 _UNET, _MIDDLE, _COPIES = "body.1.", "body.2.", "body.1.body."
 _TAIL = ("up_blocks.", "conv_norm_out.", "conv_out.")

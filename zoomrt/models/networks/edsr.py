@@ -1,8 +1,8 @@
 """EDSR (CVPRW 2017): residual blocks without normalisation; x2, x3 and x4, baseline and full width.
 
-Facts: baselines.md section 1. The published weights speak [0, 255]; others say what they speak in the mean that their
-first layer takes away. The network is homogeneous but for its biases (convolution, ReLU, shuffle), so dividing every
-bias by white makes it speak [0, 1], where FP16 is at home, exactly. Names of EDSR-PyTorch or of BasicSR.
+Facts: github.com/sanghyun-son/EDSR-PyTorch. The published weights speak [0, 255]; others say what they speak in the
+mean that their first layer takes away. The network is homogeneous but for its biases (convolution, ReLU, shuffle), so
+dividing every bias by white makes it speak [0, 1], where FP16 is at home, exactly. Names of EDSR-PyTorch or of BasicSR.
 """
 
 from __future__ import annotations

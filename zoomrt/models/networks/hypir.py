@@ -1,7 +1,7 @@
 """HYPIR (the public SD2 weights): Stable Diffusion 2.1-base, one step at t=200, adapters on the UNet.
 
-Facts: hypir.md. Stock VAE, no noise, prompt empty by default. `coeff_t` sets how much is changed; the network always
-sees t=200.
+Facts: github.com/XPixelGroup/HYPIR (arXiv 2507.20590). Stock VAE, no noise, prompt empty by default. `coeff_t` sets how
+much is changed; the network always sees t=200.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zoomrt.models.networks.blocks.stable_diffusion import read_base, unet_from,
 
 TIMESTEP = 200
 COEFF_T = 200
-LORA_SCALE = 1.0  # alpha 256 over rank 256 (hypir.md section 3)
+LORA_SCALE = 1.0  # alpha 256 over rank 256, as the authors' configuration has it
 _CONVOLUTIONS = (".conv", ".conv1", ".conv2", ".conv_shortcut", ".conv_out")
 _MATRICES = (".to_q", ".to_k", ".to_v", ".to_out.0", ".proj_in", ".proj_out", ".ff.net.0.proj", ".ff.net.2")
 _TARGETS = (*_CONVOLUTIONS, *_MATRICES)

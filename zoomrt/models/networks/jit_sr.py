@@ -1,7 +1,8 @@
 """JiT-SR: JiT's pixel transformer, shown the LR picture, sampled from noise in up to 199 evaluations.
 
-Facts: jit_sr.md. The file does not say how it was conditioned (--conditioning token or concat): both embedders are in
-every file. `--steps 1` is one evaluation from pure noise, whose answer is the result: the entry for a distilled file.
+Facts: github.com/flyingbucket/JiTSR. The file does not say how it was conditioned (--conditioning token or concat):
+both embedders are in every file. `--steps 1` is one evaluation from pure noise, whose answer is the result: the entry
+for a distilled file.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def _config(family: Family, checkpoint: Checkpoint) -> JitConfig:
 
 
 def sampling_of(steps: int, sampler: str, scale: int) -> tuple[SamplingFacts, tuple[Level, ...]]:
-    """From noise at t = 0 to the picture at t = 1 (jit_sr.md section 2): x moves by v = (answer - x) / max(1 - t,
+    """From noise at t = 0 to the picture at t = 1 (JiT, arXiv 2511.13720): x moves by v = (answer - x) / max(1 - t,
     0.05).
 
     Heun's steps evaluate twice, but for the last, which is Euler's.

@@ -1,8 +1,9 @@
 """Real-ESRGAN (ICCVW 2021): residual-in-residual dense blocks, no normalisation, no attention.
 
-Facts: baselines.md section 3. Variants differ by shapes alone, so they are read off the weights: x4plus (23 blocks),
-anime 6B (6 blocks), and x2plus, which folds 2 x 2 pixels into channels first and then enlarges by 4 as the others do.
-Three generations of names for the same network: Real-ESRGAN's, BSRGAN's, and the first ESRGAN's with its other scales.
+Facts: github.com/xinntao/Real-ESRGAN. Variants differ by shapes alone, so they are read off the weights: x4plus (23
+blocks), anime 6B (6 blocks), and x2plus, which folds 2 x 2 pixels into channels first and then enlarges by 4 as the
+others do. Three generations of names for the same network: Real-ESRGAN's, BSRGAN's, and the first ESRGAN's with its
+other scales.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Real-ESRGAN's compact networks: a plain chain of convolutions at input size, on top of the repeated input pixels.
 
-Facts: baselines.md section 3. realesr-animevideov3 has 16 convolutions between the first and the last,
+Facts: github.com/xinntao/Real-ESRGAN. realesr-animevideov3 has 16 convolutions between the first and the last,
 realesr-general-x4v3 has 32. The latter comes as two files, of which one keeps noise (wdn): a mixture of both, tensor
 by tensor, sets how much noise goes (`--wdn-weights`, `--denoise-strength`).
 """

@@ -1,7 +1,8 @@
 """ResShift (NeurIPS 2023): a diffusion from the LR picture to the sharp one in 15 or 4 steps, VQ latent.
 
-Facts: resshift_sinsr.md. Each step sees the state and the LR tile itself and predicts the clean latent. Two files: a
-UNet, whose keys are also SinSR's, and autoencoder_vq_f4.pth (--autoencoder). No file says for how many steps it is.
+Facts: github.com/zsyOAOA/ResShift. Each step sees the state and the LR tile itself and predicts the clean latent. Two
+files: a UNet, whose keys are also SinSR's, and autoencoder_vq_f4.pth (--autoencoder). No file says for how many steps
+it is.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def network(family: Family, checkpoint: Checkpoint, *, autoencoder: Path, steps:
 
 
 def sampling_of(steps: int) -> tuple[SamplingFacts, tuple[Level, ...]]:
-    """The chain of resshift_sinsr.md section 3 as coefficients, and the noise at each evaluation."""
+    """The chain of ResShift (arXiv 2307.12348, models/gaussian_diffusion.py) as coefficients, and each evaluation's
+    noise."""
     least = MIN_NOISE[steps] / KAPPA
     root = [least * (SQRT_ETA_END / least) ** ((t / (steps - 1)) ** POWER) for t in range(steps)]
     eta = [value**2 for value in root]

@@ -1,7 +1,8 @@
 """SinSR (CVPR 2024): ResShift's diffusion distilled to one step, in the latent space of a VQ autoencoder.
 
-Facts: resshift_sinsr.md. LR tile -> bicubic x4 -> encoder -> plus start noise -> one UNet call, which also sees the LR
-tile itself -> nearest codes -> decoder. Two files: SinSR_v1.pth or _v2.pth and autoencoder_vq_f4.pth (--autoencoder).
+Facts: github.com/wyf0912/SinSR. LR tile -> bicubic x4 -> encoder -> plus start noise -> one UNet call, which also sees
+the LR tile itself -> nearest codes -> decoder. Two files: SinSR_v1.pth or _v2.pth and autoencoder_vq_f4.pth
+(--autoencoder).
 """
 
 from __future__ import annotations

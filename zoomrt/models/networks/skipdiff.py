@@ -1,7 +1,8 @@
 """SkipDiff (AAAI 2024): a few large denoising steps, then small ones that a policy may skip, per tile.
 
-Facts: skipdiff.md. Nothing was published but the idea, so this is the contract with our own choices where the paper is
-silent (docs/models/skipdiff.md lists them): an SR3-like network, SR3's noise schedule, DDIM steps, a small GRU policy.
+Facts: doi 10.1609/aaai.v38i5.28195. Nothing was published but the idea, so this is the contract with our own choices
+where the paper is silent (docs/models/skipdiff.md lists them): an SR3-like network, SR3's noise schedule, DDIM steps, a
+small GRU policy.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """SwinIR (ICCVW 2021): residual groups of window attention, in four published kinds.
 
-Facts: baselines.md section 2. Classical (x2, x3, x4, x8), lightweight and real-world M and L differ in widths, in the
-convolution that closes a group and in the tail; all of it is read off the weights.
+Facts: models/network_swinir.py of github.com/JingyunLiang/SwinIR. Classical (x2, x3, x4, x8), lightweight and
+real-world M and L differ in widths, in the convolution that closes a group and in the tail; all of it is read off the
+weights.
 """
 
 from __future__ import annotations

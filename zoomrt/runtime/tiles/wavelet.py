@@ -1,6 +1,6 @@
 """The colour step `wavelet`: the finished picture keeps its detail and takes the coarse colours of its reference.
 
-As HYPIR and OSEDiff have it (their fact sheets, `osediff.md` section 4): five blurs in a row, kernel
+As OSEDiff (github.com/cswry/OSEDiff) and HYPIR (github.com/XPixelGroup/HYPIR) have it: five blurs in a row, kernel
 [1 2 1; 2 4 2; 1 2 1] / 16 with its taps 1, 2, 4, 8 and 16 pixels apart and the edge repeated, are `low`;
 out = y - low(y) + low(reference). `low` is linear, so this is y + low(reference - y): one chain of blurs in float32.
 Nothing is divided, so flat pictures need no epsilon.

@@ -1,4 +1,4 @@
-"""The schedule against the sheet's table (osediff.md section 2) and against diffusers."""
+"""The schedule against the sheet's table (cswry/OSEDiff) and against diffusers."""
 
 from __future__ import annotations
 

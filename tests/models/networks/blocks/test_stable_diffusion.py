@@ -49,7 +49,7 @@ def assert_same(got: torch.nn.Module, wanted: State) -> None:
 
 
 def test_counts_at_true_size() -> None:
-    """osediff.md 1.1 and 1.2, on the meta device."""
+    """cswry/OSEDiff, on the meta device."""
     unet, vae = unet_shapes(TRUE), vae_shapes(TRUE)
     assert (len(unet), parameters_of(unet)) == (686, 865_910_724)
     assert (len(vae), parameters_of(vae)) == (248, 83_653_863)

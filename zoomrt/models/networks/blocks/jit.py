@@ -1,7 +1,8 @@
 """JiT-SR's network: a transformer on pixels that is told the time and shown the LR picture, and predicts the sharp one.
 
-Facts: jit_sr.md sections 1 and 3; keys are the published ones without their prefix. Positions are absolute twice: a
-stored table, and rotary angles that no file holds. LR tokens join in front of the others from block `START` on.
+Facts: model_jitsr.py of github.com/flyingbucket/JiTSR; keys are the published ones without their prefix. Positions are
+absolute twice: a stored table, and rotary angles that no file holds. LR tokens join in front of the others from block
+`START` on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zoomrt.models.half import keep_fp32
 from zoomrt.models.layout import children, sides
 
 START = 4
-"""The first block that sees LR tokens, in every published configuration (jit_sr.md section 3)."""
+"""The first block that sees LR tokens, in every published configuration (JiTSR, model_jitsr.py)."""
 FREQUENCIES = 256  # cosines and sines that tell the time
 EPSILON = 1e-6
 ROTARY_BASE = 10000.0

@@ -1,7 +1,7 @@
 """The prompt as the UNet sees it: read from a file, or computed once by the base model's own text encoder.
 
 The embedding is the text encoder's last hidden state after its final norm, (1, 77, C) float32, for tokens padded to 77
-(osediff.md section 1.3). Its check values for the empty prompt of Stable Diffusion 2.1 are in section 1.4 there.
+(OSEDiff's and HYPIR's encode_prompt).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The two files of ResShift and of SinSR: a UNet whose keys are the same in both, and the VQ autoencoder.
 
-Nothing in a UNet's file tells the two apart, nor ResShift's 15 steps from its 4 (resshift_sinsr.md section 0): the user
+Nothing in a UNet's file tells the two apart, nor ResShift's 15 steps from its 4: the user
 has to say which it is.
 """
 

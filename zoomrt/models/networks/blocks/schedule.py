@@ -1,7 +1,7 @@
 """The noise schedule of Stable Diffusion 1 and 2, and the closed form of one denoising step.
 
-Recomputed in float64 from its three constants (osediff.md section 2): betas are squares of an even ramp between the
-roots of 0.00085 and 0.012, 1000 of them. Schedulers of diffusers are not called: newer ones refuse the single step.
+Recomputed in float64 from its three constants (its scheduler_config.json): betas are squares of an even ramp between
+the roots of 0.00085 and 0.012, 1000 of them. Schedulers of diffusers are not called: newer ones refuse the single step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A conditional UNet in the manner of SR3: the noisy picture beside the enlarged one, told the noise level; predicts
 noise.
 
-SkipDiff's own network was never published (skipdiff.md section 0). This is the plain reading: residual blocks with the
-noise level added between their convolutions, attention where the picture is smallest. Names of keys are ours.
+SkipDiff's own network was never published (doi 10.1609/aaai.v38i5.28195). This is the plain reading: residual blocks
+with the noise level added between their convolutions, attention where the picture is smallest. Names of keys are ours.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MOST_CONFIG_BYTES = 1 << 20
 MOST_LAYERS = 100
 _COUNTS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
 """In a config: of what so many are made before any of them is compared with the weights."""
-_HEAD_SIZE = 64  # of every UNet attention of Stable Diffusion 2 (osediff.md section 1.1)
+_HEAD_SIZE = 64  # of every UNet attention of Stable Diffusion 2 (its unet/config.json: width over attention_head_dim)
 _SINGLE_FILE_UNET, _SINGLE_FILE_VAE = "model.diffusion_model.", "first_stage_model."
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 """Names in VAE files from before diffusers 0.17 -> names since."""

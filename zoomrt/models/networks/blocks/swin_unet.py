@@ -1,7 +1,8 @@
 """The UNet of ResShift and SinSR: residual blocks told the timestep by scale and shift, window attention in each level.
 
-Facts: resshift_sinsr.md section 1. Three things are not textbook: the mask of shifted windows, windows that are not
-shifted in the coarsest level, and a window unit whose result replaces its input instead of being added to it.
+Facts: models/unet.py and swin_transformer.py of github.com/zsyOAOA/ResShift. Three things are not textbook: the mask of
+shifted windows, windows that are not shifted in the coarsest level, and a window unit whose result replaces its input
+instead of being added to it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The autoencoder of ResShift and SinSR: a picture to a latent a quarter its size, and back through a codebook.
 
-Facts: resshift_sinsr.md section 2. Encoding does not quantise, decoding does. The nearest code is searched in FP32 and
-in parts, since all distances at once are 537 MB for a 512 x 512 picture.
+Facts: ldm/models/autoencoder.py of github.com/zsyOAOA/ResShift. Encoding does not quantise, decoding does. The nearest
+code is searched in FP32 and in parts, since all distances at once are 537 MB for a 512 x 512 picture.
 """
 
 from __future__ import annotations
