@@ -26,7 +26,7 @@ class Precision:
     eight_bit : number format of layers in 8 bits, which takes a calibration.
     gated : whether the calibration keeps layers in high precision until the picture is good enough.
     compute_capability : the lowest whose tensor cores do it; None for any target.
-    allows_family_loss : whether `FamilyFacts.parity_loss_db` lowers the bar.
+    allows_family_loss : whether `Family.parity_loss_db` lowers the bar.
     hint : for whoever asked for it where it cannot be had. processor : what a CPU needs for it, in words.
     instead : precision to advise then; None for the target's last one.
     """

@@ -74,7 +74,7 @@ def test_help_tells_the_range(name: str, option: click.Option, capfd: pytest.Cap
         one.name for one in FAMILIES.records() for own in one.options if option.hidden and own.flag in option.opts
     ]
     words = ["--model", having[0], "--help"] if having else ["--help"]
-    assert run(COMMANDS["build" if having else name], words) == 0
+    assert run(COMMANDS["trt-build" if having else name], words) == 0
     told = " ".join(capfd.readouterr().out.split())
     if isinstance(option.type, Parsed):
         assert " ".join((option.help or "").split()) in told
