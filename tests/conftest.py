@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import kept_exports
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, is_hypothesis_test, settings
@@ -132,6 +133,25 @@ def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None
     (folder := next(_caches)).mkdir()
     monkeypatch.setenv("ZOOMRT_CACHE", str(folder))
     monkeypatch.setattr("zoomrt.files._told", [])  # whether a cache that cannot be used was told: once per process
+
+
+@pytest.fixture(scope="session")
+def _exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `kept_exports` keeps, one folder for all processes of a run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exports"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _quick_builds(_exports: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds export a network once per run, and time engines in one turn; tests of either override this fixture."""
+    for module, name in kept_exports.users():
+        monkeypatch.setattr(module, name, kept_exports.keeping(getattr(module, name), _exports))
+    if speed := sys.modules.get("zoomrt.export.engines.speed"):
+        monkeypatch.setattr(speed, "TURNS", 1)
+        monkeypatch.setattr(speed, "_SETTLE_S", 0.0)
 
 
 @pytest.fixture(scope="session")

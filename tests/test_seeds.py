@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import kept_exports
 import pytest
 import seeds
 
@@ -202,7 +203,7 @@ for os.environ["RUN"], words in json.loads(sys.argv[1]).items():
 
 def test_a_seed_draws_the_same_again(tmp_path: Path) -> None:
     """Alone, in another order, in a worker process: and another seed draws otherwise."""
-    for path in (HERE / "conftest.py", Path(seeds.__file__)):
+    for path in (HERE / "conftest.py", Path(kept_exports.__file__), Path(seeds.__file__)):
         shutil.copy(path, tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\npythonpath = .\n", encoding="utf-8")
     (tmp_path / "test_drawing.py").write_text(DRAWING, encoding="utf-8")

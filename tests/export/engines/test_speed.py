@@ -26,6 +26,11 @@ TILE = TileFacts(
 )
 
 
+@pytest.fixture(autouse=True)
+def _quick_builds() -> None:
+    """As many turns as users get."""
+
+
 class Clock:
     """Stands in for `time`: it advances when an engine works, and never by itself."""
 
