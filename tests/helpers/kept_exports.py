@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import marshal
 import os
 import pickle
 import sys
@@ -33,10 +32,9 @@ def keeping(export: Callable[..., None], folder: Path) -> Callable[..., None]:
     """An exporter that writes from `folder` what it was once asked for."""
 
     def exported(network: Any, path: Path, *arguments: Any, **options: Any) -> None:
-        name = _name(export.__name__, network, arguments, options)
+        name = _name(export.__name__, network.eval(), arguments, options)
         kept = folder / name if name else None
         if kept and kept.is_file():
-            network.eval()
             path.write_bytes(kept.read_bytes())
             return
         export(network, path, *arguments, **options)
@@ -69,5 +67,5 @@ class _Names(pickle.Pickler):
             return str(value.dtype), tuple(value.shape), hashlib.sha256(data).hexdigest()
         if isinstance(value, type) and issubclass(value, torch.nn.Module):
             code = getattr(value.forward, "__code__", None)
-            return value.__module__, value.__qualname__, code and marshal.dumps(code)
+            return value.__module__, value.__qualname__, code and (code.co_code, code.co_names, repr(code.co_consts))
         return None
