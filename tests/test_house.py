@@ -18,6 +18,8 @@ import pytest
 from importlinter.cli import lint_imports
 
 import zoomrt
+from zoomrt.export.precisions import PRECISIONS
+from zoomrt.runtime.backends import BACKENDS
 
 PACKAGE = Path(zoomrt.__file__).parent
 SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
@@ -267,6 +269,43 @@ def test_engines_that_send_and_write_are_imported_in_one_place() -> None:
 
 def test_an_import_of_an_engine_is_seen() -> None:
     assert engines_imported("def f():\n    import onnxruntime as ort, openvino.runtime") == {"onnxruntime", "openvino"}
+
+
+MAY_ASK_FOR_NAMES = ("runtime/sessions/", "bench/peers/")
+"""A backend's own file, where its words are said; peers are other people's ways with the same engines."""
+
+
+def asked_names(source: str) -> Iterator[str]:
+    """Backends and precisions that a source tells from others by name; their records have a field for what differs.
+
+    FP32 and FP16 are types, too, of which a source may ask.
+    """
+    known = {*BACKENDS.names(), *PRECISIONS.names()} - {"fp32", "fp16"}
+    for node in ast.walk(parsed(source)):
+        asked: list[ast.expr] = []
+        if isinstance(node, ast.Compare):
+            asked = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            asked = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.MatchValue):
+            asked = [node.value]
+        for one in asked:
+            yield from (word.value for word in ast.walk(one) if isinstance(word, ast.Constant) and word.value in known)
+
+
+def test_nobody_asks_for_the_name_of_a_backend_or_precision() -> None:
+    found = {name: words for name, words in broken(asked_names).items() if not name.startswith(MAY_ASK_FOR_NAMES)}
+    assert found == {
+        "bench/roofline.py": {"bf16"},  # arithmetic of the processor
+        "calibration/options.py": {"fp8", "int8"},  # number formats
+        "export/engines/plan_reader.py": {"bf16", "int8"},  # TensorRT's words
+        "runtime/quiet.py": {"openvino"},  # the module
+    }
+
+
+def test_a_name_asked_for_is_seen() -> None:
+    assert {*asked_names("if a == 'openvino' or b in ('int8', x): c = {'bf16': 1}")} == {"openvino", "int8", "bf16"}
+    assert not {*asked_names("a == 'fp16'; b = 'openvino'")}
 
 
 def test_print_is_seen() -> None:

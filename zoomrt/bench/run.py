@@ -340,8 +340,8 @@ def _single(manifest: Manifest) -> Manifest:
 def _arithmetic(manifest: Manifest) -> str:
     """What the engine's products are computed in, a key of `Ceilings.tflops`; FP16 is computed in FP32 on a CPU."""
     backend = BACKENDS.named(manifest.backend)
-    eight_bit = manifest.precision.startswith("int8") and backend.device == "cpu" and "int8" not in backend.widens
-    return "int8" if eight_bit else manifest.arithmetic
+    codes = manifest.calibration.format if manifest.calibration is not None else ""
+    return codes if codes and backend.device == "cpu" and codes not in backend.widens else manifest.arithmetic
 
 
 def _reason(problem: Exception) -> str:
