@@ -18,6 +18,7 @@ from zoomrt.export import build as pipeline
 from zoomrt.export import cache
 from zoomrt.export.build import build
 from zoomrt.export.cache import digest_of
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.families import edge
 from zoomrt.runtime.sessions import openvino
@@ -147,6 +148,14 @@ def test_onnxruntime_for_gpus_is_onnxruntime(key_of, monkeypatch: pytest.MonkeyP
     before = key_of(CPU)
     version_of("onnxruntime-gpu", monkeypatch, "1.32.0")
     assert key_of(CPU) != before
+
+
+def test_a_precision_with_another_bar(key_of) -> None:
+    """It may be another package's, whose code is not hashed."""
+    before, row = key_of(CPU), PRECISIONS.named(CPU.precision)
+    with PRECISIONS.added(replace(row, minimum_psnr_db=row.minimum_psnr_db + 1)):
+        assert key_of(CPU) != before
+    assert key_of(CPU) == before
 
 
 def test_a_processor_with_other_engines(key_of, monkeypatch: pytest.MonkeyPatch) -> None:

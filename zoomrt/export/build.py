@@ -122,6 +122,7 @@ def _content_key(request: BuildRequest, precision: Precision, backend: Backend, 
     if weights := request.weights:
         format_of(weights)
         content["weights"] = f"{weights.name} {sha256_of(weights, CheckpointError)}"
+    content["precision"] = repr(precision)  # another package's is not part of the code
     if precision.eight_bit:
         content["calibration"] = (request.calibration or Calibration()).fingerprint
     if backend.device == "cpu":
