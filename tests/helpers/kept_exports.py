@@ -65,7 +65,7 @@ class _Names(pickle.Pickler):
         if isinstance(value, torch.Tensor):
             data = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
             return str(value.dtype), tuple(value.shape), hashlib.sha256(data).hexdigest()
-        if isinstance(value, type) and issubclass(value, torch.nn.Module):
+        if isinstance(value, type) and issubclass(value, torch.nn.Module) and "<locals>" not in value.__qualname__:
             code = getattr(value.forward, "__code__", None)
             return value.__module__, value.__qualname__, code and (code.co_code, code.co_names, repr(code.co_consts))
         return None
