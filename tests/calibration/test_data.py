@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 
 from zoomrt.bundle import NoiseFacts
-from zoomrt.calibration import data, degradation
-from zoomrt.calibration.data import Tiles, pictures_of, tiles_from_pictures
-from zoomrt.calibration.degradation import degrade
+from zoomrt.calibration import data
+from zoomrt.calibration.data import Tiles, degrade, pictures_of, tiles_from_pictures
 from zoomrt.errors import InputError
 from zoomrt.runtime.tiles.noise import noise_map
 
@@ -86,11 +85,11 @@ def test_degraded_is_the_small_picture_with_faults(rng: np.random.Generator) -> 
 
 def test_noise_is_as_strong_as_it_says(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a flat picture, nearly uncompressed; JPEG stores colour at half resolution, so some of it is lost."""
-    monkeypatch.setattr(degradation, "NOISE_SIGMA", (10.0, 10.0))
-    monkeypatch.setattr(degradation, "JPEG_QUALITY", (95, 95))
+    monkeypatch.setattr(data, "NOISE_SIGMA", (10.0, 10.0))
+    monkeypatch.setattr(data, "JPEG_QUALITY", (95, 95))
     flat = np.full((256, 256, 3), 127, np.uint8)
     assert 5 < degrade(flat, rng).std() < 11
-    monkeypatch.setattr(degradation, "NOISE_SIGMA", (0.0, 0.0))
+    monkeypatch.setattr(data, "NOISE_SIGMA", (0.0, 0.0))
     assert np.ptp(degrade(flat, rng)) <= 1
 
 

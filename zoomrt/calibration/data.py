@@ -9,20 +9,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from zoomrt.bundle import NoiseFacts
-from zoomrt.calibration.degradation import SCALE, degrade
 from zoomrt.errors import InputError, MissingDependency
 from zoomrt.files import exists, is_folder, sha256_of, walk
 from zoomrt.runtime.pictures.formats import READABLE
 from zoomrt.runtime.pictures.images import read_rgb8
 from zoomrt.runtime.tiles.noise import noise_at
+
+SCALE = 4
+BLUR_SIGMA = (0.2, 1.5)
+"""Gaussian blur in HR pixels; Real-ESRGAN (arXiv 2107.10833, section 4.1) draws up to 3."""
+NOISE_SIGMA = (0.0, 10.0)
+"""Gaussian noise in 8-bit code values; Real-ESRGAN draws up to 30."""
+JPEG_QUALITY = (60, 95)
+"""Real-ESRGAN draws from 30 to 95."""
+FILTERS = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +103,7 @@ def tiles_from_pictures(
 
     Pictures are taken in an order drawn from `seed`, each once before any is used again; grey ones become RGB, deep
     ones 8 bits. One that cannot be read, is smaller than a tile or of a single colour is skipped and named.
-    high_resolution : crops of four times the size, degraded to low resolution (see `degradation`).
+    high_resolution : crops of four times the size, degraded to low resolution (see `degrade`).
     noise : of `Tiles`.
 
     The same files, arguments and versions of numpy and Pillow give the same tiles.
@@ -141,3 +151,20 @@ def _crop(
         raise InputError(what, seen=f"a single value, {pixels.min()}", needed="a photograph", remedy=remedy)
     top, left = (int(random.integers(room + 1)) for room in spare)
     return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+
+
+def degrade(picture: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """(4h, 4w, 3) RGB uint8 -> (h, w, 3) RGB uint8, as a small sensor would have seen and stored it.
+
+    Blur, downscale by 4, sensor noise, JPEG: one pass of the chain that BSRGAN and Real-ESRGAN train with, in a milder
+    half of their ranges, as calibration wants typical pictures, not the worst ones.
+    """
+    height, width = picture.shape[0] // SCALE, picture.shape[1] // SCALE
+    image = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(random.uniform(*BLUR_SIGMA)))
+    image = image.resize((width, height), FILTERS[random.integers(len(FILTERS))])
+    noise = random.normal(0.0, random.uniform(*NOISE_SIGMA), (height, width, 3))
+    noisy = np.rint(np.asarray(image, np.float64) + noise).clip(0, 255).astype(np.uint8)
+    stored = BytesIO()
+    Image.fromarray(noisy).save(stored, "JPEG", quality=int(random.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1)))
+    with Image.open(stored) as read:
+        return np.asarray(read.convert("RGB"))

@@ -49,7 +49,7 @@ def placement_of(network: nn.Module, layers: Sequence[Layer], backend: str, *, e
     for layer in layers:
         reason = _impossible(layer, network.get_submodule(layer.name))
         if reason is None and not everything:
-            reason = _unwise(layer, layer.name in ends)
+            reason = "first or last layer" if layer.name in ends else _KEPT_NAMES.get(layer.name.rsplit(".", 1)[-1])
         if reason is not None:
             kept[layer.name] = reason
     quantised = tuple(layer.name for layer in layers if layer.name not in kept)
@@ -62,9 +62,3 @@ def _impossible(layer: Layer, module: nn.Module) -> str | None:
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"padding {module.padding_mode} is a kernel of its own"
     return None
-
-
-def _unwise(layer: Layer, at_an_end: bool) -> str | None:
-    if at_an_end:
-        return "first or last layer"
-    return _KEPT_NAMES.get(layer.name.rsplit(".", 1)[-1])

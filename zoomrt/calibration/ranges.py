@@ -37,10 +37,6 @@ def range_of(observer: Observer, method: str) -> float:
     return min(largest, METHODS[method](observer.counts.double().numpy(), observer.width, largest))
 
 
-def _max(_counts: Counts, _width: float, largest: float) -> float:
-    return largest
-
-
 def _percentile(counts: Counts, width: float, _largest: float) -> float:
     """Upper edge of the bin in which the cumulative share passes PERCENTILE."""
     cumulative = np.cumsum(counts)
@@ -94,7 +90,7 @@ def _squared_error(density: Counts, edges: Counts, amax: float) -> float:
 
 
 METHODS: dict[str, Callable[[Counts, float, float], float]] = {
-    "max": _max,
+    "max": lambda _counts, _width, largest: largest,
     "percentile": _percentile,
     "entropy": _entropy,
     "mse": _mse,

@@ -53,7 +53,7 @@ def plan_jobs(
             "cannot use --suffix", seen=repr(suffix), needed="part of a file name", remedy="Leave out '/'."
         )
     found = _unique([picture for word in words for picture in _expand(word, recursive)])
-    if _is_file_name(output):
+    if output.suffix.lower() in WRITABLE and not is_folder(output, StorageError):
         return _one_job(found, output, format_name)
     jobs = [Job(picture.path, _place(picture, output, format_name, suffix)) for picture in found]
     results = {_key(job.output) for job in jobs}
@@ -105,10 +105,6 @@ def _unique(found: list[_Found]) -> list[_Found]:
 def _key(path: Path) -> str:
     """What makes two paths the same file: symbolic links and `..` resolved."""
     return os.path.normcase(resolved(path))
-
-
-def _is_file_name(output: Path) -> bool:
-    return output.suffix.lower() in WRITABLE and not is_folder(output, StorageError)
 
 
 def _place(picture: _Found, folder: Path, format_name: str | None, suffix: str) -> Path:

@@ -64,27 +64,22 @@ class _Bench(FamilyCommand):
     type=ANY_PATH,
     help="The network's checkpoint, for torch as peer; with the model's options as for trt-build.",
 )
-@click.option("--baseline-weights", type=ANY_PATH, help="Of Real-ESRGAN; random if left out.")
+@click.option("--baseline-weights", "baseline", type=ANY_PATH, help="Of Real-ESRGAN; random if left out.")
 @click.option("--new-ceilings", is_flag=True, help="Measure the machine's peaks again, and keep the better ones.")
 @click.option("--json", "record_file", type=ANY_PATH, help="Write the record here.")
 @click.option("--html", "page_file", type=ANY_PATH, help="Write a page with plots here.")
 @shared_options
 def cli(
+    *,
     bundle: Path,
     peers: str,
     what: str,
     repeats: int,
     seconds: float,
-    threads: int | None,
-    picture: Path | None,
-    pairs: tuple[Path, Path] | None,
-    weights: Path | None,
-    baseline_weights: Path | None,
-    new_ceilings: bool,
     record_file: Path | None,
     page_file: Path | None,
     quiet: bool,
-    options: dict[str, Any],
+    **asked: Any,
 ) -> None:
     """Time BUNDLE, alone and in turns with peers: median with its interval, quality, and the distance to the wall.
 
@@ -111,14 +106,8 @@ def cli(
         peers=named,
         what=what,  # type: ignore[arg-type]
         rule=Rule(repeats=repeats, seconds=seconds),
-        threads=threads,
-        picture=picture,
-        pairs=pairs,
-        weights=weights,
-        options=options,
-        baseline=baseline_weights,
-        new_ceilings=new_ceilings,
         words=sys.argv[1:],
+        **asked,
     )
     with progress_bar(quiet=quiet) as advance:
         record = run_bench(request, advance)

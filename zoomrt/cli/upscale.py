@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,11 +28,10 @@ from zoomrt.cli._common import (
     tell_notes,
 )
 from zoomrt.cli._pictures import Job, plan_jobs
-from zoomrt.cli._preflight import check_jobs
 from zoomrt.cli.options.numbers import THREADS
 from zoomrt.cli.options.sizes import longest_option, result_size, scale_option, size_option
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault, StorageError, ZoomrtError
-from zoomrt.files import check_writable, exists, made_folder
+from zoomrt.files import check_writable, exists, made_folder, shown
 from zoomrt.runtime.pictures.formats import NEW_ENDINGS
 from zoomrt.runtime.resources import is_refusal, out_of_memory
 from zoomrt.runtime.sizes import ResultSize, result_of_each_pass
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def cli(
     context: click.Context,
+    /,
+    *,
     bundle: Path,
     pictures: tuple[str, ...],
     output: Path,
@@ -71,11 +73,8 @@ def cli(
     scale: Fraction | None,
     size: tuple[int, int] | None,
     longest: int | None,
-    colour: str | None,
-    threads: int | None,
-    backend: str | None,
-    fallback: Path | None,
     quiet: bool,
+    **loading: Any,
 ) -> None:
     """Upscale PICTURES (files, folders or patterns) with BUNDLE."""
     wanted = result_size(scale, size, longest)
@@ -85,16 +84,7 @@ def cli(
     failures: list[ZoomrtError] = []
     if todo:
         with _output_folders(todo):
-            failures = upscale_all(
-                bundle,
-                todo,
-                size=wanted,
-                threads=threads,
-                backend=backend,
-                fallback=fallback,
-                colour=colour,
-                quiet=quiet,
-            )
+            failures = upscale_all(bundle, todo, wanted, quiet=quiet, **loading)
     if not quiet and (len(jobs) > 1 or skipped):
         done = len(todo) - len(failures)
         existing = f", {skipped} skipped because the result exists (--overwrite replaces)" if skipped else ""
@@ -105,27 +95,16 @@ def cli(
 
 
 def upscale_all(
-    bundle: Path,
-    jobs: Sequence[Job],
-    *,
-    threads: int | None,
-    quiet: bool,
-    size: ResultSize | None = None,
-    backend: str | None = None,
-    fallback: Path | None = None,
-    colour: str | None = None,
+    bundle: Path, jobs: Sequence[Job], size: ResultSize | None, *, quiet: bool, **loading: Any
 ) -> list[ZoomrtError]:
     """Upscale every job; report the pictures that fail, go on, and return their errors: those known before the work
-    first."""
+    first. loading : as for `load`."""
     from zoomrt.runtime.one_pass import working_bytes
     from zoomrt.runtime.upscaler import load
 
     failures: list[ZoomrtError] = []
     told: set[str] = set()
-    with (
-        load(bundle, threads=threads, backend=backend, fallback=fallback, colour=colour) as upscaler,
-        progress_bar(quiet=quiet) as advance,
-    ):
+    with load(bundle, **loading) as upscaler, progress_bar(quiet=quiet) as advance:
         facts = upscaler.manifest.tile
 
         def result_of(picture: PictureFacts, name: str) -> tuple[tuple[int, int], int]:
@@ -152,6 +131,36 @@ def upscale_all(
                     say(line)
             tell_notes(upscaler.stats.notes, told)
     return failures
+
+
+def check_jobs(
+    jobs: Sequence[Job],
+    result_of: Callable[[PictureFacts, str], tuple[tuple[int, int], int]],
+    failures: list[ZoomrtError],
+) -> list[Job]:
+    """The jobs that nothing is known to stand against, in their order: each header is read, no pixel decoded.
+
+    result_of : for a picture and its name, (height, width) of its result and the bytes that upscaling takes beside
+        both. Raises any error.
+    failures : gets the errors of all others, which are reported: a picture that cannot be read, a result that cannot be
+    made, that its format cannot hold or that memory has no room for.
+    """
+    from zoomrt.runtime.pictures.images import check_fits, inspect_picture
+    from zoomrt.runtime.pictures.room import check_room
+
+    ready: list[Job] = []
+    for job in jobs:
+        try:
+            facts = inspect_picture(job.source)
+            size, working = result_of(facts, f"picture {shown(job.source)}")
+            check_fits(replace(facts, height=size[0], width=size[1]), job.output)
+            check_room(facts, size, job.output, f"cannot upscale {shown(job.source)}", working)
+        except ZoomrtError as problem:
+            failures.append(problem)
+            report(problem)
+        else:
+            ready.append(job)
+    return ready
 
 
 def is_of_the_place(problem: ZoomrtError) -> bool:

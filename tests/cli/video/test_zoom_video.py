@@ -21,8 +21,11 @@ from video_clips import picture_times  # noqa: E402
 from zoomrt.cli.options.numbered import check_output, numbered  # noqa: E402
 from zoomrt.cli.video import writer as _video_writer  # noqa: E402
 from zoomrt.cli.video.clip import Source  # noqa: E402
-from zoomrt.cli.video.encoders import ENCODERS  # noqa: E402
-from zoomrt.cli.video.writer import plan_recording, video_writer  # noqa: E402
+from zoomrt.cli.video.writer import (  # noqa: E402
+    ENCODERS,
+    plan_recording,
+    video_writer,
+)
 from zoomrt.errors import StorageError, UsageError  # noqa: E402
 from zoomrt.runtime.frames.yuv import read_window  # noqa: E402
 

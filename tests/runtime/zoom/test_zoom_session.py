@@ -663,7 +663,7 @@ def test_a_priority_that_is_refused_changes_nothing(frame: NDArray[np.uint8], mo
 def test_an_engine_thread_that_ends_is_told(frame: NDArray[np.uint8]) -> None:
     session, _ = fake_zoom()
     with session:
-        session._engine._upscaler = None  # type: ignore[assignment]  # stands for any fault outside a tile
+        session._engine._engine = None  # type: ignore[assignment]  # stands for any fault outside a tile
         for _ in range(3):
             with pytest.raises(RuntimeFault, match="AttributeError"):
                 session.submit(frame, 8.0).result(20)

@@ -52,7 +52,10 @@ def page(record: Record) -> str:
         _p(f"Timed: {record.what}, {record.span}. Input: {record.input}. PSNR to {record.reference}.", soft=True),
         _rows(record),
         '<div class="plots">',
-        *(_figure(plot) for plot in plots.of(record)),
+        *(
+            f"<figure><h2>{escape(plot.title)}</h2>{plot.svg}<figcaption>{escape(plot.caption)}</figcaption></figure>"
+            for plot in plots.of(record)
+        ),
         "</div>",
         *_layers(record),
         *_quality(record),
@@ -96,11 +99,6 @@ def _rows(record: Record) -> str:
     ]
     parts += [_table(("", "what ran", ""), ran, words=True)]
     return "".join([*parts, _table(("", "why there are no figures"), failed, words=True) if failed else ""])
-
-
-def _figure(plot: plots.Plot) -> str:
-    words = f"<figcaption>{escape(plot.caption)}</figcaption>"
-    return f"<figure><h2>{escape(plot.title)}</h2>{plot.svg}{words}</figure>"
 
 
 def _layers(record: Record) -> list[str]:

@@ -134,7 +134,7 @@ class Source:
                 return
 
     def camera_frame(self, frame: Any) -> CameraFrame:
-        """`_video_frames.camera_frame`, with chroma where this video has it and pixels of its shape."""
+        """`frames.camera_frame`, with chroma where this video has it and pixels of its shape."""
         return camera_frame(frame, self._siting, self._pixel_aspect)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """Picture files: look at one, read it, upscale it with its alpha, write it whole or not at all.
 
 What survives: 8 or 16 bits a channel, alpha, ICC profile, resolution, EXIF, XMP and IPTC, where the format holds them
-(`picture_formats`); what cannot be kept is said in one warning a picture. Orientation is applied to the pixels.
+(`formats`); what cannot be kept is said in one warning a picture. Orientation is applied to the pixels.
 Pictures with several frames are an error, not a silent first frame; an MPO, as phones write it, is read as the
 photograph it is, without its previews and gain maps.
 """

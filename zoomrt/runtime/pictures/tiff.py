@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
@@ -102,13 +102,11 @@ def deep_source(stream: BinaryIO, what: str) -> Source | None:
         result.load_from_fp(stream, place)
         return result
 
+    def raw() -> Raw:  # the resolution is in EXIF
+        return Raw({"icc_profile": tags.get(ExifTags.Base.InterColorProfile), "xmp": tags.get(_XMP)}, exif, tags)
+
     size = (width, height) if orientation in TURNED else (height, width)
-    return Source(PictureFacts(*size, channels, True, alpha), orientation, decode, lambda: Raw(_info(tags), exif, tags))
-
-
-def _info(tags: ImageFileDirectory_v2) -> dict[str, Any]:
-    """The blocks beside EXIF, which has the resolution, as Pillow names them."""
-    return {"icc_profile": tags.get(ExifTags.Base.InterColorProfile), "xmp": tags.get(_XMP)}
+    return Source(PictureFacts(*size, channels, True, alpha), orientation, decode, raw)
 
 
 def add_metadata(stream: BinaryIO, metadata: Metadata) -> None:

@@ -20,7 +20,7 @@ _HORIZONTAL = 2  # TIFF's predictor: differences of neighbours, which deflate be
 
 
 def encode(planes: Planes, metadata: Metadata, form: str, stream: BinaryIO) -> None:
-    """Write a picture that the format can hold, with metadata that `picture_metadata.fitting` gave.
+    """Write a picture that the format can hold, with metadata that `metadata.fitting` gave.
 
     stream : an empty file, open for reading and writing.
     Raises MissingDependency for 16 bits of colour, or of grey with alpha, without the extra `deep`, and whatever

@@ -18,9 +18,8 @@ from zoomrt.bundle import Bundle, ColourFacts, ColourMethod
 from zoomrt.errors import unknown_name
 from zoomrt.runtime.sizes import bands
 from zoomrt.runtime.tiles.blocks import Block
-from zoomrt.runtime.tiles.fixed_point import FIXED_WHITE, to_codes
 from zoomrt.runtime.tiles.moments import Moments, matching_affine
-from zoomrt.runtime.tiles.pixels import empty
+from zoomrt.runtime.tiles.pixels import FIXED_WHITE, empty, to_codes
 from zoomrt.runtime.tiles.reference import Reference
 from zoomrt.runtime.tiles.wavelet import match_low_frequencies
 

@@ -20,6 +20,11 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of R, G, B in luma (ITU-R BT.601), as JPEG and Pillow's grey use them."""
 
 
+FIXED_WHITE = 1 << 14
+"""White of finished pixels that wait in 16 bits, half the memory of the engine's floats. Networks overshoot, and the
+colour step of some models looks at that: there is room for -2 to 2, at 1/64 of an 8-bit step."""
+
+
 def check_frame(frame: object) -> None:
     """InputError unless frame is a `Picture` within the size limits: an `RgbView`, or an array, (H, W, 3) or (H, W),
     uint8, uint16 or float32 in [0, 1]."""
@@ -117,3 +122,11 @@ def store(block: NDArray[np.float32], out: NDArray[Any], white: float) -> None:
         np.rint(block, out=block)
     for channel, plane in enumerate(block):  # by planes: numpy's inner loop would otherwise be 3 long
         np.copyto(out if out.ndim == 2 else out[:, :, channel], plane, casting="unsafe")
+
+
+def to_codes(values: NDArray[np.float32], out: NDArray[Any]) -> None:
+    """Round values into `out`, integers of the same shape, and cut them to what it holds; they are overwritten."""
+    np.rint(values, out=values)
+    limits = np.iinfo(out.dtype)
+    np.clip(values, limits.min, limits.max, out=values)
+    np.copyto(out, values, casting="unsafe")

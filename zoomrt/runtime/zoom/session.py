@@ -246,7 +246,8 @@ class ZoomSession:
             window = self._smoother.apply(window, view.window, frame.shape)
         shown, jobs = self._find(view, window)
         reused = len(shown)
-        problem = self._background_problem()
+        # of tiles that were left to the engine after the frame before
+        problem = next((job.error for job in self._refined if job.error is not None), None)
         computed = self._compute(jobs, shown, request.arrival)
         started = time.perf_counter()
         _write(view, window, shown, out)
@@ -306,10 +307,6 @@ class ZoomSession:
             job.index in self._missing and unchanged(self._missing[job.index], job.source, self._tolerance)
             for job in jobs
         )
-
-    def _background_problem(self) -> BaseException | None:
-        """What became of tiles that were left to the engine after the frame before."""
-        return next((job.error for job in self._refined if job.error is not None), None)
 
     def _target(self, request: _Request) -> CameraFrame:
         """Where the view goes: the caller's frame, if it fits, or a new one."""

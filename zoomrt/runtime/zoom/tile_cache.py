@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle import TileFacts
 from zoomrt.runtime.tiles.colour import takes_codes
-from zoomrt.runtime.tiles.fixed_point import FIXED_WHITE, to_codes
-from zoomrt.runtime.tiles.pixels import values_of
+from zoomrt.runtime.tiles.pixels import FIXED_WHITE, to_codes, values_of
 
 Codes = NDArray[np.uint16] | NDArray[np.int16]
 _BLOCK = 8  # pixels a side over which a change is averaged: larger than noise, smaller than what moves
