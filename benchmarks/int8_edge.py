@@ -84,7 +84,7 @@ def main() -> None:
                 network = edge()
                 if choice is not None:
                     backend, tile = manifest.backend, manifest.tile
-                    quantise_network(network, row, backend, choice, tile, None, lambda *_: None)
+                    quantise_network(network, tile, choice, precision=row, backend=backend, report=lambda *_: None)
                 figures[name]["psnr_to_truth_db"] = truth_db(network, pairs)
             print(name, json.dumps(figures[name]), flush=True)
     result: dict[str, object] = {"tile": arguments.tile, "camera_pairs": len(pairs), **figures}

@@ -184,11 +184,7 @@ MOST_POSITIONAL = 6
 CALLED_BY_NAME = ("click.command", "cli.command", "triton.jit")
 """Decorators of functions whose arguments are options, or those of a kernel, which has no records."""
 STILL_TOO_LARGE = {
-    "export/assembly.py": {"too many arguments to kind", "assemble is too long", "assemble takes too many arguments"},
-    "export/build.py": {"too many arguments to assemble"},
     "export/engines/process.py": {"too many arguments to _error", "_error takes too many arguments"},
-    "export/forms/one_graph.py": {"too many arguments to quantise_network", "__init__ takes too many arguments"},
-    "export/forms/quantisation.py": {"quantise_network takes too many arguments"},
     "export/recording.py": {"too many arguments to Operation"},
     "kernels/attention.py": {
         "too many arguments to require_tensors",

@@ -17,7 +17,7 @@ from zoomrt.bundle import open_bundle
 from zoomrt.errors import CheckpointError, ExportError, UsageError, ZoomrtError
 from zoomrt.export import cache
 from zoomrt.export.build import build
-from zoomrt.export.forms import one_graph as parts
+from zoomrt.export.forms import one_graph
 from zoomrt.export.graph.to_onnx import export_graph
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildRequest
@@ -59,7 +59,7 @@ def test_second_identical_build_comes_from_the_cache(
     tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = build(request(tiny_edge_weights), tmp_path / "a")
-    monkeypatch.setattr(parts, "export_graph", None)  # a second export would fail
+    monkeypatch.setattr(one_graph, "export_graph", None)  # a second export would fail
     second = build(request(tiny_edge_weights), tmp_path / "b")
     assert (first.cached, second.cached) == (False, True)
     for name in [*first.manifest.files, "manifest.json"]:
@@ -178,7 +178,7 @@ def test_bisect_names_the_node_at_fault(
         weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
         onnx.save(model, path)
 
-    monkeypatch.setattr(parts, "export_graph", export_with_a_fault)
+    monkeypatch.setattr(one_graph, "export_graph", export_with_a_fault)
     with pytest.raises(ExportError, match="does not match torch FP32") as caught:
         build(request(tiny_edge_weights), tmp_path / "b", use_cache=False)
     assert "--bisect" in caught.value.remedy

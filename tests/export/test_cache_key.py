@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 import zoomrt
 from zoomrt.calibration.options import Calibration
-from zoomrt.export import build as pipeline
 from zoomrt.export import cache
+from zoomrt.export import request as pipeline
 from zoomrt.export.build import build
 from zoomrt.export.cache import digest_of
 from zoomrt.export.precisions import PRECISIONS

@@ -1,155 +1,95 @@
-"""Assembles one bundle: weights -> network -> graph -> parity -> engine, and the figures each step earned."""
+"""Makes one bundle of a plan: load -> prepare precision -> export graphs -> prove -> compile -> write."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import msgspec
 from torch import nn
 
-from zoomrt.bundle import ColourMethod, Manifest, TileFacts, writing_bundle
+from zoomrt.bundle import Manifest, writing_bundle
 from zoomrt.bundle.records import WeightFacts
-from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.errors import CheckpointError
 from zoomrt.export.engines.kernel_files import without_kernels, write_kernels
-from zoomrt.export.forms.one_graph import EMULATED_SIDE, EightBitParts, Parts
-from zoomrt.export.forms.several_steps import MultiStepParts
+from zoomrt.export.forms import eight_bit, one_graph, several_steps
+from zoomrt.export.forms.engines import compile_engines
+from zoomrt.export.forms.values import Engines, Form, Graphs, Job, Loaded, Prepared, Proof
 from zoomrt.export.heap import return_freed_memory
 from zoomrt.export.memory.plan import check_budget, check_files, memory_table, plan_memory
-from zoomrt.export.precisions import PRECISIONS, Precision
-from zoomrt.export.request import DEFAULT_MODEL, BuildRequest, Progress
-from zoomrt.export.targets import Target
-from zoomrt.export.verify.sample_tiles import probe_seed
+from zoomrt.export.precisions import Precision
+from zoomrt.export.request import BuildPlan, Progress, check_steps, tile_facts
 from zoomrt.models.checkpoint import Checkpoint, load_checkpoint
-from zoomrt.models.families import FAMILIES, family_of, options_of
 from zoomrt.models.families import check as check_options
+from zoomrt.models.families import family_of, options_of
 from zoomrt.models.family import Family
 from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
 from zoomrt.models.options import stored_bytes
 from zoomrt.runtime.backends import BACKENDS, Backend
 
-__all__ = ["assemble"]
+ONE_GRAPH = Form(one_graph.prepare, one_graph.export, one_graph.prove, compile_engines)
+EIGHT_BIT = ONE_GRAPH._replace(prepare=eight_bit.prepare)
+SEVERAL_STEPS = Form(several_steps.prepare, several_steps.export, several_steps.prove, compile_engines)
 
 
-def assemble(
-    request: BuildRequest,
-    target: Target,
-    backend: str,
-    versions: dict[str, str],
-    key: str,
-    output: Path,
-    report: Progress,
-    kept: Path | None,
-) -> None:
-    """Write the bundle of a checked request. `versions` and `key` go into the manifest as they are.
+def assemble(plan: BuildPlan, key: str, output: Path, report: Progress, measurements: Path | None) -> None:
+    """Write the bundle of a plan under its content key.
 
-    kept : folder for what calibration measures, to go on from when the build is stopped; None keeps nothing.
+    measurements : folder for what calibration measures, to go on from when the build is stopped; None keeps nothing.
     """
-    stored = stored_bytes(request.weights, options_of(request.family), request.options)
-    check_files(stored, request.max_memory)
-    report("weights", 0.0)
-    facts, tile, network, weights = _load(request, backend)
-    precision, kind = PRECISIONS.named(request.precision), _kind_of_parts(request, network)
-    probe = facts.size.largest_within(min(EMULATED_SIDE, tile.height))
-    plan = plan_memory(network, tile, probe=probe, precision=precision, backend=BACKENDS.named(backend), stored=stored)
-    report("\n".join(memory_table(plan)), 0.0)
-    check_budget(plan, request.max_memory)
-    with writing_bundle(output) as (scratch, manifests):
-        parts = kind(request, target, backend, facts, tile, probe_seed(facts.name), scratch, report, kept)
-        sampling = network.sampling if isinstance(network, MultiStepNetwork) else None
-        parts.export(network)
-        suspect = network if request.bisect else None
-        del network
+    loaded, network = _load(plan, report)
+    form = SEVERAL_STEPS if loaded.sampling else EIGHT_BIT if plan.precision.eight_bit else ONE_GRAPH
+    with writing_bundle(output) as (folder, manifests):
+        job = Job(plan, loaded, folder, report, measurements)
+        prepared = form.prepare(job, network)
+        graphs = form.export(job, network, prepared)
+        suspect = network if plan.request.bisect else None
+        del network  # what follows needs its memory
         return_freed_memory()
-        parts.finish(suspect)
-        kernels = write_kernels(target, tile, scratch, report)
-        manifests.append(
-            Manifest(
-                family=facts.name,
-                target=target.name,
-                backend=parts.backend,
-                precision=request.precision,
-                arithmetic=parts.arithmetic,
-                tile=tile,
-                graphs=parts.graphs,
-                sampling=sampling,
-                engines=parts.engines,
-                steps=len(sampling.evaluations) if sampling else facts.steps,
-                seeds=parts.seeds,
-                weights=weights,
-                parity=parts.parity,
-                numerics=parts.numerics,
-                calibration=parts.calibration,
-                memory=plan,
-                speed=parts.speed,
-                engine_report=parts.engine_reports,
-                kernels=kernels,
-                built=parts.built,
-                ran=parts.ran,
-                warnings=[
-                    *facts.warnings,
-                    *_warnings(BACKENDS.named(parts.backend), precision),
-                    *parts.warnings,
-                    *without_kernels(target, kernels),
-                ],
-                versions=versions,
-                key=key,
-            )
-        )
+        proof = form.prove(job, prepared, suspect)
+        engines = form.compile(job, graphs)
+        kernels = write_kernels(plan.target, loaded.tile, folder, report)
+        manifest = _manifest(job, prepared, graphs, proof, engines)
+        warnings = [*manifest.warnings, *without_kernels(plan.target, kernels)]
+        manifests.append(msgspec.structs.replace(manifest, kernels=kernels, key=key, warnings=warnings))
         report("write", 0.0)
 
 
-def _kind_of_parts(request: BuildRequest, network: nn.Module) -> type[Parts]:
-    if isinstance(network, MultiStepNetwork):
-        return MultiStepParts
-    return EightBitParts if PRECISIONS.named(request.precision).eight_bit else Parts
-
-
-def _load(request: BuildRequest, backend: str) -> tuple[Family, TileFacts, nn.Module, WeightFacts]:
-    """Everything checked, and the network in FP32; the checkpoint itself is let go."""
-    family, checkpoint = _family_and_checkpoint(request)
+def _load(plan: BuildPlan, report: Progress) -> tuple[Loaded, nn.Module]:
+    """The network in FP32, and everything checked that the checkpoint tells; the checkpoint itself is let go."""
+    request = plan.request
+    stored = stored_bytes(request.weights, options_of(plan.family), request.options)
+    check_files(stored, request.max_memory)
+    report("weights", 0.0)
+    family, checkpoint = _family_and_checkpoint(plan)
     check_options(family, request.options)
     facts = family.fitted(checkpoint)
-    if facts.steps > 1:
-        _check_multi_step(request, facts, BACKENDS.named(backend))
-    tile = _tile_facts(request, facts, backend)
+    check_steps(plan, facts)
+    tile = tile_facts(plan, facts)
     network = facts.network(checkpoint, request.options)
+    sampling = None
     if isinstance(network, MultiStepNetwork):
-        tile = msgspec.structs.replace(tile, noise=network.noise)
-    return facts, tile, network, _weight_facts(request, facts, checkpoint, network)
+        sampling, tile = network.sampling, msgspec.structs.replace(tile, noise=network.noise)
+    weights = WeightFacts(
+        source="embedded" if request.weights is None else checkpoint.path.name,
+        sha256=checkpoint.sha256,
+        parameters=sum(p.numel() for p in network.parameters()),
+        licence=facts.weights_licence,
+        options=request.options_by_content,
+    )
+    probe = one_graph.emulated_side(facts, tile)
+    memory = plan_memory(network, tile, probe=probe, precision=plan.precision, backend=plan.backend, stored=stored)
+    report("\n".join(memory_table(memory)), 0.0)
+    check_budget(memory, request.max_memory)
+    return Loaded(facts, tile, weights, sampling, memory), network
 
 
-def _check_multi_step(request: BuildRequest, facts: Family, backend: Backend) -> None:
-    """UsageError for what only models of one graph have."""
-    if request.target != "cpu" and not backend.several_graphs:
-        raise UsageError(
-            f"model {facts.name} takes several steps and cannot be built for target {request.target}",
-            seen="several graphs for each tile",
-            needed=f"one graph: the session for {backend.title} takes no more",
-            remedy="Build it with --target cpu.",
-        )
-    refused = {
-        f"--precision {request.precision}": PRECISIONS.named(request.precision).narrow,
-        f"--backend {request.backend}": request.backend is not None and not backend.several_graphs,
-        "--bisect": request.bisect,
-        f"--batch {','.join(map(str, request.batches))}": request.batches != (1,),
-    }
-    for option, given in refused.items():
-        if given:
-            raise UsageError(
-                f"model {facts.name} takes several steps and cannot be built like that",
-                seen=option,
-                needed="--precision fp32 or fp16, one tile at a time",
-                remedy=f"Leave {option.split()[0]} out.",
-            )
-
-
-def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
-    if request.weights is not None:
-        family = FAMILIES.named(request.model) if request.model else None
-        checkpoint = load_checkpoint(request.weights)
+def _family_and_checkpoint(plan: BuildPlan) -> tuple[Family, Checkpoint]:
+    family = plan.family
+    if (weights := plan.request.weights) is not None:
+        checkpoint = load_checkpoint(weights)
         return family or family_of(checkpoint), checkpoint
-    family = FAMILIES.named(request.model or DEFAULT_MODEL)
+    assert family is not None
     if family.embedded_weights is None:
         raise CheckpointError(
             f"model {family.name} has no weights inside the package",
@@ -160,61 +100,55 @@ def _family_and_checkpoint(request: BuildRequest) -> tuple[Family, Checkpoint]:
     return family, load_checkpoint(family.embedded_weights)
 
 
-def _tile_facts(request: BuildRequest, facts: Family, backend: str) -> TileFacts:
-    tiling = facts.tiling
-    side = request.tile if request.tile is not None else tiling.tile
-    facts.size.check(side)
-    overlap = request.overlap if request.overlap is not None else min(tiling.overlap, side // 2)
-    context = min(tiling.context, (overlap - 1) // 2)
-    if not 1 <= overlap <= side // 2:
-        raise UsageError(
-            "the overlap does not fit the tile",
-            seen=f"{overlap} LR pixels with tile {side}",
-            needed=f"1 to {side // 2}",
-            remedy="Use a smaller --overlap or a larger --tile.",
-        )
-    storage = PRECISIONS.named(request.precision).storage_on(BACKENDS.named(backend).device)
-    batches = request.batches
-    if not batches or batches[0] != 1 or list(batches) != sorted(set(batches)):
-        raise UsageError(
-            "the batch sizes are not usable",
-            seen=",".join(map(str, batches)) or "none",
-            needed="ascending sizes that start with 1",
-            remedy="Use --batch 1 or, for example, --batch 1,4.",
-        )
-    colour = facts.colour
-    if request.colour is not None:
-        colour = msgspec.structs.replace(colour, method=cast("ColourMethod", request.colour))
-    return TileFacts(
-        scale=facts.scale,
-        height=side,
-        width=side,
-        batches=batches,
-        overlap=overlap,
-        context=context,
-        value_range=facts.value_range,
-        dtype="float16" if storage == "fp16" else "float32",
-        colour=colour,
-        noise=facts.noise,
+def _manifest(job: Job, prepared: Prepared, graphs: Graphs, proof: Proof, engines: Engines) -> Manifest:
+    """What every stage found out; `kernels` and `key` are missing."""
+    plan, loaded = job.plan, job.loaded
+    numerics, calibration = prepared.numerics, prepared.calibration
+    if numerics is not None:
+        numerics = msgspec.structs.replace(numerics, fp32_nodes=graphs.fp32_nodes)
+    if calibration is not None:
+        calibration = msgspec.structs.replace(calibration, against_fp16=engines.against_fp16)
+    compared = [(graphs.files[name], one.runner) for name, part in proof.parity.items() for one in part.results]
+    ran = dict.fromkeys(f"graph {file} in {runner} on CPU" for file, runner in compared)
+    built = [("graph", file) for file in graphs.files.values()] + [("engine", file) for file in engines.files.values()]
+    return Manifest(
+        family=loaded.facts.name,
+        target=plan.target.name,
+        backend=proof.backend,
+        precision=plan.precision.name,
+        arithmetic=proof.arithmetic,
+        tile=loaded.tile,
+        graphs=graphs.files,
+        sampling=loaded.sampling,
+        engines=engines.files,
+        steps=len(loaded.sampling.evaluations) if loaded.sampling else loaded.facts.steps,
+        seeds={"parity": job.seed, **prepared.seeds},
+        weights=loaded.weights,
+        parity=proof.parity,
+        numerics=numerics,
+        calibration=calibration,
+        memory=loaded.memory,
+        speed=proof.speed,
+        engine_report=engines.reports,
+        built=[f"{kind} {file}" for kind, file in built],
+        ran=[*prepared.ran, *ran],
+        warnings=[
+            *loaded.facts.warnings,
+            *_about_the_backend(BACKENDS.named(proof.backend), plan.precision),
+            *prepared.warnings,
+            *proof.warnings,
+            *engines.warnings,
+        ],
+        versions=plan.versions,
     )
 
 
-def _weight_facts(request: BuildRequest, facts: Family, checkpoint: Checkpoint, network: nn.Module) -> WeightFacts:
-    return WeightFacts(
-        source="embedded" if request.weights is None else checkpoint.path.name,
-        sha256=checkpoint.sha256,
-        parameters=sum(p.numel() for p in network.parameters()),
-        licence=facts.weights_licence,
-        options=request.options_by_content,
-    )
-
-
-def _warnings(backend: Backend, precision: Precision) -> list[str]:
+def _about_the_backend(backend: Backend, precision: Precision) -> Iterator[str]:
+    """What whoever runs the bundle should know of it."""
     if backend.compiles:
-        return ["the engine was built here for another machine and was not run"]
-    if backend.device != "cpu":
-        return ["the graphs were checked in ONNX Runtime on a CPU and were not run on a GPU"]
-    if precision.kind not in backend.widens:
-        return []
-    what = "these 8-bit layers" if precision.eight_bit else f"{precision.kind.upper()} graphs"
-    return [f"{backend.title} computes {what} in FP32 on a CPU: smaller file, not faster"]
+        yield "the engine was built here for another machine and was not run"
+    elif backend.device != "cpu":
+        yield "the graphs were checked in ONNX Runtime on a CPU and were not run on a GPU"
+    elif precision.kind in backend.widens:
+        what = "these 8-bit layers" if precision.eight_bit else f"{precision.kind.upper()} graphs"
+        yield f"{backend.title} computes {what} in FP32 on a CPU: smaller file, not faster"

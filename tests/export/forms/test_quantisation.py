@@ -286,15 +286,16 @@ def test_reference_for_a_batch(rng: np.random.Generator) -> None:
     tiles = tiles_of(rng, 0)
     wanted = [tile * 2 for tile in tiles]
     judged = Quantised(tiles, wanted, record(40.0, 50.0))
-    found = judged.reference(3, half=False)
+    found = judged.reference(3, judged.record.psnr_db, half=False)
     first, second = (tile.numpy()[0] for tile in tiles)
     assert np.array_equal(found.lr, np.stack([first, second, first]))
     assert np.array_equal(found.sr, 2 * found.lr)
     assert found.needed_psnr_db == 47
-    halves = judged.reference(1, half=True).lr
+    halves = judged.reference(1, judged.record.psnr_db, half=True).lr
     assert np.array_equal(halves, halves.astype(np.float16))
-    assert Quantised(tiles, wanted, record(40.0, 41.0)).reference(1, half=False).needed_psnr_db == 40
-    assert Quantised(tiles, wanted, record(None, 5.0)).reference(1, half=False).needed_psnr_db == 2
+    for floor, worst, needed in ((40.0, 41.0, 40), (None, 5.0, 2)):
+        near = Quantised(tiles, wanted, record(floor, worst))
+        assert near.reference(1, near.record.psnr_db, half=False).needed_psnr_db == needed
 
 
 def test_nothing_is_quantised_inside_what_stays_fp32() -> None:

@@ -49,8 +49,6 @@ from zoomrt.export.verify.sample_tiles import PHOTOGRAPH
 from zoomrt.models.half import kept_fp32
 from zoomrt.runtime.backends import BACKENDS
 
-__all__ = ["RERUN_DB", "SEEDS", "Quantised", "cost_against_fp16", "prove_fp16_storage", "quantise_network"]
-
 SEEDS = {"calibration": 1, "held_out": 2}
 """Of the crops. The same for all requests, so that another request finds the measurements of this one."""
 RERUN_DB = 1.0
@@ -84,26 +82,30 @@ class Quantised:
     multiply_adds: dict[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    def reference(self, batch: int, *, half: bool) -> Reference:
-        """For a graph's parity: held-out tiles, as many as the batch takes, over again where there are fewer."""
+    def reference(self, batch: int, quality: Quality, *, half: bool) -> Reference:
+        """For a graph's parity: held-out tiles, as many as the batch takes, over again where there are fewer.
+
+        quality : of the network as it is now.
+        """
         tiles = list(self.held_out)
         some = [index % len(tiles) for index in range(batch)]
         lr = np.concatenate([tiles[index].numpy() for index in some])
         if half:
             lr = lr.astype(np.float16).astype(np.float32)
         sr = np.concatenate([self.wanted[index].numpy() for index in some])
-        needed = max(self.record.psnr_db.worst - WIRING_DB, self.record.min_psnr_db or 0.0)
+        needed = max(quality.worst - WIRING_DB, self.record.min_psnr_db or 0.0)
         return Reference(lr, sr, self.held_out.value_range, "held-out tiles", round(needed, 2))
 
 
 def quantise_network(
     network: nn.Module,
+    tile: TileFacts,
+    choice: Calibration,
+    *,
     precision: Precision,
     backend: str,
-    choice: Calibration,
-    tile: TileFacts,
-    folder: Path | None,
     report: Progress,
+    folder: Path | None = None,
     crop: Callable[[int], int] = int,
 ) -> Quantised:
     """Replace layers of an FP32 network by their 8-bit twins, in place, as many as the gate allows.
