@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ZoomrtError,
     )
     from zoomrt.runtime.frames.interop import DeviceArray
+    from zoomrt.export.api import build
     from zoomrt.runtime.frames.pixel_formats import CameraFrame, PixelFormat
     from zoomrt.runtime.session import SessionStats
     from zoomrt.runtime.upscaler import Upscaler, load
@@ -62,6 +63,7 @@ __all__ = [
     "ZoomSession",
     "ZoomrtError",
     "__version__",
+    "build",
     "load",
     "open_bundle",
 ]
@@ -95,6 +97,7 @@ _HOMES = {
     "ZoomResult": "zoomrt.runtime.zoom.result",
     "ZoomSession": "zoomrt.runtime.zoom.session",
     "ZoomrtError": "zoomrt.errors",
+    "build": "zoomrt.export.api",
     "load": "zoomrt.runtime.upscaler",
     "open_bundle": "zoomrt.bundle",
 }

@@ -33,17 +33,7 @@ if TYPE_CHECKING:
     from zoomrt.export.engines.cpu import CpuEngine
 
 DEFAULT_MODEL = "edge"
-_PACKAGES = (
-    "zoomrt",
-    "numpy",
-    "pillow",
-    "torch",
-    "onnx",
-    "onnx-ir",
-    "onnxscript",
-    "onnxruntime",
-    "safetensors",
-)
+_PACKAGES = ("zoomrt", "numpy", "pillow", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "safetensors")
 """What has a part in every build."""
 Progress = Callable[[str, float], None]
 """Called with (stage, fraction done of that stage)."""
@@ -91,6 +81,12 @@ class BuildRequest:
         """None where the weights' keys are to tell it. UsageError for a name that is none's."""
         name = self.model if self.model is not None or self.weights is not None else DEFAULT_MODEL
         return None if name is None else FAMILIES.named(name)
+
+    @property
+    def default_output(self) -> Path:
+        """Where the bundle goes if nothing else is said."""
+        name = self.model or (self.weights.stem if self.weights else DEFAULT_MODEL)
+        return Path(f"{name}-{self.precision}-{self.target}")
 
     @cached_property
     def options_by_content(self) -> dict[str, str]:
@@ -141,6 +137,8 @@ def resolve(request: BuildRequest) -> BuildPlan:
     if request.colour is not None:
         check_method(request.colour)
     _check_batches(request.batches)
+    if request.tile is not None and request.overlap is not None:
+        _check_overlap(request.overlap, request.tile)
     _check_eight_bit(request, precision)
     backend, engines = _backend(request, target, precision)
     plan = BuildPlan(
@@ -155,6 +153,8 @@ def resolve(request: BuildRequest) -> BuildPlan:
     )
     _check_require_faster(plan)
     _check_attention_plugin(plan)
+    if plan.family is not None:
+        check_steps(plan, plan.family)
     return plan
 
 
@@ -182,6 +182,16 @@ def _check_batches(batches: tuple[int, ...]) -> None:
             seen=",".join(map(str, batches)) or "none",
             needed="ascending sizes that start with 1",
             remedy="Use --batch 1 or, for example, --batch 1,4.",
+        )
+
+
+def _check_overlap(overlap: int, side: int) -> None:
+    if not 1 <= overlap <= side // 2:
+        raise UsageError(
+            "the overlap does not fit the tile",
+            seen=f"{overlap} LR pixels with tile {side}",
+            needed=f"1 to {side // 2}",
+            remedy="Use a smaller --overlap or a larger --tile.",
         )
 
 
@@ -288,13 +298,7 @@ def tile_facts(plan: BuildPlan, facts: Family) -> TileFacts:
     side = request.tile if request.tile is not None else tiling.tile
     facts.size.check(side)
     overlap = request.overlap if request.overlap is not None else min(tiling.overlap, side // 2)
-    if not 1 <= overlap <= side // 2:
-        raise UsageError(
-            "the overlap does not fit the tile",
-            seen=f"{overlap} LR pixels with tile {side}",
-            needed=f"1 to {side // 2}",
-            remedy="Use a smaller --overlap or a larger --tile.",
-        )
+    _check_overlap(overlap, side)
     colour = facts.colour
     if request.colour is not None:
         colour = msgspec.structs.replace(colour, method=cast("ColourMethod", request.colour))

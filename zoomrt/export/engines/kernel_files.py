@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoomrt.bundle import TileFacts
 from zoomrt.bundle.kernel_file import KernelFile
-from zoomrt.export.request import Progress
+from zoomrt.export.engines.process import Progress
 from zoomrt.export.targets import Target
 from zoomrt.kernels.binary import LIMITS
 from zoomrt.kernels.compile import KernelBinary, compile_kernels
