@@ -12,7 +12,7 @@ import pytest
 
 import zoomrt
 from zoomrt.cli.build import cli
-from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.errors import CheckpointError, ZoomrtError
 from zoomrt.models.families import options_of
 
 ONLY_COMMANDS = {"list", "quiet", "debug", "version", "help"}
@@ -54,12 +54,12 @@ def test_a_bundle_from_python(tmp_path: Path, tiny_edge_weights: Path, monkeypat
         ({"require_faster": True}, "Leave require_faster out."),
         ({"calibration_hr": True, "precision": "int8"}, "calibration_hr without calibration"),
         ({"steps": 4}, "model edge does not take steps"),
-        ({"model": "osediff"}, "model osediff needs base"),
+        ({"model": "osediff"}, "pass weights FILE"),
         ({"target": "sm98"}, "Did you mean"),
     ],
 )
 def test_errors_speak_of_keywords(tmp_path: Path, given: dict, said: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(ZoomrtError) as caught:
         zoomrt.build(tmp_path / "b", **given)
     assert said in str(caught.value)
     assert "--" not in str(caught.value)
@@ -68,7 +68,7 @@ def test_errors_speak_of_keywords(tmp_path: Path, given: dict, said: str) -> Non
 
 def test_a_path_may_be_text(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot find what base names.*nowhere"):
-        zoomrt.build(tmp_path / "b", model="osediff", base="nowhere")
+        zoomrt.build(tmp_path / "b", model="osediff", weights="w.pth", base="nowhere")
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])

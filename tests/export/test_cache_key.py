@@ -48,9 +48,10 @@ def key_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return key_of
 
 
+FILE = Path(edge.__file__).with_suffix(".safetensors")
 CHANGES: dict[str, object] = {
     "model": "osediff",
-    "weights": Path(edge.__file__).with_suffix(".safetensors"),
+    "weights": FILE,
     "precision": "fp16",
     "target": "sm89",
     "tile": 64,
@@ -64,6 +65,7 @@ CHANGES: dict[str, object] = {
 }
 CANNOT_CHANGE_A_BUNDLE: dict[str, object] = {"timeout_s": 3.0, "max_memory": 1 << 40, "bisect": True}
 FOR_THEM = {
+    "model": BuildRequest(weights=FILE),
     "options": BuildRequest(model="skipdiff"),
     "require_faster": BuildRequest(precision="int8"),
     "attention_plugin": BuildRequest(precision="fp16", target="sm89", backend="tensorrt"),
@@ -110,7 +112,7 @@ def version_of(package: str, monkeypatch: pytest.MonkeyPatch, changed: str) -> N
 
 CPU = BuildRequest()
 GPU = BuildRequest(precision="fp16", target="sm89")
-OF_PARTS = replace(CPU, model="osediff", options={"prompt": "a"})
+OF_PARTS = replace(CPU, model="osediff", weights=FILE, options={"prompt": "a"})
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ NOWHERE = Path("/nowhere/w.pth")
         ({"calibration": Calibration()}, "fp32 needs no calibration"),
         ({"precision": "int8", "bisect": True}, "cannot be bisected"),
         ({"backend": "tensorrt"}, "cannot be built with that backend"),
+        ({"backend": "tensorrt_rxt"}, "Did you mean tensorrt_rtx"),
         ({"require_faster": True}, "--require-faster says nothing about fp32"),
         ({"attention_plugin": True}, "attention cannot be a plugin"),
         ({"model": "jit-sr", "precision": "int8"}, "takes several steps"),

@@ -18,11 +18,10 @@ from zoomrt.cli.options.groups import in_group
 from zoomrt.cli.options.numbers import Number, Parsed, Whole, whole
 from zoomrt.errors import UsageError
 from zoomrt.export.precisions import PRECISIONS
-from zoomrt.export.request import DEFAULT_MODEL, BuildRequest
-from zoomrt.export.targets import TARGETS, check_precision, target_named
-from zoomrt.models.families import check as check_options
+from zoomrt.export.request import BuildPlan, BuildRequest, resolve
+from zoomrt.export.targets import TARGETS
 from zoomrt.models.families import table
-from zoomrt.runtime.backends import BACKENDS, Backend
+from zoomrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from zoomrt.export.build import BuildResult
@@ -113,37 +112,22 @@ def cli(
     request = BuildRequest(
         model=_chosen(model, weights), weights=weights, timeout_s=minutes * 60, calibration=eight_bit, **asked
     )
-    _check_names(request)
-    _require_packages(request)
-    name = request.model or (weights.stem if weights else DEFAULT_MODEL)
-    folder = output or Path(f"{name}-{request.precision}-{request.target}")
-    result = build_with_progress(request, folder, use_cache=not no_cache, quiet=quiet)
+    _require_packages(resolve(request))
+    result = build_with_progress(request, output or request.default_output, use_cache=not no_cache, quiet=quiet)
     if not quiet:
         from zoomrt.cli._build_summary import summary
 
         say(*summary(result))
 
 
-def _check_names(request: BuildRequest) -> None:
-    """Raises UsageError before anything heavy is imported."""
-    check_precision(PRECISIONS.named(request.precision), target_named(request.target))
-    _runner(request)
-    check_options(request.family, request.options)
-
-
-def _runner(request: BuildRequest) -> Backend:
-    return BACKENDS.named(request.backend or target_named(request.target).backends[0])
-
-
-def _require_packages(request: BuildRequest) -> None:
+def _require_packages(plan: BuildPlan) -> None:
     require("export", "building a bundle")
-    if request.bisect:
+    if plan.request.bisect:
         require("debug", "--bisect")
-    if request.attention_plugin:
+    if plan.request.attention_plugin:
         require("kernels", "--attention-plugin")
-    runner = _runner(request)
-    if runner.device == "cpu" or runner.compiles:  # for ONNX Runtime on CUDA graphs are built without it
-        require_backend(runner)
+    if plan.backend.compiles:  # graphs are built without what runs them
+        require_backend(plan.backend)
 
 
 def build_with_progress(request: BuildRequest, output: Path, *, use_cache: bool, quiet: bool) -> BuildResult:
@@ -173,11 +157,7 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
 def _calibration(**given: Any) -> Calibration | None:
     """What was given, the rest by default; None if nothing was."""
     chosen = {name: value for name, value in given.items() if value is not None}
-    if not chosen:
-        return None
-    choice = Calibration(**chosen)
-    choice.check()
-    return choice
+    return Calibration(**chosen) if chosen else None
 
 
 def _memory_bytes(text: str) -> int:

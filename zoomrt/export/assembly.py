@@ -10,7 +10,6 @@ from torch import nn
 
 from zoomrt.bundle import Manifest, writing_bundle
 from zoomrt.bundle.records import WeightFacts
-from zoomrt.errors import CheckpointError
 from zoomrt.export.engines.kernel_files import without_kernels, write_kernels
 from zoomrt.export.forms import eight_bit, one_graph, several_steps
 from zoomrt.export.forms.engines import compile_engines
@@ -19,10 +18,9 @@ from zoomrt.export.heap import return_freed_memory
 from zoomrt.export.memory.plan import check_budget, check_files, memory_table, plan_memory
 from zoomrt.export.precisions import Precision
 from zoomrt.export.request import BuildPlan, Progress, check_steps, tile_facts
-from zoomrt.models.checkpoint import Checkpoint, load_checkpoint
+from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import check as check_options
 from zoomrt.models.families import family_of, options_of
-from zoomrt.models.family import Family
 from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
 from zoomrt.models.options import stored_bytes
 from zoomrt.runtime.backends import BACKENDS, Backend
@@ -61,7 +59,8 @@ def _load(plan: BuildPlan, report: Progress) -> tuple[Loaded, nn.Module]:
     stored = stored_bytes(request.weights, options_of(plan.family), request.options)
     check_files(stored, request.max_memory)
     report("weights", 0.0)
-    family, checkpoint = _family_and_checkpoint(plan)
+    checkpoint = load_checkpoint(plan.weights)
+    family = plan.family or family_of(checkpoint)
     check_options(family, request.options)
     facts = family.fitted(checkpoint)
     check_steps(plan, facts)
@@ -82,22 +81,6 @@ def _load(plan: BuildPlan, report: Progress) -> tuple[Loaded, nn.Module]:
     report("\n".join(memory_table(memory)), 0.0)
     check_budget(memory, request.max_memory)
     return Loaded(facts, tile, weights, sampling, memory), network
-
-
-def _family_and_checkpoint(plan: BuildPlan) -> tuple[Family, Checkpoint]:
-    family = plan.family
-    if (weights := plan.request.weights) is not None:
-        checkpoint = load_checkpoint(weights)
-        return family or family_of(checkpoint), checkpoint
-    assert family is not None
-    if family.embedded_weights is None:
-        raise CheckpointError(
-            f"model {family.name} has no weights inside the package",
-            seen="no --weights",
-            needed="the file its authors publish",
-            remedy=f"Download it and pass --weights FILE; docs/models/{family.name}.md says from where.",
-        )
-    return family, load_checkpoint(family.embedded_weights)
 
 
 def _manifest(job: Job, prepared: Prepared, graphs: Graphs, proof: Proof, engines: Engines) -> Manifest:

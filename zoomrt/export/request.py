@@ -19,7 +19,7 @@ import msgspec
 
 from zoomrt.bundle import ColourMethod, TileFacts
 from zoomrt.calibration.options import Calibration
-from zoomrt.errors import UsageError
+from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.export.precisions import PRECISIONS, Precision
 from zoomrt.export.targets import Target, check_precision, target_named
 from zoomrt.models.families import FAMILIES, options_of
@@ -27,7 +27,6 @@ from zoomrt.models.families import check as check_options
 from zoomrt.models.family import Family
 from zoomrt.models.options import Values, fingerprint
 from zoomrt.runtime.backends import BACKENDS, Backend, backends_for
-from zoomrt.runtime.tiles.colour import check_method
 
 if TYPE_CHECKING:
     from zoomrt.export.engines.cpu import CpuEngine
@@ -99,6 +98,7 @@ class BuildPlan:
     """A request that can be met, as far as that is known without the checkpoint; every default is gone.
 
     family : None where the keys of the weights are to tell.
+    weights : the checkpoint, which may be inside the package.
     backend : what compiles the engines or runs the graphs; on a CPU that of the first of `cpu_engines`.
     cpu_engines : those that are tried; empty for other targets.
     calibration : for precisions with 8-bit layers, else None.
@@ -107,6 +107,7 @@ class BuildPlan:
 
     request: BuildRequest
     family: Family | None
+    weights: Path
     target: Target
     precision: Precision
     backend: Backend
@@ -128,13 +129,15 @@ class BuildPlan:
 def resolve(request: BuildRequest) -> BuildPlan:
     """The plan of a request.
 
-    Raises UsageError for what contradicts or is unknown, CheckpointError for an option's path where nothing is,
-    MissingDependency for a CPU without an engine.
+    Raises UsageError for what contradicts or is unknown, CheckpointError for weights that are not given and for an
+    option's path where nothing is, MissingDependency for a CPU without an engine.
     """
     target, precision = target_named(request.target), PRECISIONS.named(request.precision)
     check_precision(precision, target)
     check_options(request.family, request.options)
     if request.colour is not None:
+        from zoomrt.runtime.tiles.colour import check_method
+
         check_method(request.colour)
     _check_batches(request.batches)
     if request.tile is not None and request.overlap is not None:
@@ -144,6 +147,7 @@ def resolve(request: BuildRequest) -> BuildPlan:
     plan = BuildPlan(
         request=request,
         family=request.family,
+        weights=request.weights or _shipped_weights(request.family),
         target=target,
         precision=precision,
         backend=backend,
@@ -158,15 +162,27 @@ def resolve(request: BuildRequest) -> BuildPlan:
     return plan
 
 
+def _shipped_weights(family: Family | None) -> Path:
+    assert family is not None  # known wherever no weights are given
+    if family.embedded_weights is None:
+        raise CheckpointError(
+            f"model {family.name} has no weights inside the package",
+            seen="no --weights",
+            needed="the file its authors publish",
+            remedy=f"Download it and pass --weights FILE; docs/models/{family.name}.md says from where.",
+        )
+    return family.embedded_weights
+
+
 def _backend(request: BuildRequest, target: Target, precision: Precision) -> tuple[Backend, tuple[CpuEngine, ...]]:
-    if request.backend not in (None, *target.backends):
+    backend = BACKENDS.named(request.backend or target.backends[0])
+    if backend.name not in target.backends:
         raise UsageError(
             f"target {target.name} cannot be built with that backend",
             seen=repr(request.backend),
             needed=" or ".join(target.backends),
             remedy="Leave --backend out to use the target's own.",
         )
-    backend = BACKENDS.named(request.backend or target.backends[0])
     if backend.device != "cpu":
         return backend, ()
     from zoomrt.export.engines.cpu import cpu_engines
