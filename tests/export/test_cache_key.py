@@ -66,7 +66,7 @@ CHANGES: dict[str, object] = {
 CANNOT_CHANGE_A_BUNDLE: dict[str, object] = {"timeout_s": 3.0, "max_memory": 1 << 40, "bisect": True}
 FOR_THEM = {
     "model": BuildRequest(weights=FILE),
-    "options": BuildRequest(model="skipdiff"),
+    "options": BuildRequest(model="skipdiff", weights=FILE),
     "require_faster": BuildRequest(precision="int8"),
     "attention_plugin": BuildRequest(precision="fp16", target="sm89", backend="tensorrt"),
 }
