@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         UsageError,
         ZoomrtError,
     )
-    from zoomrt.runtime.frames.interop import DeviceArray
     from zoomrt.export.api import build
+    from zoomrt.runtime.frames.interop import DeviceArray
     from zoomrt.runtime.frames.pixel_formats import CameraFrame, PixelFormat
     from zoomrt.runtime.session import SessionStats
     from zoomrt.runtime.upscaler import Upscaler, load
