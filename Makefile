@@ -3,6 +3,7 @@
 #   make demo-zoom  zoom over a photograph: out/zoom.mp4, and out/zoom.png to look at
 #   make test    the tests that need no GPU: ten minutes on two cores
 #   make check   formatting, lint, strict types, tests
+#   make api     docs/api.md, the reference of the public names, from their docstrings
 #   make package  source distribution and wheel in dist/, checked as PyPI checks them
 #   make clean   remove everything that make made
 
@@ -19,7 +20,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-zoom test check lint package clean
+.PHONY: demo demo-zoom test check lint api package clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m zoomrt.cli.demo
@@ -36,6 +37,9 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 check: lint test
+
+api: $(VENV)/.installed
+	$(BIN)/python docs/make_api.py
 
 package: $(VENV)/.installed
 	@$(PIP) build twine

@@ -50,10 +50,14 @@ class ZoomrtError(Exception):
 
     Parameters
     ----------
-    what : what failed, a clause without a full stop ("cannot read weights 'a.pth'").
-    seen : the value that was met.
-    needed : the value that would have been right.
-    remedy : what to do now, as an instruction.
+    what
+        What failed, a clause without a full stop ("cannot read weights 'a.pth'").
+    seen
+        The value that was met.
+    needed
+        The value that would have been right.
+    remedy
+        What to do now, as an instruction.
     """
 
     exit_code: ClassVar[int] = 1

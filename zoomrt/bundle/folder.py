@@ -67,12 +67,15 @@ class _Unreadable(BundleError):
 
 
 class Bundle:
-    """A bundle whose manifest was read: `path` and `manifest`.
-
-    verify : whether files are hashed (about 1 GB/s) when they are first asked for, and again if they changed since;
-    False compares their sizes.
+    """A bundle whose manifest was read: `path` and `manifest`. Made by `open_bundle`.
 
     Every access raises BundleError for what the manifest does not list, and for a file that is not what it lists.
+
+    Parameters
+    ----------
+    verify
+        Whether files are hashed (about 1 GB/s) when they are first asked for, and again if they changed since; False
+        compares their sizes.
     """
 
     def __init__(self, path: Path, manifest: Manifest, *, verify: bool = True) -> None:
@@ -169,9 +172,17 @@ def _named(files_of: Mapping[str, str], part: str, field: str) -> str:
 def open_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     """Read and verify a bundle.
 
-    verify : also hash every file (about 1 GB/s); False checks presence and size only.
+    Parameters
+    ----------
+    path
+        Its folder.
+    verify
+        Also hash every file (about 1 GB/s); False checks presence and size only.
 
-    Raises BundleError that names the file, the field and the way out.
+    Raises
+    ------
+    BundleError
+        It names the file, the field and the way out.
     """
     root = Path(path)
     while True:

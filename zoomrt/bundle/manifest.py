@@ -231,6 +231,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return hashlib.sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
 
     def to_json(self) -> bytes:
+        """The content of its file."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 

@@ -45,21 +45,39 @@ def load(
 ) -> Upscaler:
     """Open a bundle and load its engine.
 
-    threads : CPU threads of the engine, 1 to 1024; None means one per physical core that the process may use.
-    verify : hash every file first (about 1 GB/s); False checks presence and size only.
+    Parameters
+    ----------
+    bundle
+        The bundle's folder.
+    threads
+        CPU threads of the engine, 1 to 1024; None means one per physical core that the process may use.
+    verify
+        Hash every file first (about 1 GB/s); False checks presence and size only.
+    backend
+        `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
+    measure_batch
+        Time the bundle's batch sizes and use the fastest, see `Upscaler.stats`; False uses the largest. None measures
+        on a GPU only: on a CPU it can take minutes, and batches may differ in the last bit.
+    fallback
+        A bundle of the same network with a smaller tile. Where memory does not suffice for a single tile of `bundle`,
+        while loading or in a frame, it is loaded instead and the frame is begun again, with one warning and a note in
+        `Upscaler.stats`.
+    colour
+        `none`, `adain` or `wavelet`, in place of the bundle's own colour step.
 
-    backend : `onnxruntime` or `openvino`, to run an FP32 bundle for the CPU in the other one than it was built for.
-    measure_batch : time the bundle's batch sizes and use the fastest, see `Upscaler.stats`; False uses the largest.
-        None measures on a GPU only: on a CPU it can take minutes, and batches may differ in the last bit.
-    fallback : a bundle of the same network with a smaller tile. Where memory does not suffice for a single tile of
-        `bundle`, while loading or in a frame, it is loaded instead and the frame is begun again, with one warning and
-        a note in `Upscaler.stats`.
-
-    colour : `none`, `adain` or `wavelet`, in place of the bundle's own colour step, see `bundle.ColourFacts`.
-
-    Raises BundleError for a missing, damaged or edited bundle, EngineMismatch for one that cannot run here, UsageError
-    for another number of threads, for a backend that does not run it, for a colour step that there is not and for a
-    `fallback` that is another network or has no smaller tile, OutOfMemory, MissingDependency.
+    Raises
+    ------
+    BundleError
+        The bundle is missing, damaged or edited.
+    EngineMismatch
+        It cannot run on this machine or with this version.
+    UsageError
+        The number of threads, the backend or the colour step cannot be, or `fallback` is another network or has no
+        smaller tile.
+    OutOfMemory
+        There is no room for it.
+    MissingDependency
+        The package that runs its engine is not installed.
     """
     check_threads(threads)
 
@@ -95,12 +113,14 @@ def load(
 
 
 class Upscaler:
-    """A loaded bundle that upscales frames. Make one with `load`; it owns its session and closes it.
-
-        with zoomrt.load("edge-fp32-cpu") as upscaler:
-            large = upscaler(small)
+    """A loaded bundle that upscales frames. Make one with `load`; it owns its engine and closes it.
 
     Threads may share it: frames take turns, and each frame has all the engine's threads.
+
+    Examples
+    --------
+    >>> with zoomrt.load("edge-fp32-cpu") as upscaler:
+    ...     large = upscaler(small)
     """
 
     def __init__(self, manifest: Manifest, session: Session, fallback: Loader | None = None) -> None:
@@ -138,39 +158,57 @@ class Upscaler:
         out: Any = None,
         stream: Any = None,
     ) -> Any:
-        """Upscale a frame.
+        """Upscale a frame; the same as to call the upscaler.
 
-        frame : (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; 1x1 up to `sizes.MAX_SIDE` and
-            `sizes.MAX_PIXELS`. Strides do not matter, and it is not written to. Grey goes through as three equal
-            channels and comes back as luma.
-            Or a `CameraFrame` in any of its formats: YUV becomes RGB in float where a tile is read, so the network
-            sees all 10 bits. A session on a GPU with the kernels takes 8-bit 4:2:0 as NV12, 1.5 bytes a pixel.
-        size : (width, height) of the result in pixels; None is `scale` times the frame's. The network runs as often as
-            that takes, and its last picture, which never exists as a whole, is resampled (`blocks.resized`) before the
-            colour step. Sides need not keep their ratio. A frame that goes through again is 16 bits deep in between.
-        on_tile : called with (tiles done, tiles in all), from this thread. What it raises ends the call.
+        Parameters
+        ----------
+        frame
+            (H, W, 3) RGB or (H, W) grey; uint8, uint16 or float32 in [0, 1]; up to 16384 pixels a side and 268 million
+            in all. Strides do not matter, and it is not written to. Grey goes through as three equal channels and comes
+            back as luma. Or a `CameraFrame` of any format: YUV becomes RGB in float where a tile is read, so that the
+            network sees all 10 bits. Or an array on the GPU (CuPy, torch, Numba, PyCUDA), (H, W, 3) uint8 with dense
+            rows, where the bundle has the kernels for whole frames: it goes in without a copy.
+        size
+            (width, height) of the result in pixels; None is `scale` times the frame's. The network runs as often as
+            that takes, and its last picture is resampled before the colour step. Sides need not keep their ratio. A
+            frame that goes through again is 16 bits deep in between.
+        on_tile
+            Called with (tiles done, tiles in all), from this thread. What it raises ends the call.
+        out
+            For a frame on the GPU: a dense array there to write to, apart from `frame`; the result keeps it alive.
+            Without it the result is the session's buffer: good until the next frame of any kind, or `close`. After an
+            error: anything.
+        stream
+            For a frame on the GPU: a CUDA stream of any library, no default stream. The GPU waits for what is on it
+            before it reads and writes, and what is put on it afterwards waits for the result. Without it the arrays'
+            own protocols say whom to wait for.
 
-        Returns the same type and rank. For a `CameraFrame` that is (height, width, 3) RGB, uint16 of rgb48 and uint8 of
-        all others. Beyond both frames, memory is set by the tile size, plus a strip one overlap high and as wide as the
-        network's picture; a strip one tile high and as wide as the result where it is resampled, and another one with
-        5 KB a column for colour `wavelet`; for colour `adain` the result once more, in twice its bytes where it is of
+        Returns
+        -------
+        NDArray or DeviceArray
+            The same type and rank as the frame. For a `CameraFrame` (H * scale, W * scale, 3) RGB, uint16 of rgb48 and
+            uint8 of all others. For a frame on the GPU a `DeviceArray`, whose work is done when the call returns or
+            raises.
+
+        Raises
+        ------
+        InputError
+            The frame does not fit, or is on the GPU and cannot stay there, or the size is too large.
+        UsageError
+            The size is none.
+        RuntimeFault
+            The engine failed, or the upscaler is closed.
+        OutOfMemory
+            There is no room for one tile, nor a fallback.
+
+        Notes
+        -----
+        The upscaler stays usable after any error, and after Ctrl-C, unless the fallback cannot be loaded.
+
+        Beyond both frames, memory is set by the tile size, plus a strip one overlap high and as wide as the network's
+        picture; a strip one tile high and as wide as the result where it is resampled, and another one with 5 KB a
+        column for colour `wavelet`; for colour `adain` the result once more, in twice its bytes where it is of
         integers.
-
-        A frame on the GPU (CuPy, torch, Numba, PyCUDA), (H, W, 3) uint8 with dense rows, goes in without a copy and
-        comes out as `interop.DeviceArray`, (H * scale, W * scale, 3) uint8 on the GPU, where the bundle has the kernels
-        for whole frames. Nothing but sums crosses, for which this call waits, as they tell of values that are not
-        finite; so all work on `frame` and `out` is done when it returns or raises.
-
-        out : a dense array on the GPU to write to, apart from `frame`; the result keeps it alive. Without it the result
-            is the session's buffer: good until the next frame of any kind, or `close`. After an error: anything.
-        stream : anything `interop.stream_handle` takes, no default stream: the GPU waits for what is on it before it
-            reads and writes, and what is put on it afterwards waits for the result. Without it the arrays' own
-            protocols say whom to wait for.
-
-        Raises InputError for a frame that does not fit, or is on the GPU and cannot stay there, and for a size that is
-        too large, UsageError for a size that is none, RuntimeFault when the engine fails or the upscaler is closed,
-        OutOfMemory. The upscaler stays usable after any of them, and after Ctrl-C, unless the fallback
-        cannot be loaded.
         """
         if is_on_gpu(frame):
             if size is not None:

@@ -123,8 +123,16 @@ def _cuda_core(name: str) -> Any:
 class DeviceArray:
     """Memory of ours on the device for others, without a copy: `cupy.asarray(a)`, `torch.from_dlpack(a)`, PyCUDA.
 
-    address, shape, dtype : C-contiguous. stream : handle of the stream that writes it. lead(handle) : make the taker's
-    stream wait for ours (`CudaStream.lead`). owner : kept alive by this and by whoever took it.
+    Made by `Upscaler.upscale`. C-contiguous; `address` on the device, `shape` and `dtype` say the rest.
+
+    Parameters
+    ----------
+    stream
+        Handle of the stream that writes it.
+    lead
+        Called with the handle of the taker's stream: makes it wait for ours.
+    owner
+        Kept alive by this and by whoever took it.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ from zoomrt.runtime.checks import brief, within
 from zoomrt.runtime.frames.buffers import host_array
 
 PixelFormat = Literal["rgb", "bgr", "rgb48", "nv12", "nv21", "i420", "i422", "i444", "p010", "i010", "i210", "i410"]
+"""Names of how a picture lies in memory, see `CameraFrame`."""
 Matrix = Literal["bt601", "bt709", "bt2020"]
 Siting = Literal[
     "left", "center", "top-left", "top", "bottom-left", "bottom", "right", "top-right", "bottom-right"
@@ -66,22 +67,34 @@ LAYOUTS: dict[str, Layout] = {
 class CameraFrame:
     """One picture in planes that belong to somebody else; nothing is copied unless it lies on a GPU.
 
-    planes : rgb, bgr : one, (H, W, 3) uint8; rgb48 : the same in uint16, 0 to 65535.
-        nv12, nv21 : luma (H, W) and chroma (H/2, W/2, 2) or (H/2, W), uint8; U first in nv12, V first in nv21.
-        i420, i422, i444 : luma (H, W), U and V (H/2, W/2), (H, W/2) or (H, W) each, uint8.
-        p010 : as nv12, uint16 with the 10 bits on top, as the format has them.
-        i010, i210, i410 : as i420, i422 and i444, uint16 of 10 bits, 0 to 1023.
-        Halves of odd sides are rounded up. Any strides. Arrays, buffers of that shape, DLPack,
-        `__cuda_array_interface__`; see `buffers.host_array`.
-    matrix, full_range : how YUV is meant; see above. Of no meaning for RGB.
-    siting : where chroma of half size lies: `left` (MPEG-2, H.264 and what most cameras write: level with every other
-        luma column, between two rows), `center` (JPEG, MPEG-1: between both), `top-left` (BT.2020 of broadcast), and
-        what these become in pictures that are turned.
-    pixel_aspect : width of a pixel over its height, 1/64 to 64. A `ZoomSession` makes views of square pixels from it;
-        an `Upscaler` keeps pixels as they are.
+    Parameters
+    ----------
+    planes
+        rgb, bgr : one, (H, W, 3) uint8; rgb48 : the same in uint16, 0 to 65535. nv12, nv21 : luma (H, W) and chroma
+        (H/2, W/2, 2) or (H/2, W), uint8; U first in nv12, V first in nv21. i420, i422, i444 : luma (H, W), U and V
+        (H/2, W/2), (H, W/2) or (H, W) each, uint8. p010 : as nv12, uint16 with the 10 bits on top, as the format has
+        them. i010, i210, i410 : as i420, i422 and i444, uint16 of 10 bits, 0 to 1023. Halves of odd sides are rounded
+        up. Any strides. Arrays, buffers of that shape, DLPack, `__cuda_array_interface__`.
+    format
+        Which of these it is.
+    matrix
+        `bt601`, `bt709` or `bt2020` (non-constant luminance): how YUV is meant. Of no meaning for RGB.
+    full_range
+        False is limited range: 16 to 235 and 16 to 240 of 8 bits, times four for 10.
+    siting
+        Where chroma of half size lies: `left` (MPEG-2, H.264 and what most cameras write: level with every other luma
+        column, between two rows), `center` (JPEG, MPEG-1: between both, spelled as FFmpeg has it), `top-left` (BT.2020
+        of broadcast), and what these become in pictures that are turned.
+    pixel_aspect
+        Width of a pixel over its height, 1/64 to 64. A `ZoomSession` makes views of square pixels from it; an
+        `Upscaler` keeps pixels as they are.
 
-    Raises InputError for planes that do not fit the format and for an aspect out of range, UsageError for a name that
-    is not known.
+    Raises
+    ------
+    InputError
+        The planes do not fit the format, or the aspect is out of range.
+    UsageError
+        The name of a format, matrix or siting is not known.
     """
 
     planes: tuple[Any, ...]
@@ -136,12 +149,26 @@ class CameraFrame:
     ) -> CameraFrame:
         """A frame whose planes lie in one buffer, as cameras and decoders hand it over; it is not copied.
 
-        stride : bytes from one row of the first plane to the next; None where rows touch. Rows of pairs of chroma have
-            the same stride, rows of planes of half width half of it.
-        offsets : byte at which each plane starts; None where planes follow one another.
+        Parameters
+        ----------
+        buffer
+            Contiguous memory.
+        width, height
+            In pixels.
+        format, matrix, full_range, siting, pixel_aspect
+            As for `CameraFrame`.
+        stride
+            Bytes from one row of the first plane to the next; None where rows touch. Rows of pairs of chroma have the
+            same stride, rows of planes of half width half of it.
+        offsets
+            Byte at which each plane starts; None where planes follow one another.
 
-        Raises InputError for a buffer that is too small or not contiguous, and for sizes, stride and offsets that make
-        no sense; UsageError for a format that is not known.
+        Raises
+        ------
+        InputError
+            The buffer is too small or not contiguous, or sizes, stride and offsets make no sense.
+        UsageError
+            The format is not known.
         """
         if format not in FORMATS:
             raise unknown_name("pixel format", str(format), FORMATS)

@@ -24,7 +24,9 @@ class ZoomResult:
     tiles: int = 0
     """Tiles that the crop needs; 0 up to one output pixel per frame pixel, where the network is not needed."""
     computed: int = 0
+    """Tiles that were computed for this view."""
     reused: int = 0
+    """Tiles that were there from views before."""
     latency_ms: float = 0.0
     """From `submit` or `process` to the finished picture."""
     problem: BaseException | None = None

@@ -15,22 +15,19 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoomrt._deprecated import renamed_arguments
-from zoomrt.errors import InputError, RuntimeFault, UsageError
-from zoomrt.runtime.frames.buffers import host_array
-from zoomrt.runtime.frames.pixel_formats import CameraFrame, PixelFormat, empty_like
+from zoomrt.errors import RuntimeFault, UsageError
+from zoomrt.runtime.frames.pixel_formats import CameraFrame, PixelFormat
 from zoomrt.runtime.frames.yuv import read_window, rows_to_write, write_rows
-from zoomrt.runtime.sizes import check_size
 from zoomrt.runtime.upscaler import Upscaler, engine_of, load
-from zoomrt.runtime.zoom.crop import checked_zoom
 from zoomrt.runtime.zoom.deadline import Planner, mode_of
 from zoomrt.runtime.zoom.latest import NewestFirst, closed_fault, ms_since
+from zoomrt.runtime.zoom.request import Request, request_of
 from zoomrt.runtime.zoom.result import Ticket, ZoomResult
 from zoomrt.runtime.zoom.settings import check_settings, check_wait
 from zoomrt.runtime.zoom.temporal import Smoother
@@ -39,43 +36,50 @@ from zoomrt.runtime.zoom.tile_engine import Job, TileEngine
 from zoomrt.runtime.zoom.view import View, view_of
 
 
-@dataclass(frozen=True, eq=False)
-class _Request:
-    frame: CameraFrame
-    zoom: float
-    centre: tuple[float, float]
-    out: CameraFrame | None
-    arrival: float
-
-
 class ZoomSession:
     """Views of a crop, frame after frame.
-
-        with zoomrt.ZoomSession("edge-fp32-cpu", (1280, 720), budget_ms=33) as session:
-            ticket = session.submit(frame, zoom=3.0, centre=(0.6, 0.4))
-            view = session.result(ticket).pixels
-
-    bundle : the folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions;
-        one with a smaller tile to fall back on is loaded with `load(..., fallback=)`.
-    output_size : (width, height) of every view, in pixels.
-    budget_ms : from a frame's arrival to its view, up to 1,000,000; None computes every tile, however long it takes.
-    output_format : of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting. Frames
-        of 10 and 16 bits go through with all of them.
-    reuse : False computes every tile anew, for measurements.
-    cache_bytes : memory for tiles, 0 or more; one of 192 at scale 4 takes 4 MB. Those of the view that is shown stay
-        even where they alone take more; the others are kept in case they are wanted again.
-    still_tolerance : in [0, 1], how much a tile's input may change and still count as unchanged. 0 is exact. Sensor
-        noise changes every frame: with about three times its standard deviation a still scene is not computed again,
-        at the price that a change below it is not seen. The measure is in `tile_cache.largest_change`.
-    noise : standard deviation of the sensor's noise, in [0, 1]: what does not move is averaged over time, so that a
-        still scene does not flicker, see `temporal`. 0 is off, and then a view depends on its frame alone.
-    threads, verify, colour : as for `load`, which a loaded `Upscaler` has behind it: leave them out with one.
 
     Any thread may call any method. Frames are answered one at a time. A frame is read until its result is there and not
     after, so its buffer may be used again then; it is never written to. End with `with` or `close()`, which wait for
     the threads; a session that nobody holds any more ends its threads too, once Python collects it.
 
-    Raises what `load` raises; UsageError for a size, budget, format, tolerance or number of bytes that makes no sense.
+    Parameters
+    ----------
+    bundle
+        The folder of a bundle, or a loaded `Upscaler`, which stays the caller's and may serve several sessions; one
+        with a smaller tile to fall back on is loaded with `load(..., fallback=)`.
+    output_size
+        (width, height) of every view, in pixels.
+    budget_ms
+        From a frame's arrival to its view, up to 1,000,000; None computes every tile, however long it takes.
+    output_format
+        Of the views; None means that of each frame. YUV keeps the frame's matrix, range and siting. Frames of 10 and 16
+        bits go through with all of them.
+    reuse
+        False computes every tile anew, for measurements.
+    cache_bytes
+        Memory for tiles, 0 or more; one of 192 at scale 4 takes 4 MB. Those of the view that is shown stay even where
+        they alone take more; the others are kept in case they are needed again.
+    still_tolerance
+        In [0, 1], how much a tile's input may change and still count as unchanged. 0 is exact. Sensor noise changes
+        every frame: with about three times its standard deviation a still scene is not computed again, at the price
+        that a change below it is not seen.
+    noise
+        Standard deviation of the sensor's noise, in [0, 1]: what does not move is averaged over time, so that a still
+        scene does not flicker. 0 is off, and then a view depends on its frame alone.
+    colour, threads, verify
+        As for `load`; with a loaded `Upscaler`, leave them out.
+
+    Raises
+    ------
+    ZoomrtError
+        What `load` raises; UsageError for a size, budget, format, tolerance or number of bytes that makes no sense.
+
+    Examples
+    --------
+    >>> with zoomrt.ZoomSession("edge-fp32-cpu", (1280, 720), budget_ms=33) as session:
+    ...     ticket = session.submit(frame, zoom=3.0, centre=(0.6, 0.4))
+    ...     view = session.result(ticket).pixels
     """
 
     def __init__(
@@ -139,19 +143,33 @@ class ZoomSession:
     ) -> Ticket:
         """Hand in a frame and return at once. A frame that still waits for its turn is dropped for this one.
 
-        frame : a `CameraFrame`, or (H, W, 3) uint8 or uint16 RGB in anything that `buffers.host_array` reads.
-        zoom, centre : see `crop_of`.
-        out : where to write the view: a writable frame, or (H, W, 3) uint8 or uint16 array for RGB, of the output size,
+        Parameters
+        ----------
+        frame
+            A `CameraFrame`, or (H, W, 3) uint8 or uint16 RGB: an array, a buffer, DLPack or `__cuda_array_interface__`.
+        zoom
+            1 to 64; at 1 the view is the largest part of the frame with its shape.
+        centre
+            (x, y) of the view's middle, each a fraction of the frame in [0, 1]; the view is moved to stay inside.
+        out
+            Where to write the view: a writable frame, or (H, W, 3) uint8 or uint16 array for RGB, of the output size,
             and of `output_format` unless that is None; None makes a new one.
 
-        The ticket raises InputError for a frame, zoom, centre or `out` that cannot be used, RuntimeFault or OutOfMemory
-        when the engine fails on one of its tiles. No other frame is affected.
-        Raises RuntimeFault when the session is closed, and nothing else.
+        Returns
+        -------
+        Ticket
+            It raises InputError for a frame, zoom, centre or `out` that cannot be used, RuntimeFault or OutOfMemory
+            when the engine fails on one of its tiles. No other frame is affected.
+
+        Raises
+        ------
+        RuntimeFault
+            The session is closed.
         """
         arrival = time.perf_counter()
         self._check_open()
         try:
-            request = _request(frame, zoom, centre, out, arrival)
+            request = request_of(frame, zoom, centre, out, arrival)
         except Exception as problem:
             ticket: Ticket = Future()
             ticket.set_exception(problem)
@@ -159,7 +177,24 @@ class ZoomSession:
         return self._frames.put(functools.partial(self._answer, request), arrival)
 
     def result(self, ticket: Ticket, timeout_s: float | None = None) -> ZoomResult:
-        """Wait for a ticket's view, up to 46 days; raises what became of it, TimeoutError or UsageError."""
+        """Wait for a ticket's view.
+
+        Parameters
+        ----------
+        ticket
+            From `submit`.
+        timeout_s
+            Seconds, up to 46 days; None waits without limit.
+
+        Raises
+        ------
+        TimeoutError
+            It is not there yet.
+        UsageError
+            Nobody can wait for so long.
+        ZoomrtError
+            What became of the frame, see `submit`.
+        """
         check_wait(timeout_s)
         return ticket.result(None if timeout_s is None else float(timeout_s))
 
@@ -172,9 +207,20 @@ class ZoomSession:
         *,
         out: CameraFrame | NDArray[Any] | None = None,
     ) -> ZoomResult:
-        """`submit` and `result` in one, in this thread; it waits for its turn and is never dropped."""
+        """`submit` and `result` in one, in this thread; it waits for its turn and is never dropped.
+
+        Parameters
+        ----------
+        frame, zoom, centre, out
+            As for `submit`.
+
+        Raises
+        ------
+        ZoomrtError
+            What `submit` and its ticket raise.
+        """
         self._check_open()
-        return self._answer(_request(frame, zoom, centre, out, time.perf_counter()))
+        return self._answer(request_of(frame, zoom, centre, out, time.perf_counter()))
 
     @renamed_arguments("ZoomSession.bicubic", center="centre")
     def bicubic(
@@ -185,11 +231,17 @@ class ZoomSession:
         *,
         out: CameraFrame | NDArray[Any] | None = None,
     ) -> CameraFrame:
-        """The same view without the network, for comparison; arguments as for `submit`."""
-        request = _request(frame, zoom, centre, out, time.perf_counter())
+        """The same view without the network, for comparison.
+
+        Parameters
+        ----------
+        frame, zoom, centre, out
+            As for `submit`.
+        """
+        request = request_of(frame, zoom, centre, out, time.perf_counter())
         frame = request.frame
         view = view_of(frame.shape, self._output, self._facts, request.zoom, request.centre, frame.pixel_aspect)
-        target = self._target(request)
+        target = request.target(self._output, self._format)
         _write(view, read_window(frame, *view.window), {}, target)
         return target
 
@@ -205,6 +257,7 @@ class ZoomSession:
 
     @property
     def closed(self) -> bool:
+        """Whether it cannot be used any more."""
         return self._frames.closed
 
     @property
@@ -219,7 +272,7 @@ class ZoomSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer(self, request: _Request) -> ZoomResult:
+    def _answer(self, request: Request) -> ZoomResult:
         with self._turn:
             while True:
                 self._follow_tile()
@@ -236,11 +289,11 @@ class ZoomSession:
             self._cache.clear()
             self._planner.tile.forget()
 
-    def _answered(self, request: _Request) -> ZoomResult:
+    def _answered(self, request: Request) -> ZoomResult:
         """One frame, while it is this thread's turn."""
         frame = request.frame
         view = self._view_of(frame.shape, request.zoom, request.centre, frame.pixel_aspect)
-        out = self._target(request)
+        out = request.target(self._output, self._format)
         window = read_window(frame, *view.window)
         if self._smoother is not None:
             window = self._smoother.apply(window, view.window, frame.shape)
@@ -281,7 +334,7 @@ class ZoomSession:
         engine, planner = self._engine, self._planner
         running, since = engine.running()
         busy_s = max((planner.tile.mean or 0.0) * len(running) - since, 0.0)
-        jobs = [next((other for other in running if _same(other, job)), job) for job in jobs]
+        jobs = [next((other for other in running if other.same(job)), job) for job in jobs]
         under_way = [job for job in jobs if job in running]
         fresh = [job for job in jobs if job not in running]
         now = planner.tiles_now(time.perf_counter() - arrival, len(fresh), busy_s)
@@ -307,18 +360,6 @@ class ZoomSession:
             job.index in self._missing and unchanged(self._missing[job.index], job.source, self._tolerance)
             for job in jobs
         )
-
-    def _target(self, request: _Request) -> CameraFrame:
-        """Where the view goes: the caller's frame, if it fits, or a new one."""
-        out, form = request.out, self._format
-        if out is None:
-            return empty_like(request.frame, self._output, form)
-        writable = all(plane.flags.writeable for plane in out.planes)
-        if out.shape != self._output or (form and out.format != form) or not writable:
-            seen = f"{out.format} {out.shape[1]}x{out.shape[0]}" + ("" if writable else ", read-only")
-            needed = f"a writable {form or ''} frame of {self._output[1]}x{self._output[0]}"
-            raise InputError("cannot write the view", seen=seen, needed=needed, remedy="Make `out` like that.")
-        return out
 
     def _warm_up(self, budget_ms: float | None) -> None:
         """Refuse a bundle without tiles; with a budget, learn what a tile costs before the first frame needs it."""
@@ -354,26 +395,3 @@ def _stop(frames: NewestFirst, engine: TileEngine) -> None:
     """What is left to do for a session that was dropped without `close`."""
     frames.stop()
     engine.stop()
-
-
-def _request(frame: object, zoom: object, centre: object, out: object, arrival: float) -> _Request:
-    """A request that makes sense; everything that is asked is checked here but for the fit of `out`."""
-    if not isinstance(frame, CameraFrame):
-        frame = _rgb_frame(frame)
-    check_size(*frame.shape, "cannot zoom into this frame")
-    if isinstance(out, np.ndarray):
-        out = _rgb_frame(out)
-    if not (out is None or isinstance(out, CameraFrame)):
-        needed, remedy = "a CameraFrame or a numpy array", "Make it of the planes to be written to."
-        raise InputError("cannot write the view", seen=type(out).__name__, needed=needed, remedy=remedy)
-    return _Request(frame, *checked_zoom(zoom, centre), out, arrival)
-
-
-def _rgb_frame(pixels: object) -> CameraFrame:
-    """(H, W, 3) RGB of 8 or 16 bits as a frame."""
-    array = host_array(pixels)
-    return CameraFrame((array,), "rgb48" if array.dtype == np.uint16 else "rgb")
-
-
-def _same(one: Job, other: Job) -> bool:
-    return one.place == other.place and np.array_equal(one.source, other.source)

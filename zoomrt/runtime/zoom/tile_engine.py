@@ -43,6 +43,10 @@ class Job:
     def place(self) -> tuple[int, ...]:
         return self.view.place(self.index)
 
+    def same(self, other: Job) -> bool:
+        """Whether both give the same pixels."""
+        return self.place == other.place and np.array_equal(self.source, other.source)
+
 
 class TileEngine:
     """Runs jobs on an engine in a thread of its own.
