@@ -90,8 +90,9 @@ def _parameters(parameters: griffe.Parameters | list[griffe.Parameter]) -> str:
         if item.kind is griffe.ParameterKind.keyword_only and not named:
             words.append("*")
             named = True
-        text = f"{item.name}: {item.annotation}" if item.annotation else item.name
-        words.append(text if item.default is None else f"{text} = {item.default}")
+        rest = item.kind is griffe.ParameterKind.var_keyword
+        text = f"{'**' * rest}{item.name}: {item.annotation}" if item.annotation else item.name
+        words.append(text if item.default is None or rest else f"{text} = {item.default}")
     line = f"({', '.join(words)})"
     return line if len(line) <= 100 else "(\n" + "".join(f"    {word},\n" for word in words) + ")"
 

@@ -45,24 +45,66 @@ def build(
     on_progress: Progress | None = None,
     **options: object,
 ) -> Bundle:
-    """Build a bundle, which `zoomrt.load` can run, and return it opened. Needs zoomrt[export].
+    """Build a bundle, which `load` can run, and return it opened. Needs zoomrt[export].
 
-    Parameters are the options of `trt-build`, of the same names; `trt-build --help` explains them.
+    The parameters are the options of `trt-build`, of the same names; `trt-build --help` says more of each.
 
     Parameters
     ----------
-    output : folder of the bundle; (model or name of the weights)-precision-target if None. An older bundle there is
-        replaced by a whole new one or not at all.
-    model, weights : a family's name; its checkpoint file. Neither: `edge`, whose weights are inside the package.
-    tile, overlap : input pixels.
-    batch : tile counts per engine call, ascending from 1.
-    timeout : minutes for one engine.
-    max_memory : bytes; a build that is expected to take more is refused.
-    cache : whether the same request that was built before is copied, and this one kept.
-    on_progress : called with (stage, fraction of it done).
-    options : those of the model family, such as `steps=4`.
+    output
+        Folder of the bundle; (model or name of the weights)-precision-target if None. An older bundle there is replaced
+        by a whole new one or not at all.
+    model
+        A family's name; None tells it by the weights, or takes `edge`, whose weights are inside the package.
+    weights
+        The checkpoint's file.
+    precision
+        `fp32`, `fp16`, `bf16`, `int8`, `int8-all` or `fp8`.
+    target
+        `cpu`, `cuda`, or a GPU such as `sm89`.
+    tile
+        Tile side in input pixels; None is what the family advises.
+    overlap
+        Input pixels that neighbouring tiles share; None is what the family advises.
+    batch
+        Tiles per engine call, ascending from 1.
+    backend
+        What runs it, where there is a choice; None takes the fastest that passes parity.
+    attention_plugin
+        Build our attention kernel into the engine, where the backend takes plugins.
+    require_faster
+        Refuse fewer bits that are not faster than FP32.
+    colour
+        `none`, `adain` or `wavelet`, in place of the family's own colour step.
+    calibration
+        For 8-bit layers: a folder of pictures to take ranges from.
+    calibration_hr
+        They are high-resolution targets: degrade them first.
+    tiles
+        How many tiles to take ranges from; 16 if None.
+    method
+        How ranges are chosen: `mse`, `max`, `percentile` or `entropy`.
+    min_psnr
+        Decibels to FP32 that each tile keeps; 40 if None.
+    search_minutes
+        To find what can be quantised; 10 if None.
+    timeout
+        Minutes for one engine.
+    max_memory
+        Bytes; a build that is expected to take more is refused.
+    bisect
+        Where a graph differs from the network, find the node at fault.
+    cache
+        Whether the same request that was built before is copied, and this one kept.
+    on_progress
+        Called with (stage, fraction of it done).
+    **options
+        Those of the model family, such as `steps=4`.
 
-    Raises any ZoomrtError but those of running. Errors name these parameters.
+    Raises
+    ------
+    ZoomrtError
+        Any but those of running. Messages name these parameters.
     """
     batches = (batch,) if isinstance(batch, int) else tuple(batch)
     eight_bit = given(
