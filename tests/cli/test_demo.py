@@ -73,6 +73,6 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_scikit_image_it_says_what_to_run(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
-    monkeypatch.setattr(demo, "is_installed", lambda _: False)
+    monkeypatch.setattr("zoomrt.cli._common.is_installed", lambda _: False)
     assert run(demo.cli, []) == 14
     assert "make demo" in capfd.readouterr().err

@@ -18,7 +18,6 @@ from zoomrt.cli._common import ANY_PATH, lined_up, require, say, shared_options,
 from zoomrt.cli.build import build_with_progress
 from zoomrt.errors import MissingDependency
 from zoomrt.files import check_writable, made_folder
-from zoomrt.runtime.backends import is_installed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,13 +41,7 @@ REPEATS = 3
 @shared_options
 def cli(photograph: str, output: Path, quiet: bool) -> None:
     """Build edge, upscale real photographs, print figures and write OUTPUT/demo.png."""
-    if not is_installed("skimage"):
-        raise MissingDependency(
-            "the demo takes its photographs from scikit-image",
-            seen="no skimage",
-            needed="the extra 'dev'",
-            remedy="Run: make demo, which installs it.",
-        )
+    require("bench", "the demo, for which make demo installs scikit-image,")
     require("export", "the demo builds a bundle and")
     check_writable(output / "demo.png")
     from zoomrt.export.request import BuildRequest

@@ -15,8 +15,6 @@ from zoomrt.cli._build_summary import summary
 from zoomrt.cli._common import ANY_PATH, progress_bar, require, say, shared_options, start
 from zoomrt.cli.build import build_with_progress
 from zoomrt.cli.video.zoom_path import parse_keyframes
-from zoomrt.errors import MissingDependency
-from zoomrt.runtime.backends import is_installed
 
 SIZE = (480, 480)
 RATE = 15
@@ -33,13 +31,7 @@ MOMENTS = (0.8, 1.6, 2.5, 3.5)
 @shared_options
 def cli(output: Path, quiet: bool) -> None:
     """Build edge, zoom into a photograph, write OUTPUT/zoom.mp4 and OUTPUT/zoom.png."""
-    if not is_installed("skimage"):
-        raise MissingDependency(
-            "the demo takes its photograph from scikit-image",
-            seen="no skimage",
-            needed="the extra 'dev'",
-            remedy="Run: make demo-zoom, which installs it.",
-        )
+    require("bench", "the demo, for which make demo-zoom installs scikit-image,")
     require("export", "the demo builds a bundle and")
     require("video", "the demo writes a video and")
     from zoomrt.export.request import BuildRequest

@@ -116,7 +116,7 @@ def cli(
             made_folder(output.parent),
         ):
             progress = Progress(advance, output.name, lasts)
-            run = ZoomRun(source, session, path, progress, until=seconds, side_by_side=side_by_side)
+            run = ZoomRun(source, session, path, progress, seconds, side_by_side)
             try:
                 write(run)
             finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -37,22 +38,18 @@ class Progress:
         self._advance(f"{self._name}: frame {frames}, {int(left) // 60}:{int(left) % 60:02d} left", share)
 
 
+@dataclass(eq=False)
 class ZoomRun:
-    """until : seconds of input after which nothing is wanted. side_by_side : bicubic on the left of a canvas."""
+    """until : seconds of input after which nothing is wanted. side_by_side : bicubic on the left of a canvas.
+    counts : frames so far, and tiles `computed`, `reused` and `bicubic`."""
 
-    def __init__(
-        self,
-        source: Source,
-        session: ZoomSession,
-        path: ZoomPath,
-        progress: Progress,
-        *,
-        until: float | None,
-        side_by_side: bool,
-    ) -> None:
-        self._source, self._session, self._path, self._progress = source, session, path, progress
-        self._until, self._both = until, side_by_side
-        self.counts: Counter[str] = Counter()
+    source: Source
+    session: ZoomSession
+    path: ZoomPath
+    progress: Progress
+    until: float | None
+    side_by_side: bool
+    counts: Counter[str] = field(default_factory=Counter)
 
     def video(self, path: Path, recording: Recording) -> None:
         """Write a video file, with all that its recording keeps of the source."""
@@ -78,26 +75,26 @@ class ZoomRun:
 
     def _packets(self) -> Iterator[tuple[Any, Any, Fraction]]:
         """(frame, None, seconds) or (None, packet, 0)."""
-        for frame, packet in self._source.packets(self._until):
+        for frame, packet in self.source.packets(self.until):
             at = Fraction(0)
             if frame is not None:
-                at = self.counts["frames"] / self._source.rate if frame.pts is None else frame.pts * frame.time_base
-                if self._until is not None and at >= self._until:
+                at = self.counts["frames"] / self.source.rate if frame.pts is None else frame.pts * frame.time_base
+                if self.until is not None and at >= self.until:
                     return  # pictures without times, which the source cannot tell the end of
             yield frame, packet, at
 
     def _render(self, frame: Any, at: Fraction, canvas: CameraFrame) -> None:
-        at_seconds, picture = float(at), self._source.camera_frame(frame)
-        zoom, centre = self._path.at(at_seconds)
+        at_seconds, picture = float(at), self.source.camera_frame(frame)
+        zoom, centre = self.path.at(at_seconds)
         out = canvas
-        if self._both:
+        if self.side_by_side:
             out = half(canvas, right=True)
-            self._session.bicubic(picture, zoom, centre, out=half(canvas, right=False))
-        result = self._session.process(picture, zoom, centre, out=out)
+            self.session.bicubic(picture, zoom, centre, out=half(canvas, right=False))
+        result = self.session.process(picture, zoom, centre, out=out)
         self.counts["frames"] += 1
         for name in ("computed", "reused", "bicubic"):
             self.counts[name] += getattr(result, name)
-        self._progress.show(at_seconds, self.counts["frames"])
+        self.progress.show(at_seconds, self.counts["frames"])
 
 
 def half(canvas: CameraFrame, *, right: bool) -> CameraFrame:
