@@ -304,6 +304,12 @@ def test_a_name_asked_for_is_seen() -> None:
     assert not {*asked_names("a == 'fp16'; b = 'openvino'")}
 
 
+def test_options_of_onnxruntime_are_set_in_one_place() -> None:
+    """Those that a session is opened with; who measures, turns on a profile or turns off optimisations on top."""
+    makes = {name for name, source in SOURCES.items() if ".SessionOptions(" in source}
+    assert makes == {"runtime/sessions/common/onnxruntime_graph.py"}
+
+
 def test_print_is_seen() -> None:
     assert prints("def f():\n    print('x')")
 
