@@ -2,7 +2,8 @@
 //
 //     zoom_cli BUNDLE IN.ppm OUT.ppm
 //     zoom_cli BUNDLE IN.ppm OUT.ppm --view 1280x720 --zoom 3 --at 0.6,0.4
-//     zoom_cli ... --provider QNNExecutionProvider --library libonnxruntime_providers_qnn.so
+//     zoom_cli ... --provider QNNExecutionProvider --library libonnxruntime_providers_qnn.so --set
+//     backend_path=libQnnHtp.so
 //
 // Pictures are binary PPM (P6, 8 bits), which every tool converts to and from: `magick in.png in.ppm`.
 #include <cctype>
@@ -61,7 +62,8 @@ int complain(const char* text) {
 
 int main(int count, char** words) {
   const char* usage =
-      "usage: zoom_cli BUNDLE IN.ppm OUT.ppm [--view WxH] [--zoom Z] [--at X,Y] [--provider NAME] [--library PATH]";
+      "usage: zoom_cli BUNDLE IN.ppm OUT.ppm [--view WxH] [--zoom Z] [--at X,Y] [--provider NAME] [--library PATH] "
+      "[--set KEY=VALUE]...";
   if (count < 4) return complain(usage);
   zoomrt::Options options;
   double zoom = 1, x = 0.5, y = 0.5;
@@ -78,6 +80,8 @@ int main(int count, char** words) {
       options.provider = value;
     else if (name == "--library")
       options.library = value;
+    else if (const std::size_t equals = value.find('='); name == "--set" && equals != std::string::npos)
+      options.provider_options.emplace_back(value.substr(0, equals), value.substr(equals + 1));
     else
       known = false;
     if (!known) return complain(usage);

@@ -231,6 +231,28 @@ def test_whole_frames_are_pythons(
             assert difference(out.read(), CameraFrame((codes,), "rgb")) <= 1
 
 
+@pytest.mark.slow
+def test_the_shipped_edge_on_photographs(probe: Probe, tmp_path: Path) -> None:
+    from skimage import data
+
+    from zoomrt.export.build import build
+    from zoomrt.export.request import BuildRequest
+
+    edge = build(BuildRequest(backend="onnxruntime"), tmp_path / "edge", use_cache=False).path
+    with load(edge, threads=1) as upscaler:
+        for name in ("astronaut", "chelsea", "coffee"):
+            pixels = np.ascontiguousarray(getattr(data, name)()[:150, :260])
+            frame = empty_like(CameraFrame((pixels,)), pixels.shape[:2], "nv12")
+            write_view(np.float32(1 / 255) * pixels.transpose(2, 0, 1), frame)
+            for source in (CameraFrame((pixels,)), frame):
+                expected = CameraFrame((upscaler(source),))
+                given = Room(tmp_path / "in", source)
+                out = Room(tmp_path / "out", empty_like(expected, expected.size))
+                assert probe("load", edge, 260, 150, 0, 0, 1, 1) == "ok"
+                assert probe("upscale", given.words, out.words) == "ok"
+                assert difference(out.read(), expected) <= 1
+
+
 @pytest.mark.parametrize("format", ["rgb", "nv12"])
 @pytest.mark.parametrize("zoom", [1.0, 1.4, 2.0, 7.3, 64.0])
 def test_zoomed_views_are_pythons(
@@ -507,6 +529,23 @@ def test_zoom_cli_says_what_is_wrong(examples: Path, bundle: Path, tmp_path: Pat
         done = zoom_cli(examples, *words)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
         assert expected in done.stderr
+
+
+@pytest.mark.slow
+def test_a_snapdragons_npu_as_a_plugin(examples: Path, bundle: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    """The whole graph in the simulator of Qualcomm's wheel, in FP16: near the CPU's picture, and not the same."""
+    qnn = pytest.importorskip("onnxruntime_qnn")
+    given = ppm(tmp_path / "in.ppm", camera(rng, "rgb", 40, 24).planes[0])
+    options = [f"backend_path={qnn.get_qnn_htp_path()}", "soc_model=69", "htp_arch=79"]
+    words = ["--provider", "QNNExecutionProvider", "--library", qnn.get_library_path()]
+    for option in options:
+        words += ["--set", option]
+    pictures = []
+    for name, more in (("cpu.ppm", []), ("npu.ppm", words)):
+        done = zoom_cli(examples, bundle, given, tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+        pictures.append(np.frombuffer((tmp_path / name).read_bytes()[15:], np.uint8).astype(int))
+    assert 1 <= np.abs(pictures[0] - pictures[1]).max() <= 2
 
 
 def test_camera_loop(examples: Path, bundle: Path) -> None:
