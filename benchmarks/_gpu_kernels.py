@@ -151,7 +151,7 @@ def part_frame(run: Run) -> list[Row]:
     import torch
 
     from zoomrt.bundle import TileFacts
-    from zoomrt.kernels import colour_match, tile_blend, tile_gather
+    from zoomrt.kernels import tile_blend, tile_gather
     from zoomrt.runtime.tiles import pixels
     from zoomrt.runtime.tiles.blend import Blender
     from zoomrt.runtime.tiles.plan import plan
@@ -184,25 +184,16 @@ def part_frame(run: Run) -> list[Row]:
     axes = [tile_blend.axis_table(axis.spans, axis.ramp.tolist()) for axis in (tiles.rows, tiles.columns)]
     across, down = ((places.cuda(), weights.cuda()) for places, weights in (axes[1], axes[0]))
     tiles_on_gpu, target = values.cuda(), torch.empty(2048, 2048, 3, dtype=torch.uint8, device="cuda")
-    sums = torch.empty(tile_blend.sums_shape(2048, 2048), device="cuda")
+    faults = torch.empty(tile_blend.programs(2048, 2048), device="cuda")
 
     def blend() -> None:
-        tile_blend.tile_blend(tiles_on_gpu, down, across, target, (-1.0, 1.0), sums=sums)
+        tile_blend.tile_blend(tiles_on_gpu, down, across, target, (-1.0, 1.0), faults=faults)
 
     blend()
     row: Row = {"case": "blend", "equal": torch.equal(target.cpu(), torch.from_numpy(out)), "ours_us": median_us(blend)}
     moved = tile_blend.cost(2048, 2048, len(tiles), 512, 512).bytes
     rows.append({**row, "share_of_copy": share(moved / run.copy_gb_per_s * 1e-3, row["ours_us"])})
 
-    def colours() -> None:
-        source = colour_match.source_sums(on_gpu)
-        colour_match.apply_table(target, colour_match.colour_table(source, 512 * 512, sums, 2048 * 2048))
-
-    exact = colour_match.reference(frame.permute(2, 0, 1), torch.from_numpy(out).permute(2, 0, 1))
-    made = colour_match.colour_table(colour_match.source_sums(on_gpu), 512 * 512, sums, 2048 * 2048).cpu()
-    row = {"case": "colours", "equal": bool((made.int() - exact.int()).abs().max() <= 1), "ours_us": median_us(colours)}
-    moved = colour_match.cost(512, 512, 4).bytes
-    rows.append({**row, "share_of_copy": share(moved / run.copy_gb_per_s * 1e-3, row["ours_us"])})
     return rows
 
 

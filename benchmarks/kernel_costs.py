@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.report import table
-from zoomrt.kernels import attention, colour_match, tile_blend, tile_gather
+from zoomrt.kernels import attention, tile_blend, tile_gather
 from zoomrt.kernels.cost import Cost
 
 PAGE = Path(__file__).parent.parent / "docs" / "kernels.md"
@@ -29,7 +29,6 @@ CASES: list[tuple[str, str, Cost]] = [
     ("tile_gather", "25 tiles of 128x128, RGB", tile_gather.cost(25, 128, 128)),
     ("tile_gather", "25 tiles of 128x128, NV12", tile_gather.cost(25, 128, 128, "nv12")),
     ("tile_blend", "25 tiles of 512x512 to 2048x2048", tile_blend.cost(2048, 2048, 25, 512, 512)),
-    ("colour_match", "512x512 to 2048x2048", colour_match.cost(512, 512, 4)),
 ]
 
 

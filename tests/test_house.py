@@ -191,7 +191,6 @@ STILL_TOO_LARGE = {
         "attention is too long",
         "attention takes too many arguments",
     },
-    "kernels/colour_match.py": {"too many arguments to frame_arguments"},
     "kernels/tile_blend.py": {"too many arguments to require_tensors"},
     "kernels/tile_gather.py": {"too many arguments to frame_arguments", "frame_arguments takes too many arguments"},
     "runtime/sessions/tensorrt.py": {"too many arguments to TensorRtEngine", "__init__ takes too many arguments"},

@@ -23,9 +23,8 @@ STEPS = {
     "osediff_wavelet": ColourFacts(method="wavelet", clamp="first", reference="pillow_bicubic", epsilon=1e-5),
     "hypir": ColourFacts(method="wavelet", clamp="last", reference="torch_bicubic", epsilon=1e-5),
     "adcsr": ColourFacts(method="adain", clamp="last", reference="input", epsilon=1e-10),
-    "kernels": ColourFacts(method="adain", clamp="first", reference="input", epsilon=1e-5),
 }
-"""What manifests hold; `kernels` is no model's, it is what the GPU's kernels do."""
+"""What manifests hold."""
 
 
 def osediff(result: Pixels, source: Pixels) -> Pixels:
@@ -50,10 +49,6 @@ def adcsr(result: Pixels, source: Pixels) -> Pixels:
     return np.clip(signed / 2 + 0.5, 0, 1)
 
 
-def kernels(result: Pixels, source: Pixels) -> Pixels:
-    return np.clip(adain(np.clip(result, 0, 1), source, 1e-5), 0, 1)
-
-
 def none(result: Pixels, source: Pixels) -> Pixels:  # noqa: ARG001
     return np.clip(result, 0, 1)
 
@@ -64,7 +59,6 @@ REFERENCES: dict[str, Callable[[Pixels, Pixels], Pixels]] = {
     "osediff_wavelet": osediff_wavelet,
     "hypir": hypir,
     "adcsr": adcsr,
-    "kernels": kernels,
 }
 
 

@@ -50,86 +50,43 @@ BLEND = {
     "column_places": "*i32",
     "column_weights": "*fp32",
     "frame": "*u8",
-    "sums": "*fp32",
+    "faults": "*fp32",
     **dict.fromkeys(("first_row", "last_row", "height", "width", "tile_columns", "tile_rows_held"), "i32"),
     **dict.fromkeys(("tile_stride", "channel_stride", "tile_row_stride", "row_stride", "column_stride"), "i32"),
     "frame_channel_stride": "i32",
     "gain": "fp32",
     "black": "fp32",
 }
-COLOUR = {
-    "colour_source_rgb": {
-        "frame": "*u8",
-        "sums": "*fp32",
-        **dict.fromkeys(("height", "width", "row_stride", "column_stride", "channel_stride"), "i32"),
-        "gain": "fp32",
-    },
-    "colour_source_nv12": {
-        "frame": "*u8",
-        "chroma": "*u8",
-        "sums": "*fp32",
-        **dict.fromkeys(("height", "width", "row_stride", "column_stride", *HALVES), "i32"),
-        **dict.fromkeys(("gain", *YUV), "fp32"),
-    },
-    "colour_table": {
-        "source": "*fp32",
-        "result": "*fp32",
-        "table": "*u8",
-        **dict.fromkeys(("source_programs", "result_programs", "source_pixels", "result_pixels"), "i32"),
-    },
-    "colour_apply": {
-        "frame": "*u8",
-        "table": "*u8",
-        **dict.fromkeys(("height", "width", "row_stride", "column_stride", "channel_stride"), "i32"),
-    },
-}
-COLOUR_GRIDS = {"colour_table": ("3", "1", "1")}
-FRAME_GRID = ("cdiv(width, COLUMNS)", "cdiv(height, ROWS)", "1")
 
 
 def records(kind: str) -> dict[str, KernelFile]:
     """As `zoomrt.kernels` writes them for SM89."""
     common: dict[str, Any] = {"warps": 4, "shared_bytes": 0, "registers": 32, "spilled_bytes": 0}
     constants = {"ROWS": ROWS, "COLUMNS": COLUMNS}
-    return (
-        {
-            f"tile_gather_{format}_{kind}:sm89": KernelFile(
-                kernel="tile_gather",
-                file=f"{entry}.cubin",
-                entry=entry,
-                arguments=tuple((name, text.format(kind)) for name, text in arguments.items()),
-                aligned=("out",),
-                constants=constants,
-                grid=("cdiv(tile_width, COLUMNS)", "cdiv(tile_height, ROWS)", "tiles"),
-                extents=("tiles",),
-                **common,
-            )
-            for format, entry, arguments in (("rgb", "gather", GATHER), ("nv12", "gather_nv12", GATHER_NV12))
-        }
-        | {
-            f"tile_blend_{kind}_sums:sm89": KernelFile(
-                kernel="tile_blend",
-                file="blend.cubin",
-                entry="blend",
-                arguments=tuple((name, text.format(kind)) for name, text in BLEND.items()),
-                constants=constants,
-                grid=("cdiv(width, COLUMNS)", "cdiv(last_row - first_row, ROWS)", "1"),
-                **common,
-            ),
-        }
-        | {
-            f"{name}:sm89": KernelFile(
-                kernel="colour_match",
-                file=f"{name}.cubin",
-                entry=name,
-                arguments=tuple(arguments.items()),
-                constants=constants,
-                grid=COLOUR_GRIDS.get(name, FRAME_GRID),
-                **common,
-            )
-            for name, arguments in COLOUR.items()
-        }
-    )
+    return {
+        f"tile_gather_{format}_{kind}:sm89": KernelFile(
+            kernel="tile_gather",
+            file=f"{entry}.cubin",
+            entry=entry,
+            arguments=tuple((name, text.format(kind)) for name, text in arguments.items()),
+            aligned=("out",),
+            constants=constants,
+            grid=("cdiv(tile_width, COLUMNS)", "cdiv(tile_height, ROWS)", "tiles"),
+            extents=("tiles",),
+            **common,
+        )
+        for format, entry, arguments in (("rgb", "gather", GATHER), ("nv12", "gather_nv12", GATHER_NV12))
+    } | {
+        f"tile_blend_{kind}_faults:sm89": KernelFile(
+            kernel="tile_blend",
+            file="blend.cubin",
+            entry="blend",
+            arguments=tuple((name, text.format(kind)) for name, text in BLEND.items()),
+            constants=constants,
+            grid=("cdiv(width, COLUMNS)", "cdiv(last_row - first_row, ROWS)", "1"),
+            **common,
+        ),
+    }
 
 
 def strided(a: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -156,41 +113,6 @@ def from_yuv(a: dict[str, Any]) -> np.ndarray[Any, Any]:
     u, v = ((chroma - a["chroma_middle"]) * a["chroma_gain"]).transpose(2, 0, 1)
     rgb = [luma + a["red"] * v, luma + a["green_red"] * v + a["green_blue"] * u, luma + a["blue"] * u]
     return np.stack(rgb, axis=2).clip(0, 1)
-
-
-def colour_source(name: str, read: Callable[[dict[str, Any]], Any]) -> Callable[..., None]:
-    def run(grid: tuple[int, int, int], *values: Any) -> None:
-        a = dict(zip(COLOUR[name], values, strict=True))
-        frame = read(a).astype(np.float64) * a["gain"]
-        sums = at(a["sums"], (grid[0] * grid[1], 7), "f4")
-        sums[...] = 0
-        sums[-1, :3], sums[-1, 3:6] = frame.sum((0, 1)), np.square(frame).sum((0, 1))
-
-    return run
-
-
-def colour_table(grid: tuple[int, int, int], *values: Any) -> None:
-    """adain by hand: a gain and a bias per channel."""
-    a = dict(zip(COLOUR["colour_table"], values, strict=True))
-    assert grid == (3, 1, 1)
-    facts_of = []
-    for side in ("source", "result"):
-        count = a[f"{side}_pixels"]
-        sums = at(a[side], (a[f"{side}_programs"], 7), "f4").astype(np.float64).sum(0)
-        mean = sums[:3] / count / 255
-        facts_of.append((mean, np.maximum(sums[3:6] / 255**2 - count * mean**2, 0) / max(1, count - 1)))
-    (wanted, wide), (mean, narrow) = facts_of
-    gain = np.sqrt((wide + 1e-5) / (narrow + 1e-5))
-    codes = np.arange(256) * gain[:, None] + 255 * (wanted - gain * mean)[:, None]
-    at(a["table"], (3, 256), "u1")[...] = np.rint(codes.clip(0, 255))
-
-
-def colour_apply(_grid: tuple[int, int, int], *values: Any) -> None:
-    a = dict(zip(COLOUR["colour_apply"], values, strict=True))
-    frame, table = at(a["frame"], (a["height"], a["width"], 3), "u1"), at(a["table"], (3, 256), "u1")
-    assert (a["row_stride"], a["column_stride"], a["channel_stride"]) == frame.strides
-    for channel in range(3):
-        frame[..., channel] = table[channel][frame[..., channel]]
 
 
 def gather(
@@ -241,10 +163,9 @@ def blend(dtype: str, held_rows: list[int]) -> Callable[..., None]:
         with np.errstate(invalid="ignore"):
             at(a["frame"], (high, wide, 3), "u1")[first:last] = np.rint(np.nan_to_num(codes))
         assert grid == (-(-wide // COLUMNS), -(-(last - first) // ROWS), 1)
-        sums = at(a["sums"], (grid[0] * grid[1], 7), "f4")
-        sums[...] = 0
-        sums[0, :3], sums[0, 3:6] = codes.sum((0, 1)), np.square(codes).sum((0, 1))
-        sums[-1, 6] = (~np.isfinite(value)).sum()
+        faults = at(a["faults"], (grid[0] * grid[1],), "f4")
+        faults[...] = 0
+        faults[-1] = (~np.isfinite(value)).sum()
 
     return run
 
@@ -255,7 +176,7 @@ def gpu_upscaler(
     """lacking : kernels that the bundle has not."""
     tile = facts(dtype=TYPES[kind], **changes)
     bundle, shapes = engine_bundle(folder, tile)
-    for name in ("gather", "gather_nv12", "blend", *COLOUR):
+    for name in ("gather", "gather_nv12", "blend"):
         (folder / f"{name}.cubin").write_bytes(b"code")
     some = {key: one for key, one in records(kind).items() if key.partition(":")[0] not in lacking}
     bundle = unfinished(bundle.path, msgspec.structs.replace(bundle.manifest, kernels=some))
@@ -265,13 +186,8 @@ def gpu_upscaler(
         "gather": gather(tile.dtype),
         "gather_nv12": gather(tile.dtype, GATHER_NV12, from_yuv),
         "blend": blend(tile.dtype, cuda.held),  # type: ignore[attr-defined]
-        "colour_source_rgb": colour_source("colour_source_rgb", strided),
-        "colour_source_nv12": colour_source("colour_source_nv12", from_yuv),
-        "colour_table": colour_table,
-        "colour_apply": colour_apply,
     }
     cuda.counts = {"gather": len(GATHER), "gather_nv12": len(GATHER_NV12), "blend": len(BLEND)}
-    cuda.counts |= {name: len(names) for name, names in COLOUR.items()}
     device = device_on(cuda)
     trt = fake_trt(cuda, shapes, tile.dtype)
     session = tensorrt_session(bundle, device, trt)

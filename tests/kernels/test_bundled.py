@@ -11,11 +11,10 @@ pytest.importorskip("triton", reason="the extra 'kernels' is not installed")
 pytest.importorskip("torch", reason="the extra 'export' is not installed")
 
 import toy_kernels
-from colour_steps import STEPS
 
 from zoomrt.bundle import TileFacts
 from zoomrt.bundle.kernel_file import coverage
-from zoomrt.cli.build import summary
+from zoomrt.cli._build_summary import summary
 from zoomrt.cli.doctor import bundle_lines
 from zoomrt.export.build import build
 from zoomrt.export.engines import kernel_files as subject
@@ -54,8 +53,7 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
             "gather_nv12_fp16",
             "gather_nv12_fp32",
         ),
-        "tile_blend": ("blend_fp16", "blend_fp32_sums"),
-        "colour_match": ("colour_table", "colour_source_rgb", "colour_source_nv12"),
+        "tile_blend": ("blend_fp16", "blend_fp32_faults"),
         "attention": ("attention",),
     }
     toys = [toy(kernel, name) for kernel, some in names.items() for name in some]
@@ -79,14 +77,9 @@ def test_every_gpu_of_a_target_is_covered_by_what_the_runtime_launches(tmp_path:
     assert without_kernels(TARGETS["cpu"], {}) == []
 
 
-def test_type_of_tiles_and_colour_policy_decide_what_comes_along(tmp_path: Path) -> None:
-    tile = msgspec.structs.replace(TILE, dtype="float32", colour=STEPS["kernels"])
-    kernels = write_kernels(TARGETS["sm89"], tile, tmp_path, quiet)
-    gathers, sources = {"gather_rgb_fp32", "gather_nv12_fp32"}, {"colour_source_rgb", "colour_source_nv12"}
-    assert set(coverage(kernels)) == {*gathers, "blend_fp32_sums", "colour_table", *sources}
-    for model in ("osediff", "adcsr", "hypir"):  # their steps are not what the kernels do
-        other = write_kernels(TARGETS["sm89"], msgspec.structs.replace(tile, colour=STEPS[model]), tmp_path, quiet)
-        assert set(coverage(other)) == {*gathers, "blend_fp32_sums"}
+def test_type_of_tiles_decides_what_comes_along(tmp_path: Path) -> None:
+    kernels = write_kernels(TARGETS["sm89"], msgspec.structs.replace(TILE, dtype="float32"), tmp_path, quiet)
+    assert set(coverage(kernels)) == {"gather_rgb_fp32", "gather_nv12_fp32", "blend_fp32_faults"}
 
 
 def test_a_manifest_tells_how_to_launch(tmp_path: Path) -> None:
@@ -103,7 +96,7 @@ def test_without_triton_the_bundle_says_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(subject, "_triton_is_here", lambda: False)
     assert write_kernels(TARGETS["sm89"], TILE, tmp_path, quiet) == {}
     (warning,) = without_kernels(TARGETS["sm89"], {})
-    assert "tile_gather, tile_blend and colour_match" in warning
+    assert "tile_gather and tile_blend" in warning
     assert "zoomrt[kernels]" in warning
     assert "on the CPU" in warning
 

@@ -55,7 +55,7 @@ def test_closing_lets_go_of_the_engine_and_its_buffers(tmp_path: Path) -> None:
 
 
 def test_frames_leave_nothing_behind(rng: np.random.Generator) -> None:
-    upscaler, _ = fake_upscaler(facts(colour="kernels"))
+    upscaler, _ = fake_upscaler(facts(colour="osediff"))
     frame = rng.integers(0, 256, (100, 100, 3), np.uint8)
     upscaler(frame)
     tracemalloc.start()

@@ -29,9 +29,8 @@ class Target:
     own_kinds : of precisions, that the hardware and the compiler can do there; empty for whatever such backends do.
     why : the reason for whatever differs from the other rows.
     kernels : modules of `zoomrt.kernels` that are compiled for these GPUs (for `cuda`: for every SM that kernels are
-        compiled for) and shipped, since the runtime launches them around the engine; `colour_match` for the
-        one colour step that they do only. `attention` runs in the middle of a graph, as a plugin of full TensorRT
-        (see `engines.attention_plugin`).
+        compiled for) and shipped, since the runtime launches them around the engine. `attention` runs in the
+        middle of a graph, as a plugin of full TensorRT (see `engines.attention_plugin`).
     """
 
     name: str
@@ -40,7 +39,7 @@ class Target:
     why: str
     own_backends: tuple[str, ...] = ()
     own_kinds: tuple[str, ...] = ()
-    kernels: tuple[str, ...] = ("tile_gather", "tile_blend", "colour_match")
+    kernels: tuple[str, ...] = ("tile_gather", "tile_blend")
 
     @property
     def backends(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ SMS = (75, 80, 86, 89, 90, 120)
 """Turing, A100, Ampere, Ada, Hopper and Blackwell of RTX cards: what zoomrt compiles for."""
 TENSOR_CORE_SMS = SMS[1:]
 """Without Turing: it has no BF16, and its FP16 attention spills in Triton 3.9: 2 to 11 KB a thread."""
-KERNELS: tuple[str, ...] = ("attention", "tile_gather", "tile_blend", "colour_match")
+KERNELS: tuple[str, ...] = ("attention", "tile_gather", "tile_blend")
 """The modules of this package that have `configurations()`."""
 
 

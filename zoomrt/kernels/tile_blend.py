@@ -1,9 +1,9 @@
-"""The engine's tiles to an 8-bit frame on the GPU: weights, FP32 sums, clamp, round, store, and sums for the colours.
+"""The engine's tiles to an 8-bit frame on the GPU: weights, FP32 sums, clamp, round, store, and a count of faults.
 
 Every output pixel is gathered from the one, two or four tiles that cover it, so there is no accumulator in memory, no
 atomic, and the same bits each time. Which tile, where in it and with which weight is told by one table per axis
 (`axis_table`), made from the runtime's plan. The order of operations is that of `zoomrt/runtime/tiles/blend.py` and
-`pixels.store`: without fused multiply-adds the bytes are the CPU's, before the colour step.
+`pixels.store`: without fused multiply-adds the bytes are the CPU's.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from zoomrt.kernels.configuration import Configuration, cdiv
 from zoomrt.kernels.cost import Cost
 
 ROWS, COLUMNS = 4, 128
-SUMS = 7
-"""Sums of red, green and blue, of their squares, and how many values were not finite, per program."""
 LARGE = 3.4e38
 
 
@@ -74,7 +72,7 @@ def _across(tiles, slot, y, x, x_before, weight, there, tile_stride, row_stride)
 
 @triton.jit
 def blend_kernel(
-    tiles, row_places, row_weights, column_places, column_weights, frame, sums,
+    tiles, row_places, row_weights, column_places, column_weights, frame, faults,
     first_row, last_row, height, width, tile_columns, tile_rows_held, tile_stride, channel_stride, tile_row_stride,
     row_stride, column_stride, frame_channel_stride, gain, black,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, LARGEST: tl.constexpr, COUNT: tl.constexpr,
@@ -98,8 +96,7 @@ def blend_kernel(
     seam = there & (y_before >= 0)
     target = frame + rows.to(tl.int64) * row_stride + columns.to(tl.int64) * column_stride
     if COUNT:
-        row_sums = sums + (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 7
-        faults = tl.zeros([ROWS, COLUMNS], tl.float32)
+        counted = tl.zeros([ROWS, COLUMNS], tl.float32)
     for channel in tl.static_range(3):
         part = tiles + channel * channel_stride
         value = _across(part, slot, y, x, x_before, right, there, tile_stride, tile_row_stride)
@@ -108,22 +105,18 @@ def blend_kernel(
         code = value * gain - black
         if COUNT:
             # NaN compares false, infinity is larger
-            faults += tl.where(there & ~(tl.abs(value) < LARGEST), 1.0, 0.0)
+            counted += tl.where(there & ~(tl.abs(value) < LARGEST), 1.0, 0.0)
         code = tl.minimum(tl.maximum(code, 0.0), 255.0)
-        if COUNT:
-            counted = tl.where(there, code, 0.0)
-            tl.store(row_sums + channel, tl.sum(tl.sum(counted, 1), 0))
-            tl.store(row_sums + 3 + channel, tl.sum(tl.sum(counted * counted, 1), 0))
         # adding 2^23 leaves no bits for a fraction: rounded to nearest, ties to even, as numpy.rint
         rounded = (code + 8388608.0) - 8388608.0
         tl.store(target + channel * frame_channel_stride, rounded.to(tl.int32).to(tl.uint8), mask=there)
     if COUNT:
-        tl.store(row_sums + 6, tl.sum(tl.sum(faults, 1), 0))
+        tl.store(faults + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), tl.sum(tl.sum(counted, 1), 0))
 
 
-def sums_shape(rows: int, width: int) -> tuple[int, int]:
-    """Shape of the sums that a launch over that many rows leaves: (programs, 7)."""
-    return cdiv(rows, ROWS) * cdiv(width, COLUMNS), SUMS
+def programs(rows: int, width: int) -> int:
+    """Of a launch over that many rows."""
+    return cdiv(rows, ROWS) * cdiv(width, COLUMNS)
 
 
 def reference(
@@ -154,7 +147,7 @@ def tile_blend(
     frame: Tensor,
     value_range: tuple[float, float] = (0.0, 1.0),
     *,
-    sums: Tensor | None = None,
+    faults: Tensor | None = None,
     band: tuple[int, int] | None = None,
 ) -> Tensor:
     """Blend tiles into a frame.
@@ -163,15 +156,14 @@ def tile_blend(
     rows, columns : `axis_table` of the plan's axes, on the GPU.
     frame : (height, width, 3) or with a fourth channel, which is left alone, uint8, any strides; written.
     value_range : the engine's black and white.
-    sums : None, or `sums_shape(rows of the band, width)` float32, written: per program the sums of the clamped codes,
-        of their squares, and the count of values that were not finite; `colour_match.py` takes them.
+    faults : None, or (programs(rows of the band, width),) float32, written: how many values were not finite.
     band : (first, stop) output rows to write, None for all. Tile row r of the plan is looked up at r % rows held, so
         that a frame can be finished from top to bottom while few rows of tiles are held.
 
-    A value that is not finite becomes 0 or 255; look at `sums`. Returns `frame`. Raises InputError.
+    A value that is not finite becomes 0 or 255; look at `faults`. Returns `frame`. Raises InputError.
     """
     what = "cannot blend tiles"
-    require_tensors(what, blend_kernel, tiles, *rows, *columns, frame, sums)
+    require_tensors(what, blend_kernel, tiles, *rows, *columns, frame, faults)
     holds = tiles.ndim == 5 and tiles.shape[2] == 3 and tiles.dtype in TYPES and tiles.dtype.is_floating_point
     require(holds and tiles.stride(4) == 1 and tiles.stride(0) == tiles.shape[1] * tiles.stride(1), what,
             f"tiles {tiles.dtype} {tuple(tiles.shape)}, strides {tiles.stride()}",
@@ -187,14 +179,14 @@ def tile_blend(
                 f"(3, {size}) int32 and ({size},) float32", "Use axis_table.")  # fmt: skip
     first, last = (0, height) if band is None else band
     require(0 <= first < last <= height, what, f"rows {first} to {last}", f"rows inside 0 to {height}", "Check band.")
-    if sums is not None:
-        shape = sums_shape(last - first, width)
-        fits = tuple(sums.shape) == shape and sums.dtype == torch.float32 and sums.is_contiguous()
-        require(fits, what, f"sums {sums.dtype} {tuple(sums.shape)}", f"float32 {shape}", "Use sums_shape.")
+    if faults is not None:
+        shape = (programs(last - first, width),)
+        fits = tuple(faults.shape) == shape and faults.dtype == torch.float32 and faults.is_contiguous()
+        require(fits, what, f"faults {faults.dtype} {tuple(faults.shape)}", f"float32 {shape}", "Use programs.")
     low, high = value_range
-    configuration(TYPES[tiles.dtype], sums is not None).launch(
+    configuration(TYPES[tiles.dtype], faults is not None).launch(
         tiles=tiles, row_places=rows[0], row_weights=rows[1], column_places=columns[0], column_weights=columns[1],
-        frame=frame, sums=sums, first_row=first, last_row=last, height=height, width=width,
+        frame=frame, faults=faults, first_row=first, last_row=last, height=height, width=width,
         tile_columns=tiles.shape[1], tile_rows_held=tiles.shape[0], tile_stride=tiles.stride(1),
         channel_stride=tiles.stride(2), tile_row_stride=tiles.stride(3), row_stride=frame.stride(0),
         column_stride=frame.stride(1), frame_channel_stride=frame.stride(2),
@@ -204,19 +196,19 @@ def tile_blend(
 
 
 def configuration(dtype: str, count: bool) -> Configuration:
-    """dtype : Triton's name of the tiles' type; count : whether sums are left for the colour step and for faults."""
+    """dtype : Triton's name of the tiles' type; count : whether values that are not finite are counted."""
     pointers = {
         "tiles": f"*{dtype}", "row_places": "*i32", "row_weights": "*fp32", "column_places": "*i32",
         "column_weights": "*fp32", "frame": "*u8",
-    } | ({"sums": "*fp32"} if count else {})  # fmt: skip
+    } | ({"faults": "*fp32"} if count else {})  # fmt: skip
     numbers = (
         "first_row", "last_row", "height", "width", "tile_columns", "tile_rows_held", "tile_stride", "channel_stride",
         "tile_row_stride", "row_stride", "column_stride", "frame_channel_stride",
     )  # fmt: skip
-    absent: dict[str, object] = {} if count else {"sums": None}
+    absent: dict[str, object] = {} if count else {"faults": None}
     return Configuration(
         kernel="tile_blend",
-        name=f"tile_blend_{dtype}" + ("_sums" if count else ""),
+        name=f"tile_blend_{dtype}" + ("_faults" if count else ""),
         function=blend_kernel,
         signature=pointers | dict.fromkeys(numbers, "i32") | dict.fromkeys(("gain", "black"), "fp32"),
         constants=absent | {"ROWS": ROWS, "COLUMNS": COLUMNS, "LARGEST": LARGE, "COUNT": count},
@@ -227,7 +219,7 @@ def configuration(dtype: str, count: bool) -> Configuration:
 
 
 def configurations() -> list[Configuration]:
-    """FP16 and FP32 tiles, with and without sums."""
+    """FP16 and FP32 tiles, with and without a count of faults."""
     return [configuration(dtype, count) for dtype in ("fp16", "fp32") for count in (False, True)]
 
 

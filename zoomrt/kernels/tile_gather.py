@@ -3,7 +3,7 @@
 All tiles of a launch come from one frame, 8-bit RGB, BGR or NV12; tiles reach beyond the frame's edges as
 `zoomrt/runtime/tiles/plan.py` mirrors them, and values are computed in the order of
 `zoomrt/runtime/tiles/pixels.py` and `zoomrt/runtime/frames/pixel_formats.py`, without fused multiply-adds, so that FP32
-tiles are the CPU's bit for bit. `_pixels` also serves `colour_match.py`.
+tiles are the CPU's bit for bit.
 """
 
 from __future__ import annotations

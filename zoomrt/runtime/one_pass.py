@@ -56,7 +56,7 @@ def upscale_once(
         device = session if isinstance(session, DeviceSession) and by_bytes else None
         if device is not None and device.run_frame(frame, out):
             on_part(tiles, tiles)
-            if straight or device.matches_colours:
+            if straight:
                 return
             height, width = size  # the finished frame once more
             blocks = ((rows, slice(0, width), planes_of(out[rows])) for rows in bands(height, _BAND_PIXELS // width))

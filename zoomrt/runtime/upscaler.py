@@ -229,9 +229,9 @@ class Upscaler:
     def _upscale_on_gpu(self, frame: Any, on_tile: Progress | None, out: Any, stream: Any) -> DeviceArray:
         session, colour = self._engine.session, self.manifest.tile.colour.method
         whole = isinstance(session, DeviceSession) and session.frames is not None
-        if not isinstance(session, DeviceSession) or not whole or (colour != "none" and not session.matches_colours):
+        if not isinstance(session, DeviceSession) or not whole or colour != "none":
             seen = f"{self.manifest.backend} {'with' if whole else 'without'} frame kernels, colour step {colour!r}"
-            needed = "a GPU bundle with the kernels for this GPU, and no colour step but one that they have"
+            needed = "a GPU bundle with the kernels for this GPU, and no colour step"
             remedy = "Pass it as a NumPy array: cupy.asnumpy(frame), tensor.cpu().numpy(); or load with colour='none'."
             raise InputError("cannot upscale a frame on the GPU", seen=seen, needed=needed, remedy=remedy)
         result = session.run_resident(frame, out, stream)

@@ -16,8 +16,7 @@ import pytest
 from camera_frames import MEANING, camera, exact_rgb
 from colour_steps import REFERENCES
 from cuda_arrays import OnDevice
-from fake_cuda import at
-from frame_helpers import GATHER_NV12, gpu_upscaler
+from frame_helpers import gpu_upscaler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -78,7 +77,7 @@ def test_colours_are_those_of_its_rgb(
     assert np.abs(upscaler(frame) - expected).max() <= 0.5 + 0.03
 
 
-@pytest.mark.parametrize("colour", ["none", "kernels", "osediff_wavelet"])
+@pytest.mark.parametrize("colour", ["none", "osediff", "osediff_wavelet"])
 def test_rgb_and_bgr_are_what_their_array_is(tmp_path: Path, rng: np.random.Generator, colour: str) -> None:
     array = rng.integers(0, 256, (41, 75, 3), np.uint8)
     gpu, cuda, _ = gpu_upscaler(tmp_path / "b", colour=colour)
@@ -120,7 +119,7 @@ def test_nothing_as_large_as_the_frame_is_made() -> None:
     batches=st.sampled_from([(1,), (1, 2), (1, 3)]),
     kind=st.sampled_from(["fp16", "fp32"]),
     values=st.sampled_from([(-1.0, 1.0), (0.0, 1.0)]),
-    colour=st.sampled_from(["none", "kernels", "osediff", "osediff_wavelet"]),
+    colour=st.sampled_from(["none", "osediff", "osediff_wavelet"]),
     seed=st.integers(0, 2**32),
 )
 def test_on_the_gpu_it_is_the_frame_of_the_cpu(
@@ -179,39 +178,13 @@ def test_frames_of_one_size_may_change_their_meaning(tmp_path: Path, rng: np.ran
             assert np.abs(upscaler(frame) - enlarged(exact * 255)).max() <= 0.5 + 2e-3
 
 
-def test_colours_are_matched_on_the_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
-    """An engine that darkens shows that the table was made from the frame's RGB, and applied once."""
-    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour="kernels", value_range=(0.0, 1.0))
-    good = cuda.kernels["gather_nv12"]
-
-    def darkened(grid: Any, *values: Any) -> None:
-        good(grid, *values)
-        a = dict(zip(GATHER_NV12, values, strict=True))
-        at(a["out"], (grid[2], 3, a["tile_height"], a["tile_width"]), "f4")[...] *= 0.5
-
-    cuda.kernels["gather_nv12"] = darkened
-    monkeypatch.setattr("zoomrt.runtime.one_pass.corrected", None)  # the CPU has no part in it
-    frame = camera(rng, "nv12", 60, 70, 3)
-    with upscaler:
-        found = upscaler(frame)
-    assert np.abs(found - enlarged(exact_rgb(frame) * 255)).max() <= 2, "half the contrast is one code in two"
-    assert not cuda.live
-
-
-@pytest.mark.parametrize(
-    ("colour", "lacking"), [("none", "tile_gather_nv12_fp32"), ("kernels", "tile_gather_nv12_fp32"),
-                            ("kernels", "colour_source_nv12")],
-)  # fmt: skip
-def test_a_bundle_without_the_kernels_says_so_once(
-    tmp_path: Path, rng: np.random.Generator, colour: str, lacking: str
-) -> None:
+@pytest.mark.parametrize("colour", ["none", "osediff"])
+def test_a_bundle_without_the_kernels_says_so_once(tmp_path: Path, rng: np.random.Generator, colour: str) -> None:
     """YUV goes tile by tile, colours on the CPU and all; RGB goes as bytes as before."""
     with pytest.warns(
-        UserWarning, match=f"no kernel '{lacking}' for this GPU.*YUV frames are cut .* on the CPU"
+        UserWarning, match="no kernel 'tile_gather_nv12_fp32' for this GPU.*YUV frames are cut .* on the CPU"
     ) as said:
-        upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", lacking=(lacking,), colour=colour)
+        upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", lacking=("tile_gather_nv12_fp32",), colour=colour)
     assert len(said) == len(upscaler.stats.notes) == 1
     frame, rgb = camera(rng, "nv12", 50, 60, 1), rng.integers(0, 256, (50, 60, 3), np.uint8)
     plain, _ = fake_upscaler(upscaler.manifest.tile)

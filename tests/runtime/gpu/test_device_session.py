@@ -36,7 +36,7 @@ def upscaler_on_threads(tile: Any, faults: Faults | None = None, slots: int = 2)
     slots=st.integers(1, 4),
     batches=st.sampled_from([(1,), (1, 2), (1, 3, 4)]),
     dtype=st.sampled_from(["float32", "float16"]),
-    colour=st.sampled_from(["none", "kernels"]),
+    colour=st.sampled_from(["none", "osediff"]),
     seed=st.integers(0, 2**32),
 )
 def test_frames_are_bit_identical_to_the_sequential_path(

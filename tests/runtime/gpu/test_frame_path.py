@@ -11,7 +11,7 @@ import pytest
 from cuda_arrays import OnDevice
 from cuda_helpers import device_on, engine_bundle
 from fake_cuda import FakeCuda, at, fake_trt
-from frame_helpers import COLOUR, GATHER, TYPES, gpu_upscaler, records
+from frame_helpers import GATHER, TYPES, gpu_upscaler, records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
@@ -33,7 +33,7 @@ from zoomrt.runtime.upscaler import Upscaler
     batches=st.sampled_from([(1,), (1, 2), (1, 3)]),
     kind=st.sampled_from(["fp16", "fp32"]),
     values=st.sampled_from([(-1.0, 1.0), (0.0, 1.0)]),
-    colour=st.sampled_from(["none", "kernels", "osediff", "osediff_wavelet"]),
+    colour=st.sampled_from(["none", "osediff", "osediff_wavelet"]),
     seed=st.integers(0, 2**32),
 )
 def test_a_frame_of_bytes_is_that_of_the_tile_path(
@@ -46,7 +46,7 @@ def test_a_frame_of_bytes_is_that_of_the_tile_path(
     colour: str,
     seed: int,
 ) -> None:
-    """To one code: sums for the colours are rounded in another order."""
+    """Colours, on the CPU, to one code: they are matched from stored bytes, not from floats."""
     folder = tmp_path_factory.mktemp("frame") / "b"
     upscaler, cuda, _ = gpu_upscaler(folder, kind, batches=batches, value_range=values, colour=colour)
     frame = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
@@ -67,41 +67,6 @@ def test_a_frame_of_bytes_is_that_of_the_tile_path(
     assert set(cuda.held) == {min(2, len(tiles.rows.spans))}  # type: ignore[attr-defined]
     assert done == [(len(tiles), len(tiles))]
     assert not cuda.live
-
-
-def test_colours_are_matched_on_the_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
-) -> None:
-    """An engine that darkens shows that the table was applied, and once."""
-    upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", colour="kernels")
-    good = cuda.kernels["gather"]
-
-    def darkened(grid: Any, *values: Any) -> None:
-        good(grid, *values)
-        a = dict(zip(GATHER, values, strict=True))
-        at(a["out"], (grid[2], 3, a["tile_height"], a["tile_width"]), "f4")[...] *= 0.5
-
-    cuda.kernels["gather"] = darkened
-    monkeypatch.setattr("zoomrt.runtime.one_pass.corrected", None)  # the CPU has no part in it
-    frame = rng.integers(0, 256, (60, 70, 3), np.uint8)
-    with upscaler:
-        found = upscaler(frame)
-    assert np.abs(found.astype(int) - frame.repeat(4, 0).repeat(4, 1)).max() <= 2, (
-        "half the contrast is one code in two"
-    )
-    assert cuda.names().count(".launch") > 3
-    assert not cuda.live
-
-
-def test_colours_without_their_kernels_are_matched_on_the_cpu(tmp_path: Path, rng: np.random.Generator) -> None:
-    with pytest.warns(UserWarning, match="'colour_source_rgb' for this GPU.*matched on the CPU instead") as said:
-        upscaler, cuda, _ = gpu_upscaler(tmp_path / "b", lacking=tuple(COLOUR), colour="kernels")
-    assert len(said) == 1
-    plain, _ = fake_upscaler(upscaler.manifest.tile)
-    frame = rng.integers(0, 256, (40, 70, 3), np.uint8)
-    with upscaler:
-        assert np.abs(upscaler(frame).astype(int) - plain(frame)).max() <= 1
-        assert ".launch" in cuda.names()
 
 
 @pytest.mark.parametrize("colour", ["hypir", "adcsr"])
@@ -256,18 +221,11 @@ def test_the_argument_lists_are_those_of_the_kernels() -> None:
     pytest.importorskip("triton")
     gathering = pytest.importorskip("zoomrt.kernels.tile_gather")
     blending = pytest.importorskip("zoomrt.kernels.tile_blend")
-    colouring = pytest.importorskip("zoomrt.kernels.colour_match")
-    for found in colouring.configurations():
-        if found.name in COLOUR:
-            record = records("fp32")[f"{found.name}:sm89"]
-            assert tuple(found.signature.items()) == record.arguments
-            assert found.grid == record.grid
-    assert {*COLOUR} <= {found.name for found in colouring.configurations()}
     for kind in TYPES:
         for name, wanted in (
             (f"tile_gather_rgb_{kind}", gathering.configurations()),
             (f"tile_gather_nv12_{kind}", gathering.configurations()),
-            (f"tile_blend_{kind}_sums", blending.configurations()),
+            (f"tile_blend_{kind}_faults", blending.configurations()),
         ):
             (found,) = [one for one in wanted if one.name == name]
             record = records(kind)[f"{name}:sm89"]

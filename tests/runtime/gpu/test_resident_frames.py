@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cuda_arrays import LikeTorch, OnDevice
 from fake_cuda import at
-from frame_helpers import GATHER, gpu_upscaler
+from frame_helpers import COLUMNS, GATHER, ROWS, gpu_upscaler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime_helpers import facts, fake_upscaler
@@ -24,6 +24,7 @@ from seeds import rng_for
 
 from zoomrt.errors import InputError, OutOfMemory, RuntimeFault
 from zoomrt.runtime.frames.interop import DeviceArray, stream_handle
+from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import engine_of
 
 THEIRS = 4096
@@ -43,17 +44,18 @@ def picture(height: int = 50, width: int = 60) -> Any:
     width=st.integers(1, 110),
     gap=st.integers(0, 9),
     kind=st.sampled_from(["fp16", "fp32"]),
-    colour=st.sampled_from(["none", "kernels"]),
     own=st.booleans(),
 )
 def test_a_frame_on_the_gpu_is_the_frame_of_the_host_path(
-    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, gap: int, kind: str, colour: str, own: bool
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, gap: int, kind: str, own: bool
 ) -> None:
-    """Bit for bit, rows apart or not; only the sums cross, and the second frame allocates nothing."""
-    upscaler, cuda, _ = gpu_upscaler(tmp_path_factory.mktemp("r") / "b", kind, batches=(1, 2), colour=colour)
+    """Bit for bit, rows apart or not; only the counts cross, and the second frame allocates nothing."""
+    upscaler, cuda, _ = gpu_upscaler(tmp_path_factory.mktemp("r") / "b", kind, batches=(1, 2))
     frame = picture(height, width + gap)[:, :width]
     out = np.zeros((4 * height, 4 * width, 3), np.uint8)
     done: list[tuple[int, int]] = []
+    spans = plan(height, width, upscaler.manifest.tile).rows.spans
+    blocks = sum(-(-(span.done - span.start) // ROWS) for span in spans) * -(-4 * width // COLUMNS)
     with upscaler:
         expected = upscaler.upscale(frame, on_tile=lambda *progress: done.append(progress))
         for turn in range(2):
@@ -70,8 +72,8 @@ def test_a_frame_on_the_gpu_is_the_frame_of_the_host_path(
                 assert not any("allocate" in name or "create" in name for name in cuda.names())
                 assert "Stream.sync" not in cuda.names()
                 assert cuda.names().count("Event.sync") == 1
-                (sums,) = cuda.crossed
-                assert sums % 28 == 0, "seven floats a block, and no pixels"
+                (counts,) = cuda.crossed
+                assert counts == 4 * blocks, "a float a block, and no pixels"
         assert (result.address == out.ctypes.data) is own
         assert done[0] == done[1] == done[2]
         assert np.array_equal(upscaler(frame), expected), "and frames of the host again"
@@ -94,7 +96,7 @@ def test_waits_are_in_order(tmp_path: Path) -> None:
         ]
     first, last = seen.index("launch"), len(seen) - 1 - seen[::-1].index("launch")
     assert seen[:first] == [("wait", THEIRS), ("wait", 6000), ("wait", 5000)], "we wait for them before any work"
-    assert seen[last + 1 :] == [("wait", ours), "copy_from", "sync"], "they wait for us; the host for the sums alone"
+    assert seen[last + 1 :] == [("wait", ours), "copy_from", "sync"], "they wait for us; the host for the counts alone"
     assert "wait" not in {one[0] for one in seen[first:last] if isinstance(one, tuple)}
 
 

@@ -37,7 +37,7 @@ FRAME = rng_for("test_cuda_sessions").integers(0, 256, (90, 90, 3), np.uint8)
 @pytest.mark.parametrize("rtx", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_frame_through_tensorrt_is_that_of_the_plain_path(tmp_path: Path, rtx: bool, dtype: str) -> None:
-    tile = facts(batches=(1, 2, 4), dtype=dtype, colour="kernels")
+    tile = facts(batches=(1, 2, 4), dtype=dtype, colour="osediff")
     bundle, shapes = engine_bundle(tmp_path / "b", tile)
     cuda = FakeCuda()
     session = tensorrt_session(bundle, device_on(cuda), fake_trt(cuda, shapes, dtype, rtx=rtx))
@@ -365,7 +365,7 @@ def test_a_bundle_as_built_for_cuda_loads_with_its_kernels(
     request = BuildRequest(weights=tiny_edge_weights, tile=32, overlap=8, target="cuda", precision="fp16")
     manifest = build(request, tmp_path / "b").manifest
     cuda = FakeCuda(capability=(9, 0))
-    names = ("tile_gather_rgb_fp16", "tile_gather_nv12_fp16", "tile_blend_fp16_sums")
+    names = ("tile_gather_rgb_fp16", "tile_gather_nv12_fp16", "tile_blend_fp16_faults")
     taken = [manifest.kernels[f"{name}:sm90"] for name in names]
     cuda.counts = {(tmp_path / "b" / record.file).read_bytes(): len(record.arguments) for record in taken}
     runtime = FakeOrt(((1, 3, 32, 32), (1, 3, 128, 128)))

@@ -13,7 +13,6 @@ from zoomrt.export.targets import Target
 from zoomrt.kernels.binary import LIMITS
 from zoomrt.kernels.compile import KernelBinary, compile_kernels
 from zoomrt.kernels.configuration import Configuration, all_configurations
-from zoomrt.runtime.tiles.colour import kernels_match
 
 FOLDER = "kernels"
 """Of the binaries, inside the bundle."""
@@ -25,7 +24,7 @@ _NOT_LAUNCHED = ("bgr",)
 def write_kernels(target: Target, tile: TileFacts, scratch: Path, report: Progress) -> dict[str, KernelFile]:
     """Compile the kernels of a target into `scratch`, and describe them for the manifest.
 
-    tile : tells the type of the engine's tiles and the colour policy; what is for others is left out.
+    tile : tells the type of the engine's tiles; what is for others is left out.
 
     Nothing where the target has none or Triton is not installed, see `without_kernels`. Raises PluginError for a kernel
     that does not compile or fit.
@@ -58,8 +57,7 @@ def _triton_is_here() -> bool:
 def _is_for(configuration: Configuration, tile: TileFacts) -> bool:
     """Names of configurations hold the type of the tiles and the format of the frames that they read or write."""
     other = {"float16": "fp32", "float32": "fp16"}[tile.dtype]
-    colours = configuration.kernel != "colour_match" or kernels_match(tile.colour)
-    return colours and not {other, *_NOT_LAUNCHED} & set(configuration.name.split("_"))
+    return not {other, *_NOT_LAUNCHED} & set(configuration.name.split("_"))
 
 
 def _written(binary: KernelBinary, scratch: Path) -> KernelFile:

@@ -1,6 +1,6 @@
 """Whole frames as the bytes that the GPU's kernels read: which format, how many, copied how, and with what arguments.
 
-Written to the argument lists of `zoomrt/kernels/tile_gather.py` and `colour_match.py`; NOT RUN on a GPU so far.
+Written to the argument lists of `zoomrt/kernels/tile_gather.py`; NOT RUN on a GPU so far.
 8-bit YUV goes in as NV12, 1.5 bytes a pixel: NV21 and I420 have the same samples in another order.
 """
 

@@ -101,13 +101,8 @@ class DeviceSession(Session):
         return result
 
     def use_kernels(self, kernels: FrameKernels) -> None:
-        """Cut and blend on the device from now on, and match colours there, see `FramePath`."""
+        """Cut and blend on the device from now on, see `FramePath`."""
         self.frames = FramePath(self.device, self.tile, self.engines, self._pipeline.compute, kernels)
-
-    @property
-    def matches_colours(self) -> bool:
-        """Whether frames that `run_frame` upscales have their colours matched."""
-        return self.frames is not None and self.frames.kernels.colours is not None
 
     def run_frame(self, frame: Picture, out: NDArray[Any]) -> bool:
         """Upscale a whole frame on the device if that can be; otherwise False, and nothing is done.

@@ -1,11 +1,11 @@
 """The work of one whole frame on the GPU, as launches: a row of tiles is cut, run and blended, then the next.
 
-    frame -> tile_gather -> engine -> tile_blend -> frame and sums; the sums are for the colour step
+    frame -> tile_gather -> engine -> tile_blend -> frame, and how many values were not finite
 
-Written to the argument lists of `zoomrt/kernels/tile_gather.py`, `tile_blend.py` and `colour_match.py`; NOT RUN on a
-GPU so far. Two rows of tiles are held: a row is blended as soon as it is there, with the one above. The engine has one
-fixed place for its tiles, from which they are copied into their row: it is prepared once for each batch size, whatever
-sizes frames have.
+Written to the argument lists of `zoomrt/kernels/tile_gather.py` and `tile_blend.py`; NOT RUN on a GPU so far. Two
+rows of tiles are held: a row is blended as soon as it is there, with the one above. The engine has one fixed place for
+its tiles, from which they are copied into their row: it is prepared once for each batch size, whatever sizes frames
+have.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from zoomrt.runtime.gpu.device import Buffer, Device, Engine, HostBuffer, Launch
 from zoomrt.runtime.session import batches_of
 from zoomrt.runtime.tiles.plan import AxisPlan, TilePlan
 
-_SUMS = 7  # per block of the blend: sums of red, green and blue, of their squares, values that were not finite
-
 
 class Kernel(Protocol):
     """A loaded kernel: `cuda_kernel.CudaKernel`."""
@@ -37,25 +35,15 @@ class Kernel(Protocol):
     def bind(self, **values: Any) -> Launch: ...
 
 
-class ColourKernels(NamedTuple):
-    """The kernels of `zoomrt/kernels/colour_match.py`. source : by the name of `FrameBytes`, as in `FrameKernels`."""
-
-    source: Mapping[str, Kernel]
-    table: Kernel
-    apply: Kernel
-
-
 class FrameKernels(NamedTuple):
     """What whole frames need besides the engine.
 
-    gather : by the name of `FrameBytes`: `rgb`, and `nv12` where the bundle has all that it takes. For tiles of the
-        bundle's type, as is blend, the one with sums. colours : do the colour step `adain` here too; frames of up to
-        2^31 - 1 output pixels then.
+    gather : by the name of `FrameBytes`: `rgb`, and `nv12` where the bundle has it. For tiles of the bundle's type, as
+        is blend, the one that counts faults.
     """
 
     gather: Mapping[str, Kernel]
     blend: Kernel
-    colours: ColourKernels | None = None
 
 
 def axis_table(axis: AxisPlan) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -124,7 +112,6 @@ class _Room(NamedTuple):
     outputs: Buffer
     origins: Buffer
     tables: list[Buffer]
-    colours: tuple[Buffer, Buffer] | None
 
 
 class FrameEngine:
@@ -144,15 +131,15 @@ class FrameEngine:
             math.ceil((span.done - span.start) / rows) * math.ceil(self._wide / columns) for span in tiles.rows.spans
         ]
         self._slots: dict[tuple[int, int], Buffer] = {}
-        self._sums_before = [sum(bands[:row]) * _SUMS * 4 for row in range(len(bands) + 1)]
-        self.sum_bytes = self._sums_before[-1]
-        """Of the sums of each block of each band."""
-        self.bytes = aligned(3 * self._high * self._wide) + self.sum_bytes
-        """Of the result: the frame, then the sums."""
+        self._faults_before = [4 * sum(bands[:row]) for row in range(len(bands) + 1)]
+        self.fault_bytes = self._faults_before[-1]
+        """Of the count of each block of each band, float32."""
+        self.bytes = aligned(3 * self._high * self._wide) + self.fault_bytes
+        """Of the result: the frame, then the counts."""
 
     def prepare(self, source: Buffer, target: Buffer) -> Launch:
-        sums = target.address + aligned(3 * self._high * self._wide)
-        launches = self.launches(self._reads, source.address, target.address, sums)
+        faults = target.address + aligned(3 * self._high * self._wide)
+        launches = self.launches(self._reads, source.address, target.address, faults)
 
         def launch(stream: Stream) -> None:
             for each in launches:
@@ -162,7 +149,7 @@ class FrameEngine:
 
     @cached_property
     def _room(self) -> _Room:
-        tile, tiles, colours = self._runs.tile, self._tiles, self._kernels.colours
+        tile, tiles = self._runs.tile, self._tiles
         held = min(2, len(tiles.rows.spans))
         outputs = self.kept(
             (held * len(tiles.columns.spans), 3, tile.height * tile.scale, tile.width * tile.scale), tile.dtype
@@ -171,20 +158,14 @@ class FrameEngine:
             np.array([(y.origin, x.origin) for y in tiles.rows.spans for x in tiles.columns.spans], np.int32)
         )
         tables = [self._uploaded(table) for axis in (tiles.rows, tiles.columns) for table in axis_table(axis)]
-        if colours is None:
-            return _Room(held, outputs, origins, tables, None)
-        constants = colours.source[self._reads.name].constants
-        rows, columns = (int(constants[name]) for name in ("ROWS", "COLUMNS"))
-        programs = math.ceil(tiles.rows.size / rows) * math.ceil(tiles.columns.size / columns)
-        buffers = self.kept((programs, _SUMS), "float32"), self.kept((3, 256), "uint8")
-        return _Room(held, outputs, origins, tables, buffers)
+        return _Room(held, outputs, origins, tables)
 
-    def launches(self, reads: FrameBytes, source: int, target: int, sums: int) -> list[Launch]:
-        """The work of a frame at `source`, which is read as `reads` says, into `target` and `sums`: addresses."""
+    def launches(self, reads: FrameBytes, source: int, target: int, faults: int) -> list[Launch]:
+        """The work of a frame at `source`, which is read as `reads` says, into `target` and `faults`: addresses."""
         runs, tile, tiles = self._runs, self._runs.tile, self._tiles
         frame = reads.arguments(source, tiles.rows.size, tiles.columns.size)
         columns = len(tiles.columns.spans)
-        held, outputs, origins, tables, colours = self._room
+        held, outputs, origins, tables = self._room
         inputs, slots = runs.tiles_in(self._sizes[-1]), self._slots
         one = 3 * tile.height * tile.width * tile.scale**2 * np.dtype(tile.dtype).itemsize
         launches: list[Launch] = []
@@ -199,9 +180,7 @@ class FrameEngine:
                 origin = origins.address + 8 * (row * columns + part.start)
                 launches.append(self._gather(reads, frame, origin, inputs, len(part)))
                 launches += [run, partial(_copy, slots[first, len(part)], made)]
-            launches.append(self._blend(outputs, tables, target, sums + self._sums_before[row], row, held))
-        if self._kernels.colours is not None and colours is not None:
-            launches += self._colours(self._kernels.colours, reads, frame, target, sums, colours)
+            launches.append(self._blend(outputs, tables, target, faults + self._faults_before[row], row, held))
         return launches
 
     def _gather(self, reads: FrameBytes, frame: dict[str, Any], origins: int, inputs: Buffer, count: int) -> Launch:
@@ -214,45 +193,20 @@ class FrameEngine:
             gain=float(np.float32((white - low) / reads.white)), low_value=float(np.float32(low)), tiles=count,
         )  # fmt: skip
 
-    def _blend(self, outputs: Buffer, tables: list[Buffer], target: int, sums: int, row: int, held: int) -> Launch:
+    def _blend(self, outputs: Buffer, tables: list[Buffer], target: int, faults: int, row: int, held: int) -> Launch:
         tile, span = self._runs.tile, self._tiles.rows.spans[row]
         low, white = tile.value_range
         high, wide = outputs.shape[2:]
         names = ("row_places", "row_weights", "column_places", "column_weights")
         return self._kernels.blend.bind(
             tiles=outputs.address, **{name: table.address for name, table in zip(names, tables, strict=True)},
-            frame=target, sums=sums,
+            frame=target, faults=faults,
             first_row=span.start, last_row=span.done, height=self._high, width=self._wide,
             tile_columns=len(self._tiles.columns.spans), tile_rows_held=held,
             tile_stride=3 * high * wide, channel_stride=high * wide, tile_row_stride=wide,
             row_stride=3 * self._wide, column_stride=3, frame_channel_stride=1,
             gain=float(np.float32(255 / (white - low))), black=float(np.float32(low * 255 / (white - low))),
         )  # fmt: skip
-
-    def _colours(
-        self,
-        kernels: ColourKernels,
-        reads: FrameBytes,
-        frame: dict[str, Any],
-        target: int,
-        result: int,
-        buffers: tuple[Buffer, Buffer],
-    ) -> list[Launch]:
-        """Sums of the input, a table of codes from these and the blend's, and the table applied in place."""
-        sums, table = buffers
-        height, width, high, wide = self._tiles.rows.size, self._tiles.columns.size, self._high, self._wide
-        return [
-            kernels.source[reads.name].bind(**frame, sums=sums.address, gain=255 / reads.white),
-            kernels.table.bind(
-                source=sums.address, result=result, table=table.address,
-                source_programs=sums.shape[0], result_programs=self.sum_bytes // (4 * _SUMS),
-                source_pixels=height * width, result_pixels=high * wide,
-            ),
-            kernels.apply.bind(
-                frame=target, table=table.address, height=high, width=wide,
-                row_stride=3 * wide, column_stride=3, channel_stride=1,
-            ),
-        ]  # fmt: skip
 
     def kept(self, shape: tuple[int, ...], dtype: str) -> Buffer:
         self._held.append(self._runs.device.memory(shape, dtype))
@@ -273,9 +227,9 @@ class FrameEngine:
         self._held = []
 
 
-def check_sums(raw: NDArray[np.uint8]) -> None:
+def check_faults(raw: NDArray[np.uint8]) -> None:
     """RuntimeFault where values of some block were not finite."""
-    if (bad := raw.view(np.float32).reshape(-1, _SUMS)[:, 6].sum(dtype=np.float64)) > 0:
+    if (bad := raw.view(np.float32).sum(dtype=np.float64)) > 0:
         seen, remedy = f"{bad:.0f} values NaN or infinite", "Build with --precision fp32, or run trt-doctor."
         raise RuntimeFault("the engine failed on this frame", seen=seen, needed="finite values", remedy=remedy)
 
@@ -285,5 +239,5 @@ def _copy(target: Buffer, source: Buffer, stream: Stream) -> None:
 
 
 def aligned(size: int) -> int:
-    """The next multiple of 16 bytes: where sums may begin."""
+    """The next multiple of 16 bytes: where counts may begin."""
     return -(-size // 16) * 16

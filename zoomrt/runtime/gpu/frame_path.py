@@ -1,9 +1,9 @@
 """Whole 8-bit frames on the GPU: bytes go in and come out, tiles are cut and blended there by the bundle's kernels.
 
-    frame --copy in--> the launches of `frame_engine` --copy out--> frame and sums
+    frame --copy in--> the launches of `frame_engine` --copy out--> frame and faults
 
-NOT RUN on a GPU so far. Frames that are on the GPU already are read where they are, and only the sums come out: the
-kernels' arguments are bound for each of them.
+NOT RUN on a GPU so far. Frames that are on the GPU already are read where they are, and only the count
+of faults comes out: the kernels' arguments are bound for each of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoomrt.runtime.frames.frame_bytes import FrameBytes, RgbBytes, bytes_of
 from zoomrt.runtime.frames.interop import DeviceView
 from zoomrt.runtime.frames.rgb_view import Picture
 from zoomrt.runtime.gpu.device import Buffer, Device, Engine, HostBuffer, Stream
-from zoomrt.runtime.gpu.frame_engine import EngineRuns, FrameEngine, FrameKernels, aligned, check_sums
+from zoomrt.runtime.gpu.frame_engine import EngineRuns, FrameEngine, FrameKernels, aligned, check_faults
 from zoomrt.runtime.gpu.scheduler import Pipeline
 from zoomrt.runtime.sizes import fits_device
 from zoomrt.runtime.tiles.plan import plan
@@ -85,14 +85,14 @@ class FramePath:
             for _, land in landings:
                 result = land()[0]
                 np.copyto(out, result[: out.size].reshape(out.shape))
-                check_sums(result[aligned(out.size) :])
+                check_faults(result[aligned(out.size) :])
 
     def run_resident(
         self, frame: DeviceView, out: DeviceView | None, sizes: tuple[int, ...], done: Callable[[], None]
     ) -> tuple[int, object]:
         """Upscale a frame that is on the device, (H, W, 3) uint8 with dense rows, which the compute stream has waited
         for. out : C-contiguous; None takes memory of ours, good until the next frame. done : called when all work on
-        both is on the compute stream. The host waits for the sums, also where it fails, so both may be freed then.
+        both is on the compute stream. The host waits for the count, also where it fails, so both may be freed then.
 
         Returns the result's address and owner. Raises what `run` raises; memory for the size is given back then.
         """
@@ -137,7 +137,7 @@ class _ResidentFrames:
         self._device, self._compute, self._engine = device, compute, engine
         self._done = device.event()
         self._result: Buffer | None = None
-        self._sums: tuple[Buffer, HostBuffer] | None = None
+        self._faults: tuple[Buffer, HostBuffer] | None = None
 
     def run(self, frame: DeviceView, out: DeviceView | None, done: Callable[[], None]) -> tuple[int, object]:
         compute = self._compute
@@ -145,18 +145,18 @@ class _ResidentFrames:
             self._result = self._engine.kept(self._engine.shape, "uint8")
         target = out or self._result
         assert target is not None
-        if self._sums is None:
-            shape = (self._engine.sum_bytes,)
-            self._sums = self._engine.kept(shape, "uint8"), self._device.host(shape, "uint8")
-        sums, landed = self._sums
+        if self._faults is None:
+            shape = (self._engine.fault_bytes,)
+            self._faults = self._engine.kept(shape, "uint8"), self._device.host(shape, "uint8")
+        faults, landed = self._faults
         reads = RgbBytes(frame.strides[0] if frame.shape[0] > 1 else None)
-        for launch in self._engine.launches(reads, frame.address, target.address, sums.address):
+        for launch in self._engine.launches(reads, frame.address, target.address, faults.address):
             launch(compute)
         done()
-        compute.copy(landed, sums)
+        compute.copy(landed, faults)
         compute.record(self._done)
         self._done.sync()
-        check_sums(landed.array)
+        check_faults(landed.array)
         return target.address, out.owner if out else target
 
     def holds(self, address: int) -> bool:
@@ -164,5 +164,5 @@ class _ResidentFrames:
 
     def close(self) -> None:
         self._engine.close()
-        if self._sums is not None:
-            self._sums[1].close()
+        if self._faults is not None:
+            self._faults[1].close()

@@ -10,9 +10,8 @@ from zoomrt.errors import EngineMismatch
 from zoomrt.runtime.gpu import cuda_device
 from zoomrt.runtime.gpu.cuda_kernel import CudaKernel
 from zoomrt.runtime.gpu.device_session import DeviceSession
-from zoomrt.runtime.gpu.frame_engine import ColourKernels, FrameKernels
-from zoomrt.runtime.sizes import MAX_DEVICE_PIXELS
-from zoomrt.runtime.tiles.colour import kernels_match, takes_codes
+from zoomrt.runtime.gpu.frame_engine import FrameKernels
+from zoomrt.runtime.tiles.colour import takes_codes
 
 
 def open_on_gpu(bundle: Bundle, load: Callable[[Bundle, cuda_device.CudaDevice], DeviceSession]) -> DeviceSession:
@@ -55,17 +54,8 @@ def add_kernels(session: DeviceSession, bundle: Bundle, device: cuda_device.Cuda
     if not takes_codes(manifest.tile.colour):
         session.note(f"the colour step of this model looks at values that 8 bits do not hold. {fallback}")
         return
-    if not (whole := found(fallback, f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_sums")):
+    if not (whole := found(fallback, f"tile_gather_rgb_{kind}", f"tile_blend_{kind}_faults")):
         return
-    colours: list[CudaKernel] = []
-    countable = MAX_DEVICE_PIXELS * manifest.tile.scale**2 < 2**31
-    if kernels_match(manifest.tile.colour) and countable:
-        fallback = "Colours are matched on the CPU instead."
-        colours = found(fallback, "colour_source_rgb", "colour_table", "colour_apply")
-    fallback = "YUV frames are cut into tiles on the CPU instead."
-    yuv = found(fallback, f"tile_gather_nv12_{kind}", *["colour_source_nv12"] * bool(colours))
+    yuv = found("YUV frames are cut into tiles on the CPU instead.", f"tile_gather_nv12_{kind}")
     gather, blend = whole
-    matching = None
-    if colours:
-        matching = ColourKernels({"rgb": colours[0]} | ({"nv12": yuv[1]} if yuv else {}), *colours[1:])
-    session.use_kernels(FrameKernels({"rgb": gather} | ({"nv12": yuv[0]} if yuv else {}), blend, matching))
+    session.use_kernels(FrameKernels({"rgb": gather} | ({"nv12": yuv[0]} if yuv else {}), blend))

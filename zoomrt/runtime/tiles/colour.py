@@ -46,11 +46,6 @@ def takes_codes(colour: ColourFacts) -> bool:
     return colour.method == "none" or colour.clamp == "first"
 
 
-def kernels_match(colour: ColourFacts) -> bool:
-    """Whether the kernels of `zoomrt/kernels/colour_match.py` do just this: they know the input as it is."""
-    return colour == ColourFacts(method="adain", clamp="first", reference="input")
-
-
 def waiting_bytes(colour: ColourFacts, *, deep: bool) -> int:
     """Bytes that `corrected` holds for each value of a uint8, or `deep` uint16, picture until it knows all of it."""
     return (4 if deep else 2) if colour.method == "adain" else 0
