@@ -1,6 +1,6 @@
 """A model family from outside of the package: listed, built, run, benched and doctored with no line of zoomrt changed.
 
-It comes as an installed package would: a module, and an entry point that names its record.
+It comes as an installed package would, from `tests/helpers/toys`: modules, and an entry point that names its record.
 """
 
 from __future__ import annotations
@@ -29,72 +29,26 @@ from zoomrt.export.build import build as zoomrt_build
 from zoomrt.export.request import BuildRequest
 from zoomrt.models.families import FAMILIES
 
-RECORD = """
-from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
-from zoomrt.models.layout import Layout, Naming
-from zoomrt.models.options import Number, Option
 
-FAMILY = Family(
-    name="toy",
-    module="toy_network",
-    layout=Layout("toy", (Naming(("toy.weight",)),), "Save it with the test of the toy family."),
-    variants=(Variant("tiny", 2, 324, 0.1, "CC0", status="made in a test"),),
-    scale=2,
-    size=SizeRule(minimum=8, multiple_of=1),
-    value_range=(0.0, 1.0),
-    tiling=TilingAdvice(tile=16, overlap=4, context=1),
-    weights_licence="CC0",
-    options=(Option("gain", "what the residual is multiplied with", Number(0, 4), default="1"),),
-)
-"""
-NETWORK = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-
-class Toy(nn.Module):
-    def __init__(self, weight, gain):
-        super().__init__()
-        self.weight, self.gain = nn.Parameter(weight), gain
-
-    def forward(self, lr):
-        residual = F.pixel_shuffle(F.conv2d(lr, self.weight, padding=1), 2)
-        return F.interpolate(lr, scale_factor=2.0, mode="nearest") + self.gain * residual
-
-
-def network(family, checkpoint, *, gain=1.0):
-    return Toy(family.layout.tensors(checkpoint)["toy.weight"].float(), gain).eval()
-"""
-
-
-def install(folder: Path, record: str = RECORD, name: str = "toy") -> None:
-    (folder / f"{name}_family.py").write_text(record)
-    (folder / "toy_network.py").write_text(NETWORK)
-    facts = folder / f"{name}-1.0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(f"[zoomrt.families]\n{name} = {name}_family:FAMILY\n")
+@pytest.fixture
+def weights(toys: Path, tmp_path: Path) -> Path:  # noqa: ARG001
+    """The toy is installed, and this is a file of it."""
+    save_file({"toy.weight": 0.1 * torch.randn(12, 3, 3, 3)}, tmp_path / "w.safetensors")
+    return tmp_path / "w.safetensors"
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that packages are installed in."""
-    (folder := tmp_path / "site").mkdir()
-    monkeypatch.syspath_prepend(folder)
+    """A folder with a package that brings a family `another` from a module `another`, which is to be written."""
+    facts = tmp_path / "site" / "another-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: another\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[zoomrt.families]\nanother = another:FAMILY\n")
+    monkeypatch.syspath_prepend(facts.parent)
     registry.entry_points_of.cache_clear()
-    yield folder
+    yield facts.parent
     registry.entry_points_of.cache_clear()
-    for module in ("toy_family", "toy_network", "broken_family"):
-        sys.modules.pop(module, None)
-
-
-@pytest.fixture
-def weights(site: Path, tmp_path: Path) -> Path:
-    """The toy is installed, and this is a file of it."""
-    install(site)
-    save_file({"toy.weight": 0.1 * torch.randn(12, 3, 3, 3)}, tmp_path / "w.safetensors")
-    return tmp_path / "w.safetensors"
+    sys.modules.pop("another", None)
 
 
 def test_it_is_listed_and_has_its_own_help(weights: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -147,8 +101,8 @@ def test_it_is_built_and_run_and_benched_and_doctored(
     assert "toy fp32" in capfd.readouterr().out
 
 
-def test_its_code_counts_for_the_cache(site: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As zoomrt's own does; with the keys to tell the model, any family's may be what is built."""
+def test_its_code_counts_for_the_cache(site: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As zoomrt's own does; where the keys are to tell the model, any family's may be what is built."""
     keys = []
 
     def record(key: str) -> None:
@@ -156,22 +110,25 @@ def test_its_code_counts_for_the_cache(site: Path, weights: Path, monkeypatch: p
         raise KeyboardInterrupt  # far enough
 
     monkeypatch.setattr(cache, "fetch", record)
-    for model, addition in (("toy", ""), (None, ""), ("edge", ""), ("toy", "#"), (None, "##"), ("edge", "###")):
-        (site / "toy_network.py").write_text(NETWORK + addition)
+    written = "from dataclasses import replace; from zoomrt.models.families import FAMILIES\n"
+    written += "FAMILY = replace(FAMILIES.named('edge'), name='another', module='another')\n"
+    for model, addition in (("another", ""), (None, ""), ("edge", ""), ("another", "#"), (None, "##"), ("edge", "###")):
+        (site / "another.py").write_text(written + addition)
         with pytest.raises(KeyboardInterrupt):
-            zoomrt_build(BuildRequest(model=model, weights=weights), site.parent / "b")
+            zoomrt_build(BuildRequest(model=model, weights=tiny_edge_weights), site.parent / "b")
     assert keys[0] != keys[3]
     assert keys[1] != keys[4]
     assert keys[2] == keys[5]
 
 
 def test_by_hand() -> None:
+    before = FAMILIES.outside()
     other = replace(FAMILIES.named("edge"), name="other")
     with FAMILIES.added(other):
         assert FAMILIES.named("other") is other
-        assert FAMILIES.outside() == (other,)
+        assert FAMILIES.outside() == (*before, other)
     assert "other" not in FAMILIES.names()
-    assert FAMILIES.outside() == ()
+    assert FAMILIES.outside() == before
 
 
 @pytest.mark.parametrize(
@@ -180,14 +137,12 @@ def test_by_hand() -> None:
         ("import no_such_module", "No module named 'no_such_module'"),
         ("", "no attribute 'FAMILY'"),
         ("FAMILY = 1", "no attribute 'name'"),
-        (RECORD, "its name is 'toy'"),
+        ("import types; FAMILY = types.SimpleNamespace(name='other')", "its name is 'other'"),
     ],
     ids=["import", "no record", "number", "name"],
 )
 def test_a_package_that_is_broken(site: Path, record: str, said: str) -> None:
     """It is named, so that it can be mended; what else is there is not quietly used without it."""
-    install(site, record, "broken")
-    with pytest.raises(
-        MissingDependency, match=rf"the model broken of an installed.*{said}.*broken_family:FAMILY. Upd"
-    ):
+    (site / "another.py").write_text(record)
+    with pytest.raises(MissingDependency, match=rf"the model another of an installed.*{said}.*another:FAMILY. Upd"):
         FAMILIES.records()
