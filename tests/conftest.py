@@ -112,7 +112,7 @@ def _rng_for() -> Callable[[str], np.random.Generator]:
 
 @pytest.fixture(scope="module")
 def toys() -> Iterator[Path]:
-    """The folder of a package that brings a backend and a model family `toy`, and a precision `toy16`, as if installed."""
+    """The folder of a package that brings a backend and a model family `toy` and a precision `toy16`."""
     folder = Path(__file__).parent / "helpers" / "toys"
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))

@@ -30,8 +30,9 @@ from published_files import (
 
 from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import family_of, osediff
+from zoomrt.models.families import family_of
 from zoomrt.models.families.osediff import FAMILY
+from zoomrt.models.networks import osediff
 
 
 class Files:
