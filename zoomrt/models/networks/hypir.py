@@ -43,12 +43,12 @@ def network(
         raise family.layout.misfit(checkpoint, f"{other[0]} beside the adapters")
     step = one_step(coeff_t)
     adapters = adapters_of(tensors, checkpoint.path)
-    told = Prompt(base, prompt, prompt_embedding)
-    check_prompt(told, family.name)
+    given = Prompt(base, prompt, prompt_embedding)
+    check_prompt(given, family.name)
     unet, vae = read_base(base)
     check_modules(adapters, _trained(unet.tensors), checkpoint.path)
     merge(unet.tensors, adapters, LORA_SCALE, checkpoint.path)
-    embedding = encoded_prompt(told, int(unet.config["cross_attention_dim"]), family.name)
+    embedding = encoded_prompt(given, int(unet.config["cross_attention_dim"]), family.name)
     return OneStepLatentSR(
         Enlarge(4, TORCH), unet_from(unet), vae_from(vae), timestep=TIMESTEP, step=step, prompt=embedding, clamp=False
     ).eval()

@@ -1,6 +1,6 @@
 """OSEDiff (NeurIPS 2024): Stable Diffusion 2.1-base, one step at t=999, adapters on UNet and VAE encoder.
 
-Facts: github.com/cswry/OSEDiff. The layouts that go by this name are told apart in `families/osediff.py`.
+Facts: github.com/cswry/OSEDiff. The layouts that go by this name are given apart in `families/osediff.py`.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def network(
     prompt_embedding: Path | None = None,
 ) -> nn.Module:
     """See `Family.module`. base : for a file of adapters only."""
-    told = Prompt(base, prompt, prompt_embedding)
+    given = Prompt(base, prompt, prompt_embedding)
     layout = family.layout
     if state := ADAPTERS.find(checkpoint):
         if base is None:
             raise family.lacks("base", "Stable Diffusion 2.1-base, which the file's adapters change")
-        check_prompt(told, family.name)
+        check_prompt(given, family.name)
         unet, vae = read_base(base)
         for part, name in ((unet, "unet"), (vae, "vae")):
             _adapt(part, name, state, layout, checkpoint)
@@ -76,7 +76,7 @@ def network(
         older = PASSIONSR.find(checkpoint) is not None
         seen = f"{checkpoint.described}: PassionSR's older layout" if older else checkpoint.described
         raise layout.misfit(checkpoint, seen)
-    embedding = encoded_prompt(told, int(unet.config["cross_attention_dim"]), family.name)
+    embedding = encoded_prompt(given, int(unet.config["cross_attention_dim"]), family.name)
     step = one_step(TIMESTEP)
     return OneStepLatentSR(
         Enlarge(4, PIL), unet_from(unet), vae_from(vae), timestep=TIMESTEP, step=step, prompt=embedding, clamp=True
