@@ -17,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 
 from benchmarks._record import record
-from tests.helpers.thread_device import SessionEngine, ThreadDevice, ThreadStream
+from tests.helpers.devices.thread_device import SessionEngine, ThreadDevice, ThreadStream
 from zoomrt.runtime.gpu.device import Buffer
 from zoomrt.runtime.gpu.scheduler import Pipeline
 from zoomrt.runtime.session import batches_of

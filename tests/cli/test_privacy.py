@@ -1,6 +1,6 @@
 """What leaves the machine and what is written where: nothing, and only in the cache, the temporary folder and at -o.
 
-The commands run as a user runs them, with engines and libraries as they are installed, under `helpers/guard`.
+The commands run as a user runs them, with engines and libraries as they are installed, under the helper `guard`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cli_helpers
 import pytest
 from cli_helpers import tree, write_noise
 
-GUARD = Path(__file__).parents[1] / "helpers" / "guard"
+GUARD = Path(cli_helpers.__file__).parent / "guard"
 Guarded = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

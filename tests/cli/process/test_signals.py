@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cli_helpers
 import pytest
 from cli_helpers import tree
 
-SIGNALLED = Path(__file__).parents[1] / "helpers" / "signalled"
+SIGNALLED = Path(cli_helpers.__file__).parent / "signalled"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 WORDS = {
     signal.SIGINT: b"error: interrupted, nothing half-written left behind\n",

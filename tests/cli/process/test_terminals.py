@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cli_helpers
 import pytest
 from cli_helpers import write_noise
 from commands import COMMANDS
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from zoomrt.cli._common import report, say
 from zoomrt.cli.process.streams import Stderr, printable
 
-HELPERS = Path(__file__).parents[1] / "helpers"
+HELPERS = Path(cli_helpers.__file__).parent
 unix = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and /dev/full")
 
 CLEAR_TITLE = "\x1b]0;owned\x07"
