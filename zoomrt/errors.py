@@ -15,6 +15,7 @@
       RuntimeFault                   12   the engine failed or gave non-finite pixels while running
       StorageError                   13   a file or folder cannot be written
       MissingDependency              14   an optional package is not installed
+      FetchError                     16   a published file cannot be fetched
 
 Ctrl-C ends a command with exit code 130, SIGTERM with 143 and SIGHUP with 129, as a shell expects.
 """
@@ -31,6 +32,7 @@ __all__ = [
     "CheckpointError",
     "EngineMismatch",
     "ExportError",
+    "FetchError",
     "InputError",
     "MissingDependency",
     "OutOfMemory",
@@ -160,6 +162,12 @@ class MissingDependency(ZoomrtError):
     """An optional package is not installed."""
 
     exit_code = 14
+
+
+class FetchError(ZoomrtError):
+    """A published file cannot be fetched. The message says how to put it in its place by hand."""
+
+    exit_code = 16
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

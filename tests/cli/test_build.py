@@ -100,7 +100,11 @@ def test_list_without_torch(capfd, monkeypatch) -> None:
     out, err = capfd.readouterr()
     assert err == ""
     assert " ".join(out.split("\n")[0].split()) == "model variant scale parameters GMAC at 512 steps licence status"
-    assert {line.split()[0] for line in out.splitlines()[1:]} == set(families.FAMILIES.names())
+    models, _, files = out.partition("\n\n")
+    assert {line.split()[0] for line in models.splitlines()[1:]} == set(families.FAMILIES.names())
+    assert files.split("\n")[0].split() == ["model", "for", "published", "file", "size"]
+    published = {family.name for family in families.FAMILIES.records() if family.published}
+    assert {line.split()[0] for line in files.splitlines()[1:]} == published
 
 
 def test_auto_recognises_by_keys(tmp_path: Path, tiny_edge_weights: Path, capfd) -> None:

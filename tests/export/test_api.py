@@ -15,8 +15,8 @@ from zoomrt.cli.build import cli
 from zoomrt.errors import CheckpointError, ZoomrtError
 from zoomrt.models.families import options_of
 
-ONLY_COMMANDS = {"list", "quiet", "debug", "version", "help"}
-"""Options that say nothing of the bundle."""
+ONLY_COMMANDS = {"list", "quiet", "debug", "version", "help", "published", "accept_licence", "offline"}
+"""Options that say nothing of the bundle, and those of fetching, which is the command's alone."""
 
 
 def test_its_keywords_are_the_options_of_the_command() -> None:

@@ -16,11 +16,13 @@ from zoomrt.cli._common import ANY_PATH, progress_bar, require, require_backend,
 from zoomrt.cli.options.families import AUTO, FamilyCommand
 from zoomrt.cli.options.groups import in_group
 from zoomrt.cli.options.numbers import Number, Parsed, Whole, whole
+from zoomrt.cli.options.published import needed, published_table, with_files, with_stand_ins
 from zoomrt.errors import UsageError
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildPlan, BuildRequest, resolve
 from zoomrt.export.targets import TARGETS
 from zoomrt.models.families import table
+from zoomrt.models.published.licences import notices
 from zoomrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
@@ -30,16 +32,20 @@ MAX_SIDE, MAX_BATCH, MAX_MINUTES = 16_384, 1024, 100_000
 """Far above what any machine holds or anybody waits for: a slip of the hand is told before the work."""
 
 
-_model, _where, _tiles, _eight_bit, _limits, _output = (
-    in_group(title) for title in ("Model", "Where it runs", "Tiles", "8-bit layers", "Checks and limits", "Output")
+_model, _files, _where, _tiles, _eight_bit, _limits, _output = (
+    in_group(title)
+    for title in ("Model", "Published files", "Where it runs", "Tiles", "8-bit layers", "Checks and limits", "Output")
 )
 
 
 @click.command("trt-build", cls=FamilyCommand)
 @_model("--model", help="Model family; auto or left out: what the weights' keys say; edge without either.")
-@_model("--list", "listing", is_flag=True, help="Print the model families and leave.")
-@_model("--weights", type=ANY_PATH, help="Checkpoint; if left out, those inside the package.")
+@_model("--list", "listing", is_flag=True, help="Print the model families, and which files are here, and leave.")
+@_model("--weights", type=ANY_PATH, help="Checkpoint; if left out, those inside the package or published.")
 @_model("--colour", help="Colour step: none, adain or wavelet; the model's own if left out.")
+@_files("--published", help="Which published checkpoint to fetch; the family's first if left out (see --list).")
+@_files("--accept-licence", is_flag=True, help="Accept a licence that forbids commercial use; asked for once.")
+@_files("--offline", is_flag=True, help="Fetch nothing: say which files are missing, and where to put them.")
 @_where("--target", default="cpu", show_default=True, help=f"Where it will run: {', '.join(TARGETS)}.")
 @_where("--precision", default="fp32", show_default=True, help=f"One of {', '.join(PRECISIONS.names())}.")
 @_where("--backend", help=f"Not the target's own, or the fastest on a CPU: {', '.join(BACKENDS.names())}.")
@@ -85,6 +91,9 @@ def cli(
     model: str | None,
     listing: bool,
     weights: Path | None,
+    published: str | None,
+    accept_licence: bool,
+    offline: bool,
     calibration: Path | None,
     calibration_hr: bool | None,
     tiles: int | None,
@@ -99,7 +108,7 @@ def cli(
 ) -> None:
     """Build a bundle that trt-upscale and zoomrt.load can run."""
     if listing:
-        say(*table())
+        say(*table(), "", *published_table())
         return
     eight_bit = _calibration(
         pictures=calibration,
@@ -112,7 +121,13 @@ def cli(
     request = BuildRequest(
         model=_chosen(model, weights), weights=weights, timeout_s=minutes * 60, calibration=eight_bit, **asked
     )
-    _require_packages(resolve(request))
+    files = needed(request, published)
+    _require_packages(resolve(with_stand_ins(request, files)))
+    if files:
+        if not quiet:
+            say(*notices(files))
+        with progress_bar(quiet=quiet, lines=True) as advance:
+            request = with_files(request, files, accept_licence=accept_licence, offline=offline, on_progress=advance)
     result = build_with_progress(request, output or request.default_output, use_cache=not no_cache, quiet=quiet)
     if not quiet:
         from zoomrt.cli._build_summary import summary

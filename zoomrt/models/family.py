@@ -16,6 +16,7 @@ from zoomrt.bundle import NO_COLOUR_STEP, ColourFacts, NoiseFacts
 from zoomrt.errors import UsageError
 from zoomrt.models.layout import Layout
 from zoomrt.models.options import Option, Values
+from zoomrt.models.published.records import Published
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,6 +100,7 @@ class Family:
     steps : network evaluations per tile.
     colour : the colour step of the whole picture, as the authors do it; none if left out.
     weights_licence : one line; it travels in the manifest.
+    published : the files behind the weights and the options; of several for one the first that fits is fetched.
     embedded_weights : file shipped inside the package, used when no --weights are given; None if there is none.
     options : besides those of every build; their values are arguments of `network`, by `Option.key`.
     noise : start noise, further channels of the network's input; None for a network without.
@@ -118,6 +120,7 @@ class Family:
     steps: int = 1
     tiling: TilingAdvice
     weights_licence: str
+    published: tuple[Published, ...] = ()
     colour: ColourFacts = NO_COLOUR_STEP
     embedded_weights: Path | None = None
     options: tuple[Option, ...] = ()

@@ -7,6 +7,13 @@ from zoomrt.bundle import ColourFacts
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import File, Option
+from zoomrt.models.published.records import Licence, one_file
+
+_REPOSITORY = "Guaishou74851/AdcSR"
+_LICENCE = Licence(
+    "Apache-2.0; made from Stable Diffusion 2.1, so RAIL++-M limits of use may apply",
+    "https://github.com/Guaishou74851/AdcSR/blob/main/LICENSE",
+)
 
 FAMILY = Family(
     name="adcsr",
@@ -22,5 +29,9 @@ FAMILY = Family(
     colour=ColourFacts(method="adain", clamp="last", reference="input", epsilon=1e-10),
     tiling=TilingAdvice(tile=128, overlap=32, context=8),
     weights_licence="AdcSR Apache-2.0; derived from Stable Diffusion 2.1-base, so RAIL++-M limits may still apply",
+    published=(
+        one_file("weight/net_params_200.pkl", _LICENCE, repository=_REPOSITORY),
+        one_file("weight/pretrained/halfDecoder.ckpt", _LICENCE, key="decoder", repository=_REPOSITORY),
+    ),
     options=(Option("decoder", "the decoder's file", File(), required="halfDecoder.ckpt, the decoder's tail"),),
 )

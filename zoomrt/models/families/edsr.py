@@ -5,6 +5,7 @@ from __future__ import annotations
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import Number, Option
+from zoomrt.models.published.records import Licence, one_file
 
 FAMILY = Family(
     name="edsr",
@@ -32,6 +33,20 @@ FAMILY = Family(
     value_range=(0.0, 1.0),
     tiling=TilingAdvice(tile=128, overlap=32, context=10),  # the authors shave 10 output pixels
     weights_licence="EDSR-PyTorch MIT",
+    published=tuple(
+        one_file(
+            f"https://cv.snu.ac.kr/research/EDSR/models/edsr_{name}.pt",
+            Licence("MIT", "https://github.com/sanghyun-son/EDSR-PyTorch/blob/master/LICENSE"),
+        )
+        for name in (
+            "baseline_x4-6b446fab",
+            "baseline_x2-1bc95232",
+            "baseline_x3-abf2a44e",
+            "x4-4f62e9ef",
+            "x2-0edfb8a3",
+            "x3-ea3ef2c6",
+        )
+    ),
     options=(
         Option(
             "residual-scale",

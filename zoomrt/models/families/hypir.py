@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from zoomrt.bundle import ColourFacts
-from zoomrt.models.base_model import BASE, PROMPT, PROMPT_EMBEDDING
+from zoomrt.models.base_model import BASE, PROMPT, PROMPT_EMBEDDING, PUBLISHED_BASE
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import Option, Whole
+from zoomrt.models.published.records import Licence, one_file
 
 FAMILY = Family(
     name="hypir",
@@ -28,6 +29,14 @@ FAMILY = Family(
     colour=ColourFacts(method="wavelet", clamp="last", reference="torch_bicubic"),
     tiling=TilingAdvice(tile=128, overlap=32, context=8),
     weights_licence="HYPIR: non-commercial use only; Stable Diffusion 2.1-base: CreativeML Open RAIL++-M",
+    published=(
+        one_file(
+            "HYPIR_sd2.pth",
+            Licence("HYPIR", "https://github.com/XPixelGroup/HYPIR/blob/main/LICENSE", commercial=False),
+            repository="lxq007/HYPIR",
+        ),
+        PUBLISHED_BASE,
+    ),
     options=(
         replace(BASE, required="Stable Diffusion 2.1-base, which the file's adapters change"),
         PROMPT,

@@ -7,9 +7,10 @@ Three layouts go by this name and are told apart by their keys: the authors' fil
 from __future__ import annotations
 
 from zoomrt.bundle import ColourFacts
-from zoomrt.models.base_model import BASE, PROMPT, PROMPT_EMBEDDING
+from zoomrt.models.base_model import BASE, PROMPT, PROMPT_EMBEDDING, PUBLISHED_BASE
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
+from zoomrt.models.published.records import Licence, one_file
 
 ADAPTERS = Naming(("rank_unet", "rank_vae", "state_dict_unet", "state_dict_vae"))
 MERGED = Naming(("unet", "vae"))
@@ -29,5 +30,12 @@ FAMILY = Family(
     colour=ColourFacts(method="adain", clamp="first", reference="pillow_bicubic", epsilon=1e-5),
     tiling=TilingAdvice(tile=128, overlap=32, context=8),
     weights_licence="OSEDiff Apache-2.0 on Stable Diffusion 2.1-base, CreativeML Open RAIL++-M (limits of use)",
+    published=(
+        one_file(
+            "https://github.com/cswry/OSEDiff/raw/main/preset/models/osediff.pkl",
+            Licence("Apache-2.0", "https://github.com/cswry/OSEDiff/blob/main/LICENSE"),
+        ),
+        PUBLISHED_BASE,
+    ),
     options=(BASE, PROMPT, PROMPT_EMBEDDING),
 )

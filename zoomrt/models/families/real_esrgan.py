@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
+from zoomrt.models.published.records import Licence, one_file
+
+_RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+_LICENCE = Licence("BSD-3-Clause", "https://github.com/xinntao/Real-ESRGAN/blob/master/LICENSE")
 
 FAMILY = Family(
     name="real-esrgan",
@@ -32,4 +36,29 @@ FAMILY = Family(
     value_range=(0.0, 1.0),
     tiling=TilingAdvice(tile=128, overlap=32, context=10),  # the authors' tile_pad is 10
     weights_licence="Real-ESRGAN BSD-3-Clause",
+    published=(
+        one_file(
+            f"{_RELEASES}/v0.1.0/RealESRGAN_x4plus.pth",
+            _LICENCE,
+            67_040_989,
+            "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+        ),
+        one_file(
+            f"{_RELEASES}/v0.2.1/RealESRGAN_x2plus.pth",
+            _LICENCE,
+            67_061_725,
+            "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+        ),
+        one_file(
+            f"{_RELEASES}/v0.2.2.4/RealESRGAN_x4plus_anime_6B.pth",
+            _LICENCE,
+            17_938_799,
+            "f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da",
+        ),
+        one_file(
+            f"{_RELEASES}/v0.1.1/RealESRNet_x4plus.pth",
+            _LICENCE,
+            67_040_989,
+        ),
+    ),
 )

@@ -8,10 +8,15 @@ from __future__ import annotations
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
 from zoomrt.models.options import File, Option, Whole
+from zoomrt.models.published.records import Licence, one_file
 
 UNET = Naming(("input_blocks.1.1.patch_embed.proj.weight", "middle_block.1.patch_embed.proj.weight"))
 REBUILT = ("relative_position_index", "attn_mask")
 AUTOENCODER = Option("autoencoder", "the autoencoder's file", File(), required="autoencoder_vq_f4.pth")
+
+_RELEASE = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
+_LICENCE = Licence("NTU S-Lab 1.0", "https://github.com/zsyOAOA/ResShift/blob/master/LICENSE", commercial=False)
+PUBLISHED_AUTOENCODER = one_file(f"{_RELEASE}/autoencoder_vq_f4.pth", _LICENCE, key="autoencoder")
 
 FAMILY = Family(
     name="resshift",
@@ -31,5 +36,12 @@ FAMILY = Family(
     steps=15,
     tiling=TilingAdvice(tile=128, overlap=32, context=8),
     weights_licence="ResShift NTU S-Lab 1.0: non-commercial only",
+    published=(
+        one_file(f"{_RELEASE}/resshift_realsrx4_s15_v2.pth", _LICENCE, when=("steps", 15)),
+        one_file(f"{_RELEASE}/resshift_realsrx4_s15_v1.pth", _LICENCE, when=("steps", 15)),
+        one_file(f"{_RELEASE}/resshift_realsrx4_s4_v3.pth", _LICENCE, when=("steps", 4)),
+        one_file(f"{_RELEASE}/resshift_bicsrx4_s4.pth", _LICENCE, when=("steps", 4)),
+        PUBLISHED_AUTOENCODER,
+    ),
     options=(AUTOENCODER, Option("steps", "15 or 4, as trained; has to be given", Whole(1, 1000))),
 )

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from zoomrt.models.family import Family, SizeRule, TilingAdvice, Variant
 from zoomrt.models.layout import Layout, Naming
+from zoomrt.models.published.records import Licence, one_file
+
+_RELEASE = "https://github.com/JingyunLiang/SwinIR/releases/download/v0.0"
+_LICENCE = Licence("Apache-2.0", "https://github.com/JingyunLiang/SwinIR/blob/main/LICENSE")
+_OTHERS = (
+    "003_realSR_BSRGAN_DFO_s64w8_SwinIR-M_x2_GAN",
+    "003_realSR_BSRGAN_DFOWMFC_s64w8_SwinIR-L_x4_GAN",
+    *(f"001_classicalSR_DF2K_s64w8_SwinIR-M_x{scale}" for scale in (2, 3, 4, 8)),
+    *(f"002_lightweightSR_DIV2K_s64w8_SwinIR-S_x{scale}" for scale in (2, 3, 4)),
+)
 
 FAMILY = Family(
     name="swinir",
@@ -30,4 +40,13 @@ FAMILY = Family(
     value_range=(0.0, 1.0),
     tiling=TilingAdvice(tile=128, overlap=32, context=8),  # the authors' overlap is 32
     weights_licence="SwinIR Apache-2.0",
+    published=(
+        one_file(
+            f"{_RELEASE}/003_realSR_BSRGAN_DFO_s64w8_SwinIR-M_x4_GAN.pth",
+            _LICENCE,
+            67_129_861,
+            "b9afb61e65e04eb7f8aba5095d070bbe9af28df76acd0c9405aeb33b814bcfc6",
+        ),
+        *(one_file(f"{_RELEASE}/{name}.pth", _LICENCE) for name in _OTHERS),
+    ),
 )
