@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zoomrt import errors
-from zoomrt.bundle import folder as bundle
+from zoomrt import bundle, errors
 from zoomrt.export.targets import TARGETS
 
 ROOT = Path(__file__).parent.parent

@@ -17,43 +17,10 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from zoomrt import files
-from zoomrt.bundle.kernel_file import KernelFile, check_binary
-from zoomrt.bundle.manifest import (
-    NO_COLOUR_STEP,
-    SCHEMA,
-    ColourFacts,
-    ColourMethod,
-    Evaluation,
-    FileEntry,
-    Manifest,
-    NoiseFacts,
-    SamplingFacts,
-    TileFacts,
-    parse_manifest,
-    sealed_json,
-)
+from zoomrt.bundle.kernel_file import check_binary
+from zoomrt.bundle.manifest import FileEntry, Manifest, parse_manifest, sealed_json
 from zoomrt.bundle.onnx_file import external_locations
 from zoomrt.errors import BundleError, StorageError
-
-__all__ = [
-    "MANIFEST",
-    "NO_COLOUR_STEP",
-    "SCHEMA",
-    "Bundle",
-    "ColourFacts",
-    "ColourMethod",
-    "Evaluation",
-    "FileEntry",
-    "KernelFile",
-    "Manifest",
-    "NoiseFacts",
-    "SamplingFacts",
-    "TileFacts",
-    "check_output",
-    "open_bundle",
-    "unfinished",
-    "writing_bundle",
-]
 
 MANIFEST = "manifest.json"
 

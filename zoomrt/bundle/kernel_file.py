@@ -14,8 +14,6 @@ from msgspec import Meta
 
 from zoomrt.errors import BundleError, EngineMismatch
 
-__all__ = ["SCALARS", "KernelFile", "check_binary", "coverage", "find_kernel", "kernel_key", "record_problems"]
-
 SCALARS = frozenset({"i1", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "fp32", "fp64"})
 """Triton's names of numbers that a launch can pass; pointers are `*` and the type that they point to."""
 Grid = Annotated[str, Meta(max_length=200)]

@@ -25,22 +25,6 @@ from zoomrt.bundle.records import (
 )
 from zoomrt.errors import BundleError
 
-__all__ = [
-    "NO_COLOUR_STEP",
-    "SCHEMA",
-    "ColourFacts",
-    "ColourMethod",
-    "Evaluation",
-    "FileEntry",
-    "Manifest",
-    "NoiseFacts",
-    "SamplingFacts",
-    "TileFacts",
-    "check_manifest",
-    "check_tile",
-    "parse_manifest",
-]
-
 SCHEMA = 3
 
 _MOST_PIXELS = 1 << 31

@@ -14,8 +14,6 @@ from typing import BinaryIO
 from zoomrt.errors import BundleError
 from zoomrt.files import open_file
 
-__all__ = ["external_locations"]
-
 # message -> field number -> the message in it, for every path from a model to a tensor (onnx.proto3, IR version 13)
 _FIELDS: dict[str, dict[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},

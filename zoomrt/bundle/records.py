@@ -10,26 +10,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-__all__ = [
-    "BuildFigures",
-    "CalibrationRecord",
-    "EngineCost",
-    "EngineReport",
-    "Fp16Report",
-    "GraphParity",
-    "MeasuredBlocks",
-    "MemoryPlan",
-    "Parity",
-    "Quality",
-    "Ranking",
-    "RescaledStream",
-    "SpeedRecord",
-    "Stage",
-    "TileSet",
-    "Timing",
-    "WeightFacts",
-]
-
 Whole = Annotated[int, Meta(ge=0, le=1 << 53)]
 """A count or a number of bytes."""
 Real = Annotated[float, Meta(ge=0, le=1e300)]

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from zoomrt.bundle.manifest import Evaluation, SamplingFacts
 
-__all__ = ["Moment", "Policy", "Predict", "split_draws", "timestep_embedding", "trajectory"]
-
 Sample = NDArray[np.float32]
 Predict = Callable[[Sample, Evaluation], Sample]
 """(gain * x, evaluation) -> p, of the same shape."""

@@ -16,8 +16,6 @@ from zoomrt.bundle import Bundle, open_bundle, writing_bundle
 from zoomrt.errors import BundleError, StorageError
 from zoomrt.files import cache_path, exists, total_bytes, warn_no_cache
 
-__all__ = ["clear", "content_key", "copy_bundle", "fetch", "keep", "source_digest"]
-
 _PARTS = ("bundles", "calibration", "ceilings", "kernels", "runtime")
 """Folders of the cache."""
 _AFTERWARDS = frozenset({"bench", "cli"})

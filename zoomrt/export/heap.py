@@ -6,8 +6,6 @@ import contextlib
 import ctypes
 import gc
 
-__all__ = ["return_freed_memory"]
-
 
 def return_freed_memory() -> None:
     """Have the C library give freed memory back to the system; glibc keeps it otherwise. Does nothing elsewhere."""

@@ -18,8 +18,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["MOVES", "Operation", "Visitor", "Where", "following", "watched"]
-
 _CONVERSIONS = ("_to_copy",)
 _VIEWS = frozenset({"t", "transpose", "permute", "view", "detach", "alias"})
 """What may be done to a whole weight before it is used."""

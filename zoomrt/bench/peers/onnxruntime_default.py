@@ -20,8 +20,6 @@ from zoomrt.runtime.quiet import import_onnxruntime
 from zoomrt.runtime.sessions.common.multi_step import Graph
 from zoomrt.runtime.sessions.common.onnxruntime_graph import bare_options
 
-__all__ = ["opened"]
-
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 

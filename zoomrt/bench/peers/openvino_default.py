@@ -17,8 +17,6 @@ from zoomrt.bench.peers import Job, Opened, session_of
 from zoomrt.runtime.quiet import import_openvino
 from zoomrt.runtime.sessions.common.multi_step import Graph
 
-__all__ = ["opened"]
-
 _ARITHMETICS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 

@@ -22,8 +22,6 @@ from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families.real_esrgan import FAMILY
 from zoomrt.models.networks.real_esrgan import DenseConfig, DenseNetwork
 
-__all__ = ["opened"]
-
 
 @contextmanager
 def opened(job: Job) -> Iterator[Opened]:

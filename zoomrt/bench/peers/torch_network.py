@@ -21,8 +21,6 @@ from zoomrt.models.families import check as check_options
 from zoomrt.models.networks.blocks.multi_step import MultiStepNetwork
 from zoomrt.models.options import Values
 
-__all__ = ["TorchGraph", "network_of", "opened"]
-
 
 class TorchGraph:
     """A module as a graph of the runtime, see `multi_step_session.Graph`."""

@@ -18,8 +18,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Activations", "activations_of"]
-
 _ATTENTION = "_scaled_dot_product"
 
 

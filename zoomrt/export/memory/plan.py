@@ -22,8 +22,6 @@ from zoomrt.export.verify.sample_tiles import EXTREMES
 from zoomrt.runtime.backends import Backend
 from zoomrt.runtime.resources import address_space
 
-__all__ = ["check_budget", "check_files", "memory_table", "plan_memory"]
-
 PROGRAM_BYTES = 600_000_000
 """Python with its libraries after some work: 0.5 GB for edge, 0.75 GB at the end of a build with diffusers."""
 EXPORT_COPIES = {"embedded": 3.0, "external": 0.1}

@@ -33,8 +33,6 @@ from zoomrt.models.half import is_half, to_half
 from zoomrt.runtime.backends import GroupNormForm
 from zoomrt.runtime.sessions.common.onnxruntime_graph import open_graph, session_options
 
-__all__ = ["MINIMUM_SNR_DB", "Divergence", "first_divergence"]
-
 MINIMUM_SNR_DB = {"fp32": 100.0, "fp16": 45.0}
 """Power of torch's value over power of the difference, of one operation alone. FP32 differs by summation order: 126 dB
 or better was seen on small networks. FP16 rounds what goes in and comes out by up to 2^-11 (66 dB each), and a softmax

@@ -12,16 +12,6 @@ from PIL import Image
 from zoomrt.bundle import NoiseFacts
 from zoomrt.runtime.tiles.noise import noise_at
 
-__all__ = [
-    "EXTREMES",
-    "PHOTOGRAPH",
-    "extreme_tiles",
-    "half_photograph_half_noise",
-    "photograph_tile",
-    "probe_seed",
-    "with_noise",
-]
-
 EXTREMES = ("photograph", "noise", "flat", "black", "white")
 PHOTOGRAPH = Path(__file__).with_name("photograph.png")
 """256 x 256 RGB, NASA, public domain."""
