@@ -105,7 +105,7 @@ def compile_plan(
             status = _run(job, stderr, heard, timeout_s, on_progress)
             printed = _tail(stderr)
         if status is None or heard.outcome.get("event") != "done":
-            raise _error(onnx, engine, backend, timeout_s, status, heard, printed)
+            raise _error(onnx, engine, backend, status, heard, printed, timeout_s=timeout_s)
         seconds = time.monotonic() - started
         yield CompiledPlan(scratch / engine.name, heard.outcome["version"], seconds, heard.peak_rss_bytes)
 
@@ -161,7 +161,7 @@ def _tail(stderr: IO[bytes]) -> str:
 
 
 def _error(
-    onnx: Path, engine: Path, backend: str, timeout_s: float, status: int | None, heard: _Heard, printed: str
+    onnx: Path, engine: Path, backend: str, status: int | None, heard: _Heard, printed: str, *, timeout_s: float
 ) -> ZoomrtError:
     """The error for a child that did not finish; `status` as in `subprocess`, None after a timeout."""
     kind = heard.outcome.get("kind")

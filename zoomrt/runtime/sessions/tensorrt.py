@@ -45,7 +45,7 @@ def tensorrt_session(bundle: Bundle, device: CudaDevice, trt: Any = None) -> Dev
         name = manifest.engines[str(batch)]
         made_for = f"{manifest.files[name].sha256[:12]}.{trt.__version__}-{device.driver_version}-{device.name}"
         cache = cache_path("runtime", re.sub(r"[^A-Za-z0-9.-]+", "_", made_for))
-        return TensorRtEngine(trt, runtime, words, plan, str(bundle.path / name), cache, device, stream)
+        return TensorRtEngine(trt, runtime, plan, str(bundle.path / name), cache=cache, device=device, stream=stream)
 
     return DeviceSession(manifest.tile, device, load)
 
@@ -61,7 +61,7 @@ def check_gpu(manifest: Manifest, device: CudaDevice, bundle: str) -> None:
 class TensorRtEngine:
     """See `device.Engine`.
 
-    words : the logger, whose lines explain what TensorRT reports as None or False. path : of the plan, for messages.
+    path : of the plan, for messages.
     cache : where what TensorRT-RTX compiles while it loads the engine is kept for the next time.
     """
 
@@ -69,14 +69,15 @@ class TensorRtEngine:
         self,
         trt: Any,
         runtime: Any,
-        words: Any,
         plan: bytes,
         path: str,
+        *,
         cache: Path | None,
         device: CudaDevice,
         stream: Stream,
     ) -> None:
-        self._words, self._device, self._stream = words, device, stream
+        self._words = words = _words(trt)
+        self._device, self._stream = device, stream
         self._what = f"cannot load engine {path!r}"
         with _explained(words, self._what):
             if hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX
