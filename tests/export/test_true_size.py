@@ -81,7 +81,7 @@ def test_bundle_at_true_size(tmp_path: Path, write, family: str, parameters: int
     operators = manifest.parity["1"].operators
     assert operators["Attention"] == {"adcsr": 16 + 1}.get(family, 32 + 2)
     assert not {"Sin", "Cos"} & operators.keys()
-    assert manifest.parity["1"].results[0]["max_relative"] <= 1e-3
+    assert manifest.parity["1"].results[0].max_relative <= 1e-3
 
 
 @pytest.mark.slow
@@ -104,4 +104,4 @@ def test_fp16_engine_at_true_size(tmp_path: Path, write, target: str, unet: int,
         assert report.attentions_fused >= unet
     assert set(report.sms) == set(TARGETS[target].compute_capabilities)
     assert all(result.psnr_db >= 45 for result in manifest.numerics.results)
-    assert manifest.parity["1"].results[0]["psnr_db"] >= 45
+    assert manifest.parity["1"].results[0].psnr_db >= 45

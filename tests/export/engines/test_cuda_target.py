@@ -16,10 +16,9 @@ from zoomrt.bundle import open_bundle
 from zoomrt.cli._common import run
 from zoomrt.cli.upscale import cli as upscale
 from zoomrt.errors import UsageError
-from zoomrt.export import assembly
 from zoomrt.export.build import build
 from zoomrt.export.graph.to_onnx import export_graph
-from zoomrt.export.request import BuildRequest
+from zoomrt.export.request import BuildRequest, resolve
 from zoomrt.kernels.binary import LIMITS
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families.edge import FAMILY
@@ -139,7 +138,5 @@ def test_what_it_cannot_be(tmp_path: Path, tiny_edge_weights: Path, changes: dic
 
 
 def test_models_of_several_steps_are_refused(tiny_edge_weights: Path) -> None:
-    from zoomrt.models.families import FAMILIES
-
     with pytest.raises(UsageError, match=r"takes several steps.*takes no more.*--target cpu"):
-        assembly._check_multi_step(request(tiny_edge_weights), FAMILIES.named("resshift"))
+        resolve(request(tiny_edge_weights, model="resshift"))

@@ -85,7 +85,7 @@ def test_fp16_engine(tmp_path: Path, write, unet: list[str], vae: int, target: s
     probes = {result.probe: result.psnr_db for result in manifest.numerics.results}
     assert set(probes) == {"photograph", "noise", "flat", "black", "white"}
     assert min(probes.values()) >= 45
-    assert manifest.parity["1"].results[0]["psnr_db"] >= 45
+    assert manifest.parity["1"].results[0].psnr_db >= 45
     # the step's algebra is FP32, and nothing else was kept
     assert manifest.numerics.kept_fp32 == ()
     assert bool(manifest.numerics.fp32_nodes) == (write is not adcsr)

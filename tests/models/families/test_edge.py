@@ -66,7 +66,7 @@ def test_config_is_read_off_the_weights() -> None:
 
 def test_bundle(tmp_path: Path, tiny_edge_weights: Path) -> None:
     manifest = bundle_of(tmp_path / "b", tiny_edge_weights, tile=32)
-    assert manifest.parity["1"].operators.Gather == 2  # the edge of the picture, for the bicubic base
+    assert manifest.parity["1"].operators["Gather"] == 2  # the edge of the picture, for the bicubic base
 
 
 def luma(rgb: np.ndarray) -> np.ndarray:

@@ -134,7 +134,7 @@ def test_bundle(
     evaluations = 2 * steps - 1 if sampler == "heun" else steps
     assert (manifest.steps, manifest.tile.height, manifest.tile.channels) == (evaluations, 16, 3 + 3 * 16)
     assert set(manifest.graphs) == {"encode", "step"}
-    assert manifest.parity["step"].operators.Attention == SMALL.depth
+    assert manifest.parity["step"].operators["Attention"] == SMALL.depth
     assert manifest.tile.noise is not None
     assert manifest.sampling is not None
     frame = rng.uniform(0, 1, (16, 16, 3)).astype(np.float32)

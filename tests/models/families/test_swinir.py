@@ -95,7 +95,7 @@ def test_bundle(tmp_path: Path, kind: SwinKind, rng: np.random.Generator) -> Non
     manifest = bundle_of(tmp_path / "b", tmp_path / "w.pth", tile=32, overlap=16, batches=(1, 2))
     assert (manifest.family, manifest.tile.scale) == ("swinir", kind.scale)
     for batch in ("1", "2"):
-        assert manifest.parity[batch].operators.Attention == kind.groups * kind.depth
+        assert manifest.parity[batch].operators["Attention"] == kind.groups * kind.depth
     network = FAMILY.network(load_checkpoint(tmp_path / "w.pth"))
     frame = rng.uniform(0, 1, (32, 32, 3)).astype(np.float32)
     with zoomrt.load(tmp_path / "b") as upscaler:
