@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from camera_frames import SITINGS
 from numpy.typing import NDArray
 
 from zoomrt.errors import InputError, UsageError
-from zoomrt.runtime.frames.pixel_formats import FORMATS, LAYOUTS, CameraFrame, empty_like, plane_shapes
+from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame, PixelFormat, empty_like, plane_shapes
 from zoomrt.runtime.frames.yuv import chroma_planes, read_window, rows_to_write, write_rows, write_view
 
 H, W = 48, 64
@@ -31,6 +31,10 @@ YUV = {
     "i410": "yuv444p10le",
 }
 FLAGS = "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+
+
+def test_type_checkers_know_the_same_names() -> None:
+    assert get_args(PixelFormat) == tuple(LAYOUTS)
 
 
 def stored(format: str, planes: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
@@ -154,7 +158,7 @@ def test_flat_colours_are_the_standards_formula(
 
 
 @pytest.mark.parametrize("siting", SITINGS)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LAYOUTS)
 def test_rows_written_apart_are_those_of_the_whole(format: Any, siting: Any, rng: np.random.Generator) -> None:
     height, width = H - int(rng.integers(2)), W - int(rng.integers(2))
     view = rng.random((3, height, width), np.float32)
@@ -197,7 +201,7 @@ def test_written_chroma_is_the_triangle_of_its_neighbours(format: Any, siting: A
             assert abs(int(plane[row, column]) / (1 << layout.shift) - code) <= 0.5 + 2e-3
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LAYOUTS)
 def test_a_window_is_the_part_of_the_whole(format: Any, rng: np.random.Generator) -> None:
     planes = random_planes(format, True, rng)
     for siting in SITINGS:
@@ -207,7 +211,7 @@ def test_a_window_is_the_part_of_the_whole(format: Any, rng: np.random.Generator
         np.testing.assert_array_equal(part, whole[:, 7:30, 11:12])
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LAYOUTS)
 def test_strides_and_padding_do_not_matter_and_nothing_is_copied(format: Any, rng: np.random.Generator) -> None:
     planes = random_planes(format, True, rng)
     stride = planes[0].reshape(H, -1).view(np.uint8).shape[1] + 64

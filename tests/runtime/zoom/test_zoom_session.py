@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from runtime_helpers import FakeSession, facts, fake_upscaler, photograph, write_bundle
 
 from zoomrt.errors import InputError, RuntimeFault, UsageError
-from zoomrt.runtime.frames.pixel_formats import FORMATS, CameraFrame, empty_like
+from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame, empty_like
 from zoomrt.runtime.frames.yuv import read_window, write_view
 from zoomrt.runtime.upscaler import Upscaler, load
 from zoomrt.runtime.zoom.session import ZoomSession
@@ -468,7 +468,7 @@ def test_two_sessions_share_one_engine(upscaler: Upscaler, frame: NDArray[np.uin
             np.testing.assert_array_equal(ticket.result(20).pixels, pixels)
 
 
-@pytest.mark.parametrize("given", FORMATS)
+@pytest.mark.parametrize("given", LAYOUTS)
 @pytest.mark.parametrize("asked", [None, "rgb", "nv12"])
 def test_every_format_in_and_out(upscaler: Upscaler, frame: NDArray[np.uint8], given: Any, asked: Any) -> None:
     """Against the view of the RGB that the planes stand for, rounded to 8 bits, converted to the same format."""

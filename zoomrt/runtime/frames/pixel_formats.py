@@ -27,8 +27,6 @@ Siting = Literal[
     "left", "center", "top-left", "top", "bottom-left", "bottom", "right", "top-right", "bottom-right"
 ]  # fmt: skip
 
-FORMATS: tuple[str, ...] = get_args(PixelFormat)
-
 
 class Layout(NamedTuple):
     """How a format stores a picture."""
@@ -61,6 +59,7 @@ LAYOUTS: dict[str, Layout] = {
     "i210": Layout("planes", (1, 2), 10),
     "i410": Layout("planes", (1, 1), 10),
 }
+"""The pixel formats, one record each; `PixelFormat` repeats the names for type checkers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +109,7 @@ class CameraFrame:
             raise InputError("cannot use this pixel aspect", seen=seen, needed=needed, remedy="Divide width by height.")
         object.__setattr__(self, "pixel_aspect", float(self.pixel_aspect))
         for kind, name, known in (
-            ("pixel format", self.format, FORMATS),
+            ("pixel format", self.format, LAYOUTS),
             ("matrix", self.matrix, get_args(Matrix)),
             ("siting", self.siting, get_args(Siting)),
         ):
@@ -170,8 +169,8 @@ class CameraFrame:
         UsageError
             The format is not known.
         """
-        if format not in FORMATS:
-            raise unknown_name("pixel format", str(format), FORMATS)
+        if format not in LAYOUTS:
+            raise unknown_name("pixel format", str(format), LAYOUTS)
         what = f"cannot read a {brief(width)}x{brief(height)} {format} frame"
         if not all(_is_whole(side) and within(side, 1, _HUGE) for side in (width, height)):
             seen, needed = f"{brief(width)} x {brief(height)}", f"whole sides of 1 to {_HUGE}"

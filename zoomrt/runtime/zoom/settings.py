@@ -8,7 +8,7 @@ import numpy as np
 
 from zoomrt.errors import UsageError, unknown_name
 from zoomrt.runtime.checks import brief, within
-from zoomrt.runtime.frames.pixel_formats import FORMATS
+from zoomrt.runtime.frames.pixel_formats import LAYOUTS
 
 _MAX_SIDE = 16384
 _MAX_BUDGET_MS = 1_000_000
@@ -21,8 +21,8 @@ def check_settings(
     output_size: object, budget_ms: object, output_format: object, cache_bytes: object, tolerance: object, noise: object
 ) -> None:
     """UsageError unless `ZoomSession` can work like this; arguments as there."""
-    if output_format is not None and output_format not in FORMATS:
-        raise unknown_name("pixel format", str(output_format), FORMATS)
+    if output_format is not None and output_format not in LAYOUTS:
+        raise unknown_name("pixel format", str(output_format), LAYOUTS)
     sides = tuple(output_size) if isinstance(output_size, (tuple, list, np.ndarray)) else ()
     fits = len(sides) == 2 and all(isinstance(side, Integral) and within(side, 1, _MAX_SIDE) for side in sides)
     needed = f"two whole sides of 1 to {_MAX_SIDE} pixels, (width, height)"
