@@ -142,7 +142,7 @@ class Room:
 
     def __init__(self, path: Path, frame: CameraFrame, gap: int = 0, *, upside_down: bool = False) -> None:
         self.path, self.frame, self._gap, self._upside_down = path, frame, gap, upside_down
-        height, width = frame.size
+        height, width = frame.shape
         is_rgb = frame.format == "rgb"
         self._step = 3 if is_rgb else 1
         self._stride = width * self._step + gap
@@ -153,7 +153,7 @@ class Room:
         self.write()
 
     def _planes(self, flat: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        height, width = self.frame.size
+        height, width = self.frame.shape
         wide = width * self._step
         luma = np.lib.stride_tricks.as_strided(flat, (height, wide), (self._stride, 1))
         planes = [luma[::-1] if self._upside_down else luma]
@@ -183,14 +183,14 @@ class Room:
 
     @property
     def words(self) -> str:
-        height = self.frame.size[0]
+        height = self.frame.shape[0]
         offset = (height - 1) * self._stride if self._upside_down else 0
         stride = -self._stride if self._upside_down else self._stride
         chroma = height * self._stride
         u, v = (chroma + 1, chroma) if self.frame.format == "nv21" else (chroma, chroma + 1)
         kind = "rgb" if self.frame.format == "rgb" else "yuv"
         meaning = MATRICES.index(self.frame.matrix), int(self.frame.full_range), SITINGS.index(self.frame.siting)
-        size = f"{self.frame.size[1]} {height}"
+        size = f"{self.frame.shape[1]} {height}"
         numbers = (offset, stride, self._step, u, v, self._chroma_stride, 2, *meaning)
         return f"{self.path} {kind} {size} {' '.join(map(str, numbers))}"
 
@@ -247,7 +247,7 @@ def test_the_shipped_edge_on_photographs(probe: Probe, tmp_path: Path) -> None:
             for source in (CameraFrame((pixels,)), frame):
                 expected = CameraFrame((upscaler(source),))
                 given = Room(tmp_path / "in", source)
-                out = Room(tmp_path / "out", empty_like(expected, expected.size))
+                out = Room(tmp_path / "out", empty_like(expected, expected.shape))
                 assert probe("load", edge, 260, 150, 0, 0, 1, 1) == "ok"
                 assert probe("upscale", given.words, out.words) == "ok"
                 assert difference(out.read(), expected) <= 1
