@@ -68,4 +68,4 @@ def test_what_waits_is_a_strip_one_seam_high(height: int, width: int) -> None:
     tile = facts(overlap=12, context=4)
     seam = (12 - 2 * 4) * tile.scale
     several_rows = height > tile.height
-    assert Blender(plan(height, width, tile)).strip_bytes == several_rows * seam * width * tile.scale * 3 * 4
+    assert Blender(plan(height, width, tile))._strip.nbytes == several_rows * seam * width * tile.scale * 3 * 4

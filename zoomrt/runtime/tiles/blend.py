@@ -33,11 +33,6 @@ class Blender:
         self._side = np.empty((3, high, columns.ramp.size if several_columns else 0), np.float32)
         self._strip = np.empty((3, rows.ramp.size if several_rows else 0, columns.size * columns.scale), np.float32)
 
-    @property
-    def strip_bytes(self) -> int:
-        """Size of the one buffer that grows with the frame (its width)."""
-        return self._strip.nbytes
-
     def add(self, index: int, tile: NDArray[Any]) -> tuple[slice, slice, NDArray[np.float32]]:
         """Take tile `index`, (3, tile height * scale, tile width * scale) of any float type.
 
