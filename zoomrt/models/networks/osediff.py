@@ -1,6 +1,6 @@
 """OSEDiff (NeurIPS 2024): Stable Diffusion 2.1-base, one step at t=999, adapters on UNet and VAE encoder.
 
-Facts: github.com/cswry/OSEDiff. The layouts that go by this name are given apart in `families/osediff.py`.
+Facts: github.com/cswry/OSEDiff. The layouts that go by this name are told apart in `families/osediff.py`.
 """
 
 from __future__ import annotations
