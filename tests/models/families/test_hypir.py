@@ -28,6 +28,7 @@ from zoomrt.errors import CheckpointError, UsageError
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
 from zoomrt.models.families.hypir import FAMILY
+from zoomrt.models.options import given
 
 
 class Files:
@@ -71,7 +72,7 @@ def test_layout_at_true_size() -> None:
 
 @pytest.mark.parametrize("coeff_t", [None, 50])
 def test_whole_inference_against_the_slow_reference(files: Files, coeff_t: int | None) -> None:
-    options = {"base": files.base, "prompt_embedding": files.embedding, "coeff_t": coeff_t}
+    options = given(base=files.base, prompt_embedding=files.embedding, coeff_t=coeff_t)
     network = FAMILY.network(load_checkpoint(files.weights), options)
     lr = torch.rand(1, 3, 16, 16) * 2 - 1
     with torch.no_grad():
