@@ -35,6 +35,7 @@ else:
 
 # nothing is sent from here either, also where a test imports an engine itself; see zoomrt/runtime/quiet.py
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # nor fetched, but from the server of tests/models/published
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 

@@ -464,6 +464,26 @@ def test_scratch_that_was_swept_before_it_was_locked_is_made_again(
     assert (tmp_path / "folder" / "x").read_text() == "content"
 
 
+@POSIX
+def test_a_folder_that_was_swept_before_it_was_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may look through the place between the making of a scratch folder and its lock."""
+    swept: list[Path] = []
+    opened = os.open
+
+    def after_a_sweep(path: Path, flags: int, *more: int) -> int:
+        if not swept and Path(path).name.startswith(".zoomrt-"):
+            swept.append(Path(path))
+            Path(path).rmdir()
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(_scratch.os, "open", after_a_sweep)
+    with files.scratch_folder(tmp_path) as scratch:
+        assert swept == [scratch]
+        assert scratch.is_dir()
+
+
 def test_a_disk_without_locks_is_written_and_never_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

@@ -48,7 +48,10 @@ def claim(path: Path, *, folder: bool) -> int:
             path.mkdir()
             if sys.platform == "win32":
                 return -1
-            handle = os.open(path, os.O_RDONLY)
+            try:
+                handle = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:  # swept before it was opened
+                continue
         else:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
             handle = os.open(path, flags, 0o666)  # less what the umask takes away

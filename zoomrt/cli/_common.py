@@ -41,6 +41,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "video": ("av",),
     "deep": ("pyvips",),
     "heic": ("pillow_heif",),
+    "fetch": ("huggingface_hub", "pooch"),
 }
 """Extra of the package -> the modules that it brings; those of backends are in their records."""
 

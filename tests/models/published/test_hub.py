@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from file_server import COMMIT, LARGE, Fault, FileServer
 
-from zoomrt.errors import FetchError, StorageError
+from zoomrt.errors import FetchError, MissingDependency, StorageError
 from zoomrt.models.published import hub
 from zoomrt.models.published.cache import found
 from zoomrt.models.published.fetch import fetch
@@ -172,6 +172,19 @@ def test_no_network(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
     assert re.search(r"no answer from 127\.0\.0\.1.*/one/base", refused())
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("module", ["huggingface_hub", "pooch"])
+def test_a_package_that_is_missing(module: str, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("hub", "web"):
+        monkeypatch.delitem(sys.modules, f"zoomrt.models.published.{name}", raising=False)
+        monkeypatch.delattr(f"zoomrt.models.published.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependency, match=rf"no module {module}.*zoomrt\[fetch\]"):
+        fetch([BASE])
     assert server.requests == []
 
 
