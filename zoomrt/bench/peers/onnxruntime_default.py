@@ -24,7 +24,7 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class DefaultGraph:
-    """One graph, see `multi_step_session.Graph`."""
+    """One graph, see `runtime.sessions.multi_step.Graph`."""
 
     def __init__(self, path: Path, threads: int, provider: str, optimise: bool) -> None:
         onnxruntime, options = import_onnxruntime(), bare_options(threads)

@@ -21,7 +21,7 @@ _ARITHMETICS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 
 class DefaultGraph:
-    """One graph, see `multi_step_session.Graph`."""
+    """One graph, see `runtime.sessions.multi_step.Graph`."""
 
     def __init__(self, openvino: Any, path: Path, threads: int) -> None:
         self._model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": threads})

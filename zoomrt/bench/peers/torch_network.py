@@ -23,7 +23,7 @@ from zoomrt.models.options import Values
 
 
 class TorchGraph:
-    """A module as a graph of the runtime, see `multi_step_session.Graph`."""
+    """A module as a graph of the runtime, see `runtime.sessions.multi_step.Graph`."""
 
     def __init__(
         self, run: Callable[..., Any], inputs: Mapping[str, tuple[int, ...]], outputs: tuple[str, ...]

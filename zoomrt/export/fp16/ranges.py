@@ -26,7 +26,7 @@ class Value:
 
 
 class Ranges:
-    """A visitor for `watching.watched`: `values[i]` belongs to operation i. Run it over any number of tiles."""
+    """A visitor for `recording.watched`: `values[i]` belongs to operation i. Run it over any number of tiles."""
 
     def __init__(self) -> None:
         self.values: list[Value] = []

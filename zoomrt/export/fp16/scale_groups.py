@@ -43,7 +43,7 @@ class _Layer:
 
 
 class Streams:
-    """A visitor for `watching.watched` on an FP32 network; one tile is enough. Then `exponents` decides and `rescale`
+    """A visitor for `recording.watched` on an FP32 network; one tile is enough. Then `exponents` decides and `rescale`
     acts."""
 
     def __init__(self) -> None:

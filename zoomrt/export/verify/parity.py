@@ -57,7 +57,7 @@ def reference(
 
     seed : of the random pixels, see `probes.probe_seed`. needed_db : how close a graph must come.
     half : round the pixels to FP16 first, as they will be for the graph.
-    shape : (N, 3, h, w). visitors : see `watching.watched`. noise : start noise, which follows the picture's channels.
+    shape : (N, 3, h, w). visitors : see `recording.watched`. noise : start noise, which follows the picture's channels.
     """
     lr = with_noise(half_photograph_half_noise(shape, value_range, seed), noise)
     if half:
