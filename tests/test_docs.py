@@ -37,7 +37,9 @@ def test_every_command_shown_is_understood(line: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_are_named_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for name in re.findall(r"`((?:zoomrt|tests|benchmarks|examples|training|docs)/[\w/.-]*(?:\.py|\.md|\.json|/))`", text):
+    for name in re.findall(
+        r"`((?:zoomrt|tests|benchmarks|examples|training|docs)/[\w/.-]*(?:\.py|\.md|\.json|/))`", text
+    ):
         assert (ROOT / name).exists(), name
 
 

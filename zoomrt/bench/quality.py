@@ -29,13 +29,13 @@ _METRICS: Any = metrics  # untyped
 
 
 def compare_pictures(of: str, to: str, pictures: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]) -> Quality:
-    """Means over (got, wanted), (H, W, 3) each, of equal sizes. SSIM with the Gaussian window of the paper."""
+    """Means over (got, expected), (H, W, 3) each, of equal sizes. SSIM with the Gaussian window of the paper."""
     psnr, ssim, flip = [], [], []
-    for got, wanted in pictures:
-        psnr.append(psnr_db(wanted, got, 255))
+    for got, expected in pictures:
+        psnr.append(psnr_db(expected, got, 255))
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-        ssim.append(float(_METRICS.structural_similarity(wanted, got, channel_axis=2, data_range=255, **options)))
-        flip.append(_flip(wanted, got))
+        ssim.append(float(_METRICS.structural_similarity(expected, got, channel_axis=2, data_range=255, **options)))
+        flip.append(_flip(expected, got))
     return Quality(
         of=of,
         to=to,
@@ -46,13 +46,13 @@ def compare_pictures(of: str, to: str, pictures: list[tuple[NDArray[np.uint8], N
     )
 
 
-def _flip(wanted: NDArray[np.uint8], got: NDArray[np.uint8]) -> float | None:
+def _flip(expected: NDArray[np.uint8], got: NDArray[np.uint8]) -> float | None:
     """Mean FLIP at its own viewing conditions; None without its package, which has no wheels for ARM Linux."""
     try:
         import flip_evaluator
     except ImportError:
         return None
-    reference, test = (pixels.astype(np.float32) / 255 for pixels in (wanted, got))
+    reference, test = (pixels.astype(np.float32) / 255 for pixels in (expected, got))
     return float(flip_evaluator.evaluate(reference, test, "LDR", applyMagma=False)[1])
 
 
@@ -116,12 +116,12 @@ def _listed(folder: Path) -> list[Path]:
 def _read(pairs: list[tuple[Path, Path]], scale: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
     for low, high in pairs:
         small, truth = (read_rgb8(path) for path in (low, high))
-        wanted = tuple(side * scale for side in small.shape[:2])
-        if truth.shape[:2] != wanted:
+        expected = tuple(side * scale for side in small.shape[:2])
+        if truth.shape[:2] != expected:
             raise InputError(
                 f"{str(high)!r} is not {scale} times as large as its partner",
                 seen=f"{truth.shape[1]} x {truth.shape[0]}",
-                needed=f"{wanted[1]} x {wanted[0]}",
+                needed=f"{expected[1]} x {expected[0]}",
                 remedy="Crop one of them.",
             )
         yield small, truth

@@ -46,7 +46,7 @@ class Parity(Record, frozen=True):
     psnr_db: Decibels
     needed_psnr_db: Decibels
     max_relative: Real
-    """Worst absolute difference over the largest wanted magnitude."""
+    """Worst absolute difference over the largest expected magnitude."""
 
 
 class GraphParity(Record, frozen=True, kw_only=True):

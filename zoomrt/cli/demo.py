@@ -101,8 +101,8 @@ def psnr_y(picture: NDArray[Any], truth: NDArray[Any]) -> float:
     from zoomrt.runtime.tiles.psnr import psnr_db
 
     weights = np.array([65.481, 128.553, 24.966]) / 255
-    wanted, got = (pixels[BORDER:-BORDER, BORDER:-BORDER] @ weights for pixels in (truth, picture))
-    return psnr_db(wanted, got, 255)
+    expected, got = (pixels[BORDER:-BORDER, BORDER:-BORDER] @ weights for pixels in (truth, picture))
+    return psnr_db(expected, got, 255)
 
 
 def _photograph(name: str) -> NDArray[Any]:

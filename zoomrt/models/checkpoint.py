@@ -182,20 +182,20 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path
 
 
 def _check_fit(network: nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
-    wanted = network.state_dict()
-    missing = [key for key in wanted if key not in tensors]
-    unexpected = [key for key in tensors if key not in wanted]
+    expected = network.state_dict()
+    missing = [key for key in expected if key not in tensors]
+    unexpected = [key for key in tensors if key not in expected]
     misshapen = [
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in tensors and tensors[key].shape != wanted[key].shape
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in tensors and tensors[key].shape != expected[key].shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     if any(faults.values()):
         raise CheckpointError(
             f"weights {shown(origin)} do not fit the network",
             seen="; ".join(f"{len(keys)} {name}: {_some(keys)}" for name, keys in faults.items() if keys),
-            needed=f"exactly the network's {len(wanted)} tensors",
+            needed=f"exactly the network's {len(expected)} tensors",
             remedy="Check that the file belongs to this model and version.",
         )
 

@@ -36,7 +36,7 @@ def tiles_of(view: View, window: Planes, tile: TileFacts) -> dict[int, Codes]:
     low, high = tile.value_range
     return {
         index: codes_of(enlarged(view.tile_input(window, index), tile.scale) * (high - low) + low, tile)
-        for index in view.wanted
+        for index in view.needed
     }
 
 
@@ -86,7 +86,7 @@ def test_a_view_is_the_upscaled_frame_resampled(
     window = frame[:, view.window[0], view.window[1]]
     tiles = {
         index: codes_of(np.repeat(np.repeat(view.tile_input(window, index), 4, axis=1), 4, axis=2) * 2 - 1, tile)
-        for index in view.wanted
+        for index in view.needed
     }
     without = plain(frame, output, zoom, (x, y))
     share = network_share(output[0] / view.crop.height)
@@ -97,7 +97,7 @@ def test_a_view_is_the_upscaled_frame_resampled(
 
 def test_no_tile_is_wanted_where_the_frame_is_as_fine_as_the_output() -> None:
     view = view_of((200, 300), (200, 300), facts(), 1.0, (0.5, 0.5))
-    assert view.wanted == ()
+    assert view.needed == ()
     frame = planes_of(photograph(200, 300))
     np.testing.assert_allclose(view.compose(frame, {}), frame, atol=1e-5)  # the picture itself
 
@@ -110,7 +110,7 @@ def test_missing_tiles_are_bicubic_and_the_others_stay(count: int) -> None:
     window = frame[:, view.window[0], view.window[1]]
     tiles = tiles_of(view, window, tile)
     assert len(tiles) > count
-    black = {index: np.zeros_like(tiles[index]) for index in view.wanted[:count]}
+    black = {index: np.zeros_like(tiles[index]) for index in view.needed[:count]}
     partly = view.compose(window, black)
     bicubic = np.clip(plain(frame, output, 2.0, (0.5, 0.5)), 0, 1)
     cover = 1 - view.compose(np.ones_like(window), black)[0]
@@ -118,8 +118,8 @@ def test_missing_tiles_are_bicubic_and_the_others_stay(count: int) -> None:
     np.testing.assert_allclose(partly, bicubic * (1 - cover), atol=5e-3)
     assert (cover.max() > 0.99) == (count > 0)
     everything = view.compose(window, tiles)
-    nearly = view.compose(window, {index: tiles[index] for index in view.wanted[:-1]})
-    far = 1 - view.compose(np.ones_like(window), {view.wanted[-1]: np.zeros_like(tiles[view.wanted[-1]])})[0] == 0
+    nearly = view.compose(window, {index: tiles[index] for index in view.needed[:-1]})
+    far = 1 - view.compose(np.ones_like(window), {view.needed[-1]: np.zeros_like(tiles[view.needed[-1]])})[0] == 0
     np.testing.assert_allclose(nearly[:, far], everything[:, far], atol=5e-3)
 
 
@@ -130,7 +130,7 @@ def test_strips_are_the_whole(colour: Any, rng: np.random.Generator) -> None:
     view = view_of((100, 100), output, tile, 1.7, (0.5, 0.5))
     window = frame[:, view.window[0], view.window[1]]
     tiles = tiles_of(view, window, tile)
-    some = {index: tiles[index] for index in view.wanted[:2]}
+    some = {index: tiles[index] for index in view.needed[:2]}
     assert [part.start for part in view.strips] == ([0, 64, 128] if colour == "none" else [0])
     assert [part.stop for part in view.strips] == ([64, 128, 150] if colour == "none" else [150])
     if colour == "none":
@@ -198,10 +198,10 @@ class Chart:
         """With the network and without."""
         view = self.view(zoom)
         window = self.frame[:, view.window[0], view.window[1]]
-        for index in view.wanted:
+        for index in view.needed:
             if index not in self.done:
                 self.done[index] = codes_of(sharp(view.tile_input(window, index), 4) * 2 - 1, self.tile)
-        return view.compose(window, {index: self.done[index] for index in view.wanted}), view.compose(window, {})
+        return view.compose(window, {index: self.done[index] for index in view.needed}), view.compose(window, {})
 
 
 def test_a_sweep_of_the_zoom_does_not_jump() -> None:
@@ -213,7 +213,7 @@ def test_a_sweep_of_the_zoom_does_not_jump() -> None:
     views = Chart()
     zooms = 1.01 ** np.arange(int(np.log(16) / np.log(1.01)) + 1)
     pictures = [views.pictures(zoom) for zoom in zooms]
-    assert len({len(views.view(zoom).wanted) for zoom in zooms}) >= 5  # tiles did come and go
+    assert len({len(views.view(zoom).needed) for zoom in zooms}) >= 5  # tiles did come and go
     for before, after in itertools.pairwise(pictures):
         assert block_change(before[0], after[0]) <= 2.5 * max(block_change(before[1], after[1]), 0.01)
 
@@ -223,11 +223,11 @@ def test_a_tile_comes_into_view_without_a_trace() -> None:
     views, seen = Chart(), 0
     zooms = 1.02 ** np.arange(int(np.log(16) / np.log(1.02)) + 1)
     for low, high in itertools.pairwise(zooms):
-        if set(views.view(low).wanted) == set(views.view(high).wanted):
+        if set(views.view(low).needed) == set(views.view(high).needed):
             continue
         while high - low > 1e-9:
             middle = (low + high) / 2
-            same = set(views.view(middle).wanted) == set(views.view(low).wanted)
+            same = set(views.view(middle).needed) == set(views.view(low).needed)
             low, high = (middle, high) if same else (low, middle)
         seen += 1
         assert np.abs(views.pictures(low)[0] - views.pictures(high)[0]).max() <= 1e-5
@@ -247,14 +247,14 @@ def test_colours_follow_the_frame(colour: str) -> None:
     window = frame[:, view.window[0], view.window[1]]
     tint = np.array([0.8, 1.0, 0.6], np.float32)[:, None, None]
     tinted = {
-        index: codes_of(enlarged(view.tile_input(window, index), 4) * tint * 2 - 1, tile) for index in view.wanted
+        index: codes_of(enlarged(view.tile_input(window, index), 4) * tint * 2 - 1, tile) for index in view.needed
     }
     plain_view = view.compose(window, {})
     raw = view_of((100, 100), output, facts(), 3.0, (0.5, 0.5)).compose(window, tinted)
     corrected = view.compose(window, tinted)
     error = np.abs(corrected.mean(axis=(1, 2)) - plain_view.mean(axis=(1, 2))).max()
     assert error <= 0.01 < np.abs(raw.mean(axis=(1, 2)) - plain_view.mean(axis=(1, 2))).max()
-    part = {index: tinted[index] for index in view.wanted[:1]}
+    part = {index: tinted[index] for index in view.needed[:1]}
     assert np.isfinite(view.compose(window, part)).all()
 
 
@@ -263,7 +263,7 @@ def test_a_step_that_cuts_last_sees_what_lies_beyond_white(rng: np.random.Genera
     frame, output, tile = rng.random((3, 60, 60)).astype(np.float32), (96, 96), facts(colour="hypir")
     view = view_of((60, 60), output, tile, 4.0, (0.5, 0.5))
     window = frame[:, view.window[0], view.window[1]]
-    inputs = {index: view.tile_input(window, index).repeat(4, 1).repeat(4, 2) for index in view.wanted}
+    inputs = {index: view.tile_input(window, index).repeat(4, 1).repeat(4, 2) for index in view.needed}
     tiles = {index: codes_of((pixels * 2 - 1) * np.float32(1.4), tile) for index, pixels in inputs.items()}
     large = (frame.repeat(4, 1).repeat(4, 2) - 0.5) * np.float32(1.4) + 0.5
     answer = plain(large, output, 4.0, (0.5, 0.5), Image.Resampling.LANCZOS, 4)

@@ -103,14 +103,14 @@ def _onnxruntime(graph: Path) -> Runner:
 
 
 def compare(
-    wanted: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, needed: float
+    expected: NDArray[np.float32], got: NDArray[np.float32], probe: str, runner: str, peak: float, needed: float
 ) -> Parity:
     """peak : what PSNR is relative to. needed : the PSNR that is demanded, for the record.
 
     A non-finite value anywhere makes the PSNR minus infinity.
     """
-    difference = got.astype(np.float64) - wanted.astype(np.float64)
-    psnr = psnr_db(wanted, got, peak) if np.isfinite(difference).all() else float("-inf")
+    difference = got.astype(np.float64) - expected.astype(np.float64)
+    psnr = psnr_db(expected, got, peak) if np.isfinite(difference).all() else float("-inf")
     worst = float(np.abs(difference).max())
-    relative = worst / max(float(np.abs(wanted).max()), 1e-20)
+    relative = worst / max(float(np.abs(expected).max()), 1e-20)
     return Parity(probe, runner, worst, round(psnr, 2), needed, relative)

@@ -13,10 +13,10 @@ EQUAL_DB = 200.0
 """What stands for equal ones, as JSON knows no infinity; minus this for values that are not finite."""
 
 
-def psnr_db(wanted: ArrayLike, got: ArrayLike, peak: float) -> float:
+def psnr_db(expected: ArrayLike, got: ArrayLike, peak: float) -> float:
     """Decibels, in FP64, of two arrays or CPU tensors of one shape. peak : width of the value range."""
     with np.errstate(invalid="ignore", over="ignore"):
-        error = float(np.mean(np.square(np.asarray(got, np.float64) - np.asarray(wanted, np.float64))))
+        error = float(np.mean(np.square(np.asarray(got, np.float64) - np.asarray(expected, np.float64))))
     if not math.isfinite(error):
         return -EQUAL_DB
     return min(EQUAL_DB, 10 * math.log10(peak**2 / error)) if error else EQUAL_DB

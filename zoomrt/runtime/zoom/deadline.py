@@ -87,8 +87,8 @@ class Planner:
         return chosen
 
 
-def mode_of(shown: int, wanted: int) -> Mode:
+def mode_of(shown: int, needed: int) -> Mode:
     """How a frame was answered: tiles shown, of those that its crop needs."""
-    if shown == wanted:
+    if shown == needed:
         return "full"
     return "centre_first" if shown else "bicubic"

@@ -305,8 +305,8 @@ class ZoomSession:
         started = time.perf_counter()
         _write(view, window, shown, out)
         self._planner.finish.observe(time.perf_counter() - started)
-        wanted, latency = len(view.wanted), ms_since(request.arrival)
-        return ZoomResult(out, mode_of(len(shown), wanted), wanted, computed, reused, latency, problem=problem)
+        needed, latency = len(view.needed), ms_since(request.arrival)
+        return ZoomResult(out, mode_of(len(shown), needed), needed, computed, reused, latency, problem=problem)
 
     def _view_of(self, size: tuple[int, int], zoom: float, centre: tuple[float, float], pixel_aspect: float) -> View:
         """The plan of this view; that of the frame before if nothing moved."""
@@ -319,8 +319,8 @@ class ZoomSession:
     def _find(self, view: View, window: NDArray[np.float32]) -> tuple[dict[int, Codes], list[Job]]:
         """Tiles that are there, and jobs for those that are not, the centre first."""
         shown, jobs = {}, []
-        self._cache.pin(map(view.place, view.wanted))
-        for index in view.wanted:
+        self._cache.pin(map(view.place, view.needed))
+        for index in view.needed:
             job = Job(index, view.tile_input(window, index), view)
             codes = self._cache.get(job.place, job.source) if self._reuse else None
             if codes is None:

@@ -43,7 +43,7 @@ class View:
     facts: TileFacts
     tiles: TilePlan
     """Of the whole frame."""
-    wanted: tuple[int, ...]
+    needed: tuple[int, ...]
     """Indices of the tiles that are shown, the middle one first; none where `share` is 0."""
     window: tuple[slice, slice]
     """Rows and columns of the frame that the tiles and the plain resample read."""
@@ -90,14 +90,14 @@ class View:
         """Rows of the view, (3, rows, width) float32 in [0, 1].
 
         window : as for `tile_input`. tiles : index -> (3, tile height * scale, tile width * scale) codes, any part of
-            `wanted`; none gives the plain bicubic view.
+            `needed`; none gives the plain bicubic view.
         rows : which ones; None means all, and with a colour step only that is right.
         """
         rows = rows or slice(0, self.output[0])
         if not tiles:
             return _clip(self._plain(window, rows))
         network = self._blend(tiles, rows)
-        alone = self.share == 1 and len(tiles) == len(self.wanted)
+        alone = self.share == 1 and len(tiles) == len(self.needed)
         if alone and self.facts.colour.method == "none":
             return _clip(network)
         plain, cover = self._plain(window, rows), self._cover(tiles, rows)
@@ -219,14 +219,14 @@ def view_of(
         axes.append(network)
         windows.append(slice(first, stop))
         spans.append(chosen)
-    wanted = centre_first(tiles, spans[0], spans[1], crop) if share > 0 else []
+    needed = centre_first(tiles, spans[0], spans[1], crop) if share > 0 else []
     return View(
         crop=crop,
         output=output,
         share=share,
         facts=facts,
         tiles=tiles,
-        wanted=tuple(wanted),
+        needed=tuple(needed),
         window=(windows[0], windows[1]),
         axes=(axes[0], axes[1]),
         plain_axes=(plain_axes[0], plain_axes[1]),
