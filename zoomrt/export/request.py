@@ -47,7 +47,7 @@ class BuildRequest:
     tile, overlap : LR pixels.
     batches : tile counts per engine call, ascending from 1; one graph (and engine) each.
     backend : `tensorrt` builds with full TensorRT for the GPU present instead of the target's TensorRT-RTX; on the CPU
-        one of `targets.CPU_RUNNERS` instead of the fastest that is installed.
+        one of those for it instead of the fastest that is installed.
     timeout_s : limit for one engine build, seconds.
     max_memory : bytes; a build that is expected to take more is refused before it starts.
     options : what the family takes besides the checkpoint, by `models.options.Option.key`.

@@ -108,7 +108,9 @@ def prove(job: Job, prepared: Prepared, suspect: nn.Module | None) -> Proof:
     try:
         if job.plan.cpu_engines:
             return _choose_engine(job, prepared.references)
-        parity = {name: _record(job, name, [_check(job, name, wanted)]) for name, wanted in prepared.references.items()}
+        parity = {
+            name: graph_parity(job, name, [_check(job, name, wanted)]) for name, wanted in prepared.references.items()
+        }
         return Proof(parity, job.plan.backend.name)
     except ExportError as failure:
         if suspect is None:
@@ -123,13 +125,9 @@ def _check(job: Job, name: str, wanted: Reference, runner: Runner | None = None)
     return check_parity(job.graph(name), wanted, loss_db, runner)
 
 
-def _record(job: Job, name: str, results: Sequence[Parity]) -> GraphParity:
-    return graph_parity(job, job.graph(name), results)
-
-
-def graph_parity(job: Job, graph: Path, results: Sequence[Parity]) -> GraphParity:
+def graph_parity(job: Job, name: str, results: Sequence[Parity]) -> GraphParity:
     """What the graph was found to do, in each runner that was tried."""
-    operators = operator_counts(graph)
+    operators = operator_counts(job.graph(name))
     return GraphParity(seed=job.seed, results=tuple(results), operators=operators, opset=job.plan.target.opset)
 
 
@@ -149,7 +147,7 @@ def _choose_engine(job: Job, references: Mapping[str, Reference]) -> Proof:
 
     trials = Trials.of(plan.cpu_engines, check)
     parity = {
-        name: _record(job, name, [found[index] for found in trials.passed.values()])
+        name: graph_parity(job, name, [found[index] for found in trials.passed.values()])
         for index, name in enumerate(references)
     }
     warnings = [f"{name} was not taken: {why}" for name, why in trials.refused.items()]

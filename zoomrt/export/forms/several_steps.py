@@ -184,7 +184,7 @@ def prove(job: Job, prepared: Prepared, suspect: nn.Module | None) -> Proof:  # 
     parity = {}
     for name, wanted in prepared.references.items():
         job.report(f"parity: {name}", 0.0)
-        parity[name] = graph_parity(job, job.graph(name), _compared(job, name, wanted))
+        parity[name] = graph_parity(job, name, _compared(job, name, wanted))
     return Proof(parity, job.plan.backend.name)
 
 

@@ -55,7 +55,7 @@ def reference(
 ) -> Reference:
     """Run the FP32 network on a photograph and random pixels, one beside the other.
 
-    seed : of the random pixels, see `probes.probe_seed`. needed_db : how close a graph must come.
+    seed : of the random pixels, see `sample_tiles.probe_seed`. needed_db : how close a graph must come.
     half : round the pixels to FP16 first, as they will be for the graph.
     shape : (N, 3, h, w). visitors : see `recording.watched`. noise : start noise, which follows the picture's channels.
     """
@@ -68,7 +68,7 @@ def reference(
 
 def check_parity(graph: Path, wanted: Reference, loss_db: float = 0.0, runner: Runner | None = None) -> Parity:
     """Run the graph on the reference's tiles and compare. ONNX Runtime computes FP16 graphs in FP32 on a CPU, so for
-    FP16 this proves the wiring; `fp16.py` proves the range.
+    FP16 this proves the wiring; `fp16/` proves the range.
 
     loss_db : see `family.Family.parity_loss_db`.
     runner : what will run the graph; None for ONNX Runtime as it comes, where that is an engine for a GPU.
