@@ -139,4 +139,4 @@ def test_what_it_cannot_be(tmp_path: Path, tiny_edge_weights: Path, changes: dic
 
 def test_models_of_several_steps_are_refused(tiny_edge_weights: Path) -> None:
     with pytest.raises(UsageError, match=r"takes several steps.*takes no more.*--target cpu"):
-        resolve(request(tiny_edge_weights, model="resshift"))
+        resolve(request(tiny_edge_weights, model="jit-sr"))
