@@ -2,6 +2,8 @@
 #   make demo    build edge for the CPU, upscale a photograph, write out/demo.png and print figures
 #   make demo-zoom  zoom over a photograph: out/zoom.mp4, and out/zoom.png to look at
 #   make test    the tests that need no GPU: ten minutes on two cores
+#   make coverage  the same tests, and which lines of the package they run; `fail_under` of pyproject.toml is the least
+#   make mutation  small faults in ten modules, and which of them the modules' own tests notice: benchmarks/mutation.py
 #   make check   formatting, lint, strict types, tests
 #   make api     docs/api.md, the reference of the public names, from their docstrings
 #   make package  source distribution and wheel in dist/, checked as PyPI checks them
@@ -20,7 +22,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 WORKERS ?= 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: demo demo-zoom test check lint api package clean
+.PHONY: demo demo-zoom test coverage mutation check lint api package clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m zoomrt.cli.demo
@@ -30,6 +32,13 @@ demo-zoom: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(PARALLEL)
+
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest $(PARALLEL) --cov
+
+mutation: $(VENV)/.installed
+	@$(PIP) cosmic-ray
+	nice -n 15 $(BIN)/python -m benchmarks.mutation
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
