@@ -11,7 +11,9 @@ from PIL import Image
 
 from zoomrt.cli import demo
 from zoomrt.cli._common import run
-from zoomrt.cli.video.sheet import FONT_SIZE, GAP, INK, LABEL_HEIGHT, sheet
+from zoomrt.cli.video.sheet import INK, sheet
+
+FONT_SIZE, GAP, LABEL_HEIGHT = 24, 12, 44
 
 
 def test_psnr_is_that_of_the_literature(rng: np.random.Generator) -> None:
@@ -26,9 +28,9 @@ def test_psnr_is_that_of_the_literature(rng: np.random.Generator) -> None:
 def test_photographs_fit_the_scale_and_hold_their_crop(name: str) -> None:
     pytest.importorskip("skimage")
     truth = demo._photograph(name)
-    small = demo._bicubic(truth, Fraction(1, demo.SCALE))
-    assert truth.shape == (small.shape[0] * demo.SCALE, small.shape[1] * demo.SCALE, 3)
-    assert demo._bicubic(small, Fraction(demo.SCALE)).shape == truth.shape
+    small = demo._bicubic(truth, Fraction(1, 4))
+    assert truth.shape == (small.shape[0] * 4, small.shape[1] * 4, 3)
+    assert demo._bicubic(small, Fraction(4)).shape == truth.shape
     left, top, right, bottom = demo.PHOTOGRAPHS[name]
     assert 0 <= left < right <= truth.shape[1]
     assert 0 <= top < bottom <= truth.shape[0]

@@ -18,7 +18,7 @@ import toy_kernels
 from zoomrt.errors import MissingDependency, PluginError, UsageError
 from zoomrt.files import CacheWarning, cache_path
 from zoomrt.kernels import compile as subject
-from zoomrt.kernels.binary import LIMITS, Compiled, Resources, check_fit
+from zoomrt.kernels.binary import Compiled, Resources, check_fit
 from zoomrt.kernels.compile import KernelBinary, compile_kernels
 from zoomrt.kernels.compile_child import without_hidden_parameters
 from zoomrt.kernels.configuration import Configuration
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused_with_the_figures() -> None:
         (32, 0, 33, "1056 threads"),
         (256, 0, 4, "256 registers per thread"),
         (129, 0, 16, "69632 registers per block"),  # 129 go out as 136, in units of 256 per warp
-        (32, LIMITS[86].shared_bytes, 4, "101377 bytes of shared memory"),
+        (32, 99 * 1024, 4, "101377 bytes of shared memory"),
     ],
 )
 def test_each_limit_is_held(registers: int, shared: int, warps: int, fault: str) -> None:
@@ -171,7 +171,7 @@ def test_at_its_limits_a_kernel_fits() -> None:
     """255 registers in 8 warps are the whole file of 65536; 128 in 16 as well."""
     for registers, warps in ((255, 8), (128, 16)):
         resources = Resources(registers, 4096, 0)
-        shared = LIMITS[86].shared_bytes
+        shared = 99 * 1024
         check_fit(
             Compiled(entry="k", shared_bytes=shared, resources=resources, cubin=b"", ptx="", compiler=""),
             "k",

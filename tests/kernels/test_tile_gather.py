@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoomrt.bundle import TileFacts
 from zoomrt.errors import InputError, UsageError
-from zoomrt.kernels.tile_gather import KR_KB, cost, frame_arguments, reference, tile_gather, yuv_numbers
+from zoomrt.kernels.tile_gather import cost, frame_arguments, reference, tile_gather, yuv_numbers
 from zoomrt.runtime.frames.frame_bytes import bytes_of as bytes_of_picture
 from zoomrt.runtime.frames.pixel_formats import CameraFrame
 from zoomrt.runtime.frames.rgb_view import picture_of
@@ -103,7 +103,8 @@ def test_nv12_equal_to_the_runtime(generator: torch.Generator, matrix: str, full
 
 
 @pytest.mark.parametrize(
-    ("matrix", "full_range", "siting"), [*itertools.product(KR_KB, (False, True), ("left", "center", "top-left"))]
+    ("matrix", "full_range", "siting"),
+    [*itertools.product(("bt601", "bt709", "bt2020"), (False, True), ("left", "center", "top-left"))],
 )
 def test_the_runtime_tells_a_kernel_what_the_launcher_does(
     generator: torch.Generator, matrix: str, full_range: bool, siting: str

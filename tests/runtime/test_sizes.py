@@ -17,9 +17,12 @@ from runtime_helpers import facts, fake_upscaler, write_bundle
 from zoomrt.errors import InputError, UsageError
 from zoomrt.runtime.frames.pixel_formats import CameraFrame
 from zoomrt.runtime.one_pass import working_bytes
-from zoomrt.runtime.sizes import MAX_RESULT_SIDE, MAX_SIDE, ResultSize, result_of_each_pass
+from zoomrt.runtime.sizes import ResultSize, result_of_each_pass
 from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import load
+
+MAX_SIDE = 65535  # of a JPEG: ITU-T T.81, 16 bits
+MAX_RESULT_SIDE = 4 * MAX_SIDE
 
 LUMA = [0.299, 0.587, 0.114]
 

@@ -82,9 +82,9 @@ def timed(clock: Clock, log: list[str], **engines: tuple[float, list[float]]) ->
 def test_fast_engines_take_turns_and_the_first_run_does_not_count(clock: Clock) -> None:
     log: list[str] = []
     found = timed(clock, log, a=(9.0, [0.010, 0.030, 0.020, 0.020, 0.020]), b=(0.001, [0.040]))
-    assert log == ["+a", "-a6", "+b", "-b6"] * speed.TURNS
-    assert found["a"] == Timing(20.0, 10.0, 5 * speed.TURNS)
-    assert found["b"] == Timing(40.0, 40.0, 5 * speed.TURNS)
+    assert log == ["+a", "-a6", "+b", "-b6"] * 3
+    assert found["a"] == Timing(20.0, 10.0, 5 * 3)
+    assert found["b"] == Timing(40.0, 40.0, 5 * 3)
 
 
 def test_slow_engines_run_once_in_one_turn(clock: Clock) -> None:

@@ -18,13 +18,15 @@ from zoomrt.bundle.records import Fp16Report
 from zoomrt.errors import PrecisionError
 from zoomrt.export.build import build
 from zoomrt.export.fp16.emulation import run_with_fp16_storage
-from zoomrt.export.fp16.prepare import NEAR, TOO_NEAR, make_fp16_safe
+from zoomrt.export.fp16.prepare import make_fp16_safe
 from zoomrt.export.fp16.ranges import Ranges
 from zoomrt.export.graph.to_onnx import export_graph, fp32_nodes
 from zoomrt.export.recording import watched
 from zoomrt.export.request import BuildRequest
 from zoomrt.export.verify.sample_tiles import extreme_tiles
 from zoomrt.models.half import to_half
+
+NEAR, TOO_NEAR = 65504 / 4, 65504 / 2  # of the largest number of IEEE 754's binary16
 
 RANGE = (-1.0, 1.0)
 

@@ -20,9 +20,10 @@ from cli_helpers import tree
 from file_server import Fault, FileServer
 
 from zoomrt.errors import FetchError, StorageError
-from zoomrt.models.published import web
 from zoomrt.models.published.fetch import fetch
 from zoomrt.models.published.records import Licence, Published, PublishedFile
+
+BLOCK = 1 << 16  # what is read at a time
 
 FREE = Licence("MIT", "https://licence.example")
 PATH = "/release/v1/model.pth"
@@ -83,19 +84,19 @@ def test_a_cut_connection_goes_on(server: FileServer, content: bytes, known: boo
     fetch([item(server, content=content if known else None)])
     assert kept(tmp_path / "cache") == {"model.pth": content}
     ranges = [asked.headers.get("Range") for asked in server.requests]
-    first = 1_000_000 // web.BLOCK * web.BLOCK
-    second = first + 1_500_000 // web.BLOCK * web.BLOCK
+    first = 1_000_000 // BLOCK * BLOCK
+    second = first + 1_500_000 // BLOCK * BLOCK
     assert ranges == [None, *3 * [f"bytes={first}-"], f"bytes={second}-"]
     assert all("If-Range" in asked.headers for asked in server.requests[1:])
 
 
 def test_a_connection_that_is_cut_for_good(server: FileServer, content: bytes) -> None:
-    server.faults[PATH] = [Fault(cut=10 * web.BLOCK), *4 * [Fault(cut=0)]]
+    server.faults[PATH] = [Fault(cut=10 * BLOCK), *4 * [Fault(cut=0)]]
     line = refused(item(server, content=content))
-    assert f"ended after {10 * web.BLOCK} bytes" in line
+    assert f"ended after {10 * BLOCK} bytes" in line
     assert "Run it again: it goes on where it stopped" in line
     fetch([item(server, content=content)])
-    assert server.requests[-1].headers["Range"] == f"bytes={10 * web.BLOCK}-"
+    assert server.requests[-1].headers["Range"] == f"bytes={10 * BLOCK}-"
 
 
 CHILD = """

@@ -11,9 +11,11 @@ from runtime_helpers import FakeSession, facts, manifest
 from scipy import stats
 
 from zoomrt.bundle import NoiseFacts
-from zoomrt.runtime.tiles.noise import PERIOD, noise_at, noise_map
+from zoomrt.runtime.tiles.noise import noise_at, noise_map
 from zoomrt.runtime.tiles.plan import plan
 from zoomrt.runtime.upscaler import Upscaler
+
+PERIOD = 512
 
 NOISE = NoiseFacts(channels=3, seed=12345)
 

@@ -10,7 +10,9 @@ from runtime_helpers import facts
 
 from zoomrt.errors import InputError
 from zoomrt.runtime.tiles.plan import plan
-from zoomrt.runtime.zoom.crop import MAX_ZOOM, centre_first, crop_of, lr_range, needed_spans, network_share
+from zoomrt.runtime.zoom.crop import centre_first, crop_of, lr_range, needed_spans, network_share
+
+MAX_ZOOM = 64.0
 
 SIDES = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
 FRACTIONS = st.tuples(st.floats(0, 1), st.floats(0, 1))

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from zoomrt.runtime.zoom.deadline import DEVIATIONS, PROBE_EVERY, CostEstimate, Planner, mode_of
+from zoomrt.runtime.zoom.deadline import CostEstimate, Planner, mode_of
+
+DEVIATIONS, PROBE_EVERY = 2.0, 30
 
 COSTS = st.floats(1e-3, 1.0)
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from runtime_helpers import photograph
 
-from zoomrt.runtime.zoom.temporal import KEEP, Smoother, _local_mean
+from zoomrt.runtime.zoom.temporal import Smoother, _local_mean
+
+KEEP = 0.75
 
 SIZE = (96, 120)
 PLACE = slice(0, 96), slice(0, 120)
