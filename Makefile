@@ -2,7 +2,7 @@
 #   make demo    build edge for the CPU, upscale a photograph, write out/demo.png and print figures
 #   make demo-zoom  zoom over a photograph: out/zoom.mp4, and out/zoom.png to look at
 #   make test    the tests that need no GPU: ten minutes on two cores
-#   make coverage  the same tests, and which lines of the package they run; `fail_under` of pyproject.toml is the least
+#   make coverage  the same tests, and which lines of the package they run
 #   make mutation  small faults in ten modules, and which of them the modules' own tests notice: benchmarks/mutation.py
 #   make check   formatting, lint, strict types, tests
 #   make api     docs/api.md, the reference of the public names, from their docstrings
