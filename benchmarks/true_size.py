@@ -194,7 +194,7 @@ def speed_figures(request: BuildRequest, rounds: int) -> dict[str, object]:
             time.sleep(1.0)
             started = time.perf_counter()
             if name == "onnxruntime":
-                (got,) = session.run(None, {"lr": lr})
+                (got,) = session.run(None, {"image": lr})
             else:
                 with torch.inference_mode():
                     wanted = network(tensor).numpy()
