@@ -46,6 +46,11 @@ def test_streaming_equals_all_at_once(parts: list[list[float]]) -> None:
         assert math.ldexp(1.0, streamed.exponent - 1) <= streamed.largest < math.ldexp(1.0, streamed.exponent)
 
 
+def test_zeros_leave_the_range_as_it_is() -> None:
+    zeros, small = torch.zeros(3, 1), torch.full((1, 1), 2.0**-20)
+    assert observed(zeros, small).exponent == observed(small).exponent == -19
+
+
 def test_values_on_the_edges_of_bins() -> None:
     edges = np.float32(np.arange(BINS) / BINS)
     below = np.nextafter(edges[1:], np.float32(0))

@@ -17,11 +17,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from cli_helpers import failure_line, tree
 
 from zoomrt.bundle import open_bundle
-from zoomrt.cli import _common, bench, build
+from zoomrt.bundle.records import BuildFigures, EngineReport
+from zoomrt.cli import _build_summary, _common, bench, build
 from zoomrt.cli._common import run
 from zoomrt.models import families
 from zoomrt.models.family import Family
@@ -294,27 +296,23 @@ def test_ctrl_c_in_the_middle_leaves_the_old_bundle(stage: str, tiny_edge_weight
 
 def test_summary_of_an_engine() -> None:
     """Figures as the plan reader writes them, and what is left of the line where they could not be read."""
-    read: dict[str, object] = {
-        "backend": "tensorrt_rtx",
-        "backend_version": "1.7.1.116",
-        "precision": "fp16",
-        "sms": ["SM86", "SM89"],
-        "kernels": 171,
-        "attentions_fused": 1,
-        "attentions_expected": 2,
-        "share_in_precision": 0.7945,
-        "static_bytes": 109757336,
-        "engine_bytes": 12182812,
-        "build": {"seconds": 3.3, "peak_rss_bytes": 301682688},
-    }
-    unread = {
-        **read,
-        "sms": None,
-        "kernels": None,
-        "static_bytes": None,
-        "build": {"seconds": 3.3, "peak_rss_bytes": 0},
-    }
-    first, second = build._engine_lines({"1": read, "4": unread})
+    read = EngineReport(
+        backend="tensorrt_rtx",
+        backend_version="1.7.1.116",
+        precision="fp16",
+        sms=("SM86", "SM89"),
+        kernels=171,
+        attentions_fused=1,
+        attentions_expected=2,
+        share_in_precision=0.7945,
+        static_bytes=109757336,
+        engine_bytes=12182812,
+        sha256="0" * 64,
+        build=BuildFigures(seconds=3.3, peak_rss_bytes=301682688),
+    )
+    small = BuildFigures(seconds=3.3, peak_rss_bytes=0)
+    unread = msgspec.structs.replace(read, sms=None, kernels=None, static_bytes=None, build=small)
+    first, second = _build_summary._engine_lines({"1": read, "4": unread})
     assert first == (
         "batch 1: SM86/SM89, tensorrt_rtx 1.7.1.116, 12.2 MB, compiled in 3 s within 302 MB, 171 kernels, "
         "attention fused 1 of 2, 79% of kernels in fp16, 110 MB read and written per run"

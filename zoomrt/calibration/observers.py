@@ -54,7 +54,8 @@ class Observer:
                 remedy="Check the weights and the calibration pictures; a finite network gives finite values.",
             )
         self.channel_max = torch.maximum(self.channel_max, channel_max)
-        self._grow(math.frexp(largest)[1])
+        if largest:  # frexp gives zero the exponent of 0.5
+            self._grow(math.frexp(largest)[1])
         for part in torch.split(magnitudes.flatten(), _EXACT_COUNT):
             self.counts += torch.histc(part, BINS, 0.0, math.ldexp(1.0, self.exponent)).long()
 

@@ -120,5 +120,5 @@ def test_what_is_not_known_is_refused(model: onnx_ir.Model) -> None:
 @pytest.mark.parametrize("family", FAMILIES.names())
 def test_every_family_looks_at_its_graphs(family: str) -> None:
     """By `family_checks.bundle_of`, which finds a `Pad` in mode edge in any graph of the bundle that it builds."""
-    own = Path(__file__).with_name(f"test_{family.replace('-', '_')}.py")
+    own = Path(__file__).parents[2] / "models" / "families" / f"test_{family.replace('-', '_')}.py"
     assert "bundle_of(" in own.read_text(encoding="utf-8")

@@ -142,7 +142,7 @@ def test_both_values_and_the_inputs_are_the_true_ones(tiny: Exported) -> None:
     noise, signal = np.mean((got - wanted.astype(np.float64)) ** 2), np.mean(wanted.astype(np.float64) ** 2)
     assert found.snr_db == pytest.approx(10 * np.log10(signal / noise), abs=0.01)
     assert found.snr_db < found.needed_snr_db
-    for part in (node.name, "Conv", "module conv_in", f"{found.torch:.6g}", f"{found.onnxruntime:.6g}", "inputs lr"):
+    for part in (node.name, "Conv", "module conv_in", f"{found.torch:.6g}", f"{found.onnxruntime:.6g}", "inputs image"):
         assert part in str(found)
 
 

@@ -80,7 +80,7 @@ def convolve(x: Array, weight: Array, stride: int, pad: tuple[int, int, int, int
 
 
 def silu(x: Array) -> Array:
-    return x / (1 + np.exp(-x))
+    return x * (1 + np.tanh(x / 2)) / 2  # x * sigmoid(x), without an overflow
 
 
 def group_norm(w: Weights, name: str, x: Array, eps: float, groups: int = 32) -> Array:
