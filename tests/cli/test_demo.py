@@ -74,6 +74,21 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         demo._write_sheets([("a", np.zeros((8, 8, 3), np.uint8))], (0, 0, 4, 4), tmp_path / "file" / "out")
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_engine_is_skipped_without_its_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd, installed: bool
+) -> None:
+    pytest.importorskip("skimage")
+    built = []
+    monkeypatch.setattr(demo, "build_with_progress", lambda request, *_, **__: built.append(request.target))
+    monkeypatch.setattr(demo, "summary", lambda _: ())
+    monkeypatch.setattr(demo, "_compare", lambda *_: ())
+    monkeypatch.setattr("zoomrt.runtime.backends.is_installed", lambda module: installed or module != "tensorrt_rtx")
+    assert run(demo.cli, ["-o", str(tmp_path)]) == 0
+    assert built == ["cpu", "sm89"][: 1 + installed]
+    assert ("skipped: building with tensorrt_rtx" in capfd.readouterr().out) is not installed
+
+
 def test_without_scikit_image_it_says_what_to_run(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     monkeypatch.setattr("zoomrt.cli._common.is_installed", lambda _: False)
     assert run(demo.cli, []) == 14

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 
@@ -32,7 +32,8 @@ ANY_PATH = click.Path(readable=False, path_type=Path)
 Advance = Callable[[str, float], None]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-EXTRAS: dict[str, tuple[str, ...]] = {
+Extra = Literal["export", "cuda", "bench", "kernels", "debug", "video", "deep", "heic", "fetch"]
+EXTRAS: dict[Extra, tuple[str, ...]] = {
     "export": ("torch", "onnx", "onnxscript", "safetensors"),
     "cuda": ("cuda.core", "cuda.bindings"),
     "bench": ("matplotlib", "onnx", "psutil", "skimage"),
@@ -181,7 +182,7 @@ def pip_line(requirement: str) -> str:
     return f"{sys.executable} -m pip install '{requirement}'"
 
 
-def require(extra: str, why: str) -> None:
+def require(extra: Extra, why: str) -> None:
     """Raise MissingDependency with the install line unless every module of the extra is there."""
     missing = [module for module in EXTRAS[extra] if not is_installed(module)]
     if missing:

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoomrt.cli._build_summary import summary
-from zoomrt.cli._common import ANY_PATH, lined_up, require, say, shared_options, start
+from zoomrt.cli._common import ANY_PATH, lined_up, require, require_backend, say, shared_options, start
 from zoomrt.cli.build import build_with_progress
 from zoomrt.errors import MissingDependency
+from zoomrt.export.targets import TARGETS
 from zoomrt.files import check_writable, made_folder
+from zoomrt.runtime.backends import BACKENDS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +57,7 @@ def cli(photograph: str, output: Path, quiet: bool) -> None:
     show(*summary(build_with_progress(BuildRequest(model="edge"), bundle, use_cache=True, quiet=quiet)), "")
     show("2. compile edge in FP16 for an RTX 40 card; it is read back, not run")
     try:
-        require("rtx", "compiling for sm89")
+        require_backend(BACKENDS.named(TARGETS["sm89"].own_backends[0]))
     except MissingDependency as missing:
         show(f"skipped: {missing}", "")
     else:

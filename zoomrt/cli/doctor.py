@@ -89,6 +89,7 @@ def _cache() -> str:
 def package_lines() -> Iterator[tuple[str, str]]:
     """(extra, its packages with versions, or the command that installs what is missing)."""
     yield "core", _versions(CORE)
+    extras: list[tuple[str, tuple[str, ...], str]]
     extras = [(extra, modules, f"zoomrt[{extra}]") for extra, modules in EXTRAS.items()]
     for one in BACKENDS.records():
         if one.module not in CORE:
