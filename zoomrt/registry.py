@@ -56,7 +56,7 @@ class Registry(Generic[T]):
             record: T = point.load()
             if record.name != name:
                 raise AttributeError(f"its name is {record.name!r}")
-        except (AttributeError, ImportError) as cause:
+        except Exception as cause:  # another package's code: it may raise anything
             raise MissingDependency(
                 f"the {self._kind} {name} of an installed package cannot be had",
                 seen=f"{type(cause).__name__}: {cause}",
@@ -70,6 +70,7 @@ class Registry(Generic[T]):
         return tuple(self.named(name) for name in self.names() if name in self._added or name not in self._own())
 
     def records(self) -> tuple[T, ...]:
+        """All. Raises MissingDependency for one that an installed package cannot bring: nothing is quietly left out."""
         return tuple(self.named(name) for name in self.names())
 
     @contextmanager

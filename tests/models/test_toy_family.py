@@ -27,7 +27,7 @@ from zoomrt.errors import MissingDependency
 from zoomrt.export import cache
 from zoomrt.export.build import build as zoomrt_build
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.families import FAMILIES
+from zoomrt.models.families import FAMILIES, outside_code
 
 
 @pytest.fixture
@@ -121,6 +121,16 @@ def test_its_code_counts_for_the_cache(site: Path, tiny_edge_weights: Path, monk
     assert keys[2] == keys[5]
 
 
+def test_its_own_weights_count_for_the_cache(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    with FAMILIES.added(replace(FAMILIES.named("edge"), name="other", embedded_weights=weights)):
+        codes = []
+        for content in (b"one", b"two"):
+            weights.write_bytes(content)
+            codes.append(outside_code(FAMILIES.named("other")))
+    assert codes[0] != codes[1]
+
+
 def test_by_hand() -> None:
     before = FAMILIES.outside()
     other = replace(FAMILIES.named("edge"), name="other")
@@ -137,9 +147,11 @@ def test_by_hand() -> None:
         ("import no_such_module", "No module named 'no_such_module'"),
         ("", "no attribute 'FAMILY'"),
         ("FAMILY = 1", "no attribute 'name'"),
+        ("FAMILY = dict(**{1: 2})", "TypeError"),
+        ("FAMILY = (", "SyntaxError"),
         ("import types; FAMILY = types.SimpleNamespace(name='other')", "its name is 'other'"),
     ],
-    ids=["import", "no record", "number", "name"],
+    ids=["import", "no record", "number", "type", "syntax", "name"],
 )
 def test_a_package_that_is_broken(site: Path, record: str, said: str) -> None:
     """It is named, so that it can be mended; what else is there is not quietly used without it."""

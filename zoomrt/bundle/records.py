@@ -15,7 +15,7 @@ Whole = Annotated[int, Meta(ge=0, le=1 << 53)]
 Real = Annotated[float, Meta(ge=0, le=1e300)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Decibels = Annotated[float, Meta(ge=-1e4, le=1e4)]
-Sha256 = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
+Sha256 = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -144,7 +144,7 @@ def _with_paths(options: dict[str, object]) -> dict[str, object]:
     """Text is a path where an option names a file."""
     files = {option.key for option in options_of(None) if isinstance(option.kind, File)}
     return {
-        key: Path(value) if key in files and isinstance(value, str) else value
+        key: Path(value) if key in files and isinstance(value, (str, os.PathLike)) else value
         for key, value in options.items()
         if value is not None
     }

@@ -12,6 +12,7 @@ from zoomrt.export.forms.values import Job, Prepared
 from zoomrt.export.fp16.prepare import prepare_fp16
 from zoomrt.export.fp16.ranges import Ranges
 from zoomrt.export.heap import return_freed_memory
+from zoomrt.models.families import outside_code
 from zoomrt.models.half import to_half
 
 
@@ -32,6 +33,7 @@ def prepare(job: Job, network: nn.Module) -> Prepared:
         precision=plan.precision,
         backend=plan.backend.name,
         folder=job.measurements,
+        code=str(outside_code(plan.family) or ""),
         report=job.report,
         crop=job.facts.size.largest_within,
     )

@@ -106,12 +106,14 @@ def quantise_network(
     backend: str,
     report: Progress,
     folder: Path | None = None,
+    code: str = "",
     crop: Callable[[int], int] = int,
 ) -> Quantised:
     """Replace layers of an FP32 network by their 8-bit twins, in place, as many as the gate allows.
 
     precision : with layers in 8 bits. Modules marked by `half.keep_fp32` are left alone.
     folder : where measurements are kept and found again; None keeps nothing.
+    code : what stands for code of the network that is not this package's: measurements under another are not found.
     crop : the largest side up to the given one that the network takes, LR pixels.
 
     Raises InputError for pictures that cannot be used, RuntimeFault for a network that is not finite, PrecisionError
@@ -119,7 +121,7 @@ def quantise_network(
     """
     assert precision.eight_bit is not None
     form, everything = FORMATS[precision.eight_bit], not precision.gated
-    context = f"{cache.source_digest()} torch {torch.__version__}"
+    context = f"{cache.source_digest()} {code} torch {torch.__version__}"
     tiles, held_out = (_tiles(choice, tile, name) for name in SEEDS)
     balanced = 0 if everything else _balance(network, tiles.cropped(crop(min(tile.height, BALANCED_SIDE))), backend)
     statistics = observe(network, tiles, context=context, folder=folder, on_progress=report)

@@ -100,9 +100,10 @@ def _make_safe(job: Job, network: MultiStepNetwork, lr: NDArray[np.float32]) -> 
     denoising = Denoising(network)
     tiles, states = _packed(job, network, denoising)
     seen, seen_by_decoder = _whole_tile(job, network, denoising, torch.from_numpy(lr))
-    reports = [make_fp16_safe(denoising, tiles, job.tile.value_range, [seen])]
+    needed = job.plan.precision.minimum_psnr_db
+    reports = [make_fp16_safe(denoising, tiles, job.tile.value_range, [seen], needed)]
     if network.decode is not None:
-        reports.append(make_fp16_safe(network.decode, states, job.tile.value_range, [seen_by_decoder]))
+        reports.append(make_fp16_safe(network.decode, states, job.tile.value_range, [seen_by_decoder], needed))
     return _together(reports)
 
 

@@ -93,11 +93,18 @@ def outside_code(family: Family | None) -> dict[str, str]:
     Raises UsageError for a module that is not there.
     """
     outside = [one for one in FAMILIES.outside() if family in (None, one)]
-    return {one.name: f"{one!r} {_digest(one.module)}" for one in outside}
+    return {one.name: f"{one!r} {_digest(one.module)} {_weights(one)}" for one in outside}
+
+
+def _weights(family: Family) -> str:
+    return sha256_of(family.embedded_weights) if family.embedded_weights else ""
 
 
 def _digest(module: str) -> str:
-    spec = find_spec(module)
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:  # the package above it
+        spec = None
     if spec is None or spec.origin is None:
         raise UsageError("a model family has no network", seen=f"no {module}", needed="its file", remedy="Install it.")
     return sha256_of(spec.origin)

@@ -48,7 +48,7 @@ def fetch(
     missing = [one for one in items if places[one.key] is None]
     for one in items:
         if one not in missing:
-            _check_kept(one, places[one.key])
+            _check_kept(one, places[one.key], options)
     if missing and (offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE):
         raise _offline(missing, options)
     for one in missing:
@@ -131,17 +131,19 @@ def _check_room(folder: Path, file: PublishedFile) -> None:
         )
 
 
-def _check_kept(one: Published, place: Path | None) -> None:
-    """A file in our own folder, which may have been put there by hand, is held against the published hash."""
-    file = one.files[0]
-    if one.repositories or not file.sha256 or place is None or (seen := sha256_of(place)) == file.sha256:
+def _check_kept(one: Published, place: Path | None, given: Mapping[str, object]) -> None:
+    """Files in our own folder, which may have been put there by hand, are held against their published hashes."""
+    if place is None or weights_folder() not in (place, *place.parents):
         return
-    raise FetchError(
-        f"{shown(place)} is not the published file",
-        seen=f"SHA-256 {seen}",
-        needed=file.sha256,
-        remedy="Delete it, then it is fetched again; or pass your own file with --weights.",
-    )
+    for file in files_for(one, given):
+        kept = by_hand(one, file)
+        if file.sha256 and exists(kept) and (seen := sha256_of(kept)) != file.sha256:
+            raise FetchError(
+                f"{shown(kept)} is not the published file",
+                seen=f"SHA-256 {seen}",
+                needed=file.sha256,
+                remedy="Delete it, then it is fetched again; or pass your own file with " + _flag(one) + ".",
+            )
 
 
 def _offline(missing: list[Published], given: Mapping[str, object]) -> FetchError:

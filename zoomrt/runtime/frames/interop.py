@@ -101,8 +101,9 @@ def device_view(source: Any, stream: int, follow: Callable[[int], None]) -> Devi
         raise InputError(what, seen=type(source).__name__, needed=needed, remedy=remedy)
     if (place := source.__dlpack_device__()[0]) not in (_CUDA, _CUDA_MANAGED):
         raise InputError(what, seen=f"DLPack device type {int(place)}", needed="CUDA (2 or 13)", remedy=remedy)
+    utils = _cuda_core("utils")
     try:
-        view = _cuda_core("utils").StridedMemoryView.from_dlpack(source, stream)
+        view = utils.StridedMemoryView.from_dlpack(source, stream)
         dtype = np.dtype(view.dtype)
     except Exception as cause:
         raise InputError(what, seen=cause, needed="an array that its maker hands out", remedy=remedy) from cause
