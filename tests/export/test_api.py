@@ -48,6 +48,10 @@ def test_a_bundle_from_python(tmp_path: Path, tiny_edge_weights: Path, monkeypat
     ("given", "said"),
     [
         ({"tile": 33}, "Use tile 32 or tile 36."),
+        ({"tile": "64"}, "cannot use tile: got '64'"),
+        ({"batch": (1, "2")}, "cannot use batch: got '2'"),
+        ({"timeout": 0}, "Change timeout."),
+        ({"timeout": float("nan")}, "Change timeout."),
         ({"batch": 2}, "Use batch 1 or, for example, batch 1,4."),
         ({"overlap": 40, "tile": 32}, "Use a smaller overlap or a larger tile."),
         ({"precision": "int8", "min_psnr": -1.0}, "Change min_psnr."),

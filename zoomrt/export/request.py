@@ -7,6 +7,7 @@ what the checkpoint has to be read for. Errors name command-line options; `zoomr
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -139,6 +140,7 @@ def resolve(request: BuildRequest) -> BuildPlan:
         from zoomrt.runtime.tiles.colour import check_method
 
         check_method(request.colour)
+    _check_numbers(request)
     _check_batches(request.batches)
     if request.tile is not None and request.overlap is not None:
         _check_overlap(request.overlap, request.tile)
@@ -189,6 +191,17 @@ def _backend(request: BuildRequest, target: Target, precision: Precision) -> tup
 
     engines = cpu_engines(precision, request.backend)
     return BACKENDS.named(engines[0].backend), engines
+
+
+def _check_numbers(request: BuildRequest) -> None:
+    """What the command line has checked already, for callers from Python."""
+    whole = [("--tile", request.tile), ("--overlap", request.overlap), ("--max-memory", request.max_memory)]
+    for flag, value in [*whole, *(("--batch", size) for size in request.batches)]:
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise UsageError(f"cannot use {flag}", seen=repr(value), needed="a whole number", remedy=f"Change {flag}.")
+    if not (isinstance(request.timeout_s, (int, float)) and 0 < request.timeout_s < math.inf):
+        seen = f"{request.timeout_s} s"
+        raise UsageError("cannot use --timeout", seen=seen, needed="minutes, above 0", remedy="Change --timeout.")
 
 
 def _check_batches(batches: tuple[int, ...]) -> None:

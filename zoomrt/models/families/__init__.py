@@ -72,7 +72,7 @@ def check(family: Family | None, values: Values) -> None:
         flag = f"--{key.replace('_', '-')}"
         having = {one.name: option for one in FAMILIES.records() for option in one.options if option.key == key}
         if not having:
-            raise unknown_name("option of a model", flag, (option.flag for option in options_of(family)))
+            raise unknown_name("option of a model", flag, (option.flag for option in options_of(None)))
         if family is None:
             next(iter(having.values())).check(value)
         elif family.name not in having:
