@@ -1,7 +1,7 @@
 # Each goal makes what it needs: a virtual environment in .venv with the pinned packages of constraints.txt.
 #   make demo    build edge for the CPU, upscale a photograph, write out/demo.png and print figures
 #   make demo-zoom  zoom over a photograph: out/zoom.mp4, and out/zoom.png to look at
-#   make test    the tests that need no GPU: ten minutes on two cores
+#   make test    the tests that need no GPU: twenty minutes on two cores
 #   make coverage  the same tests, and which lines of the package they run
 #   make mutation  small faults in ten modules, and which of them the modules' own tests notice: benchmarks/mutation.py
 #   make check   formatting, lint, strict types, tests
