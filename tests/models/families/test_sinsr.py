@@ -138,7 +138,9 @@ def test_nearest_code_is_exact(codes: int) -> None:
 
 
 def test_bundle_with_start_noise(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Two levels only: exporting four takes a minute."""
+    """Two levels only: exporting four takes a minute. Weights are the same in every run: of random ones, one in many
+    has two codes so near each other that torch and ONNX Runtime choose differently, and the build is refused."""
+    torch.manual_seed(1)
     files = Files(tmp_path, SHALLOW)
     manifest = bundle_of(tmp_path / "b", files.weights, files.options, model="sinsr", tile=64, overlap=16)
     assert (manifest.family, manifest.tile.scale, manifest.tile.channels) == ("sinsr", 4, 6)
