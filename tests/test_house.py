@@ -6,58 +6,20 @@ Held against the sources by parsing them, so an import inside a function counts 
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 from importlinter.cli import lint_imports
+from sources import PACKAGE, SOURCES, broken, imported_names, parsed
 
 import zoomrt
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.runtime.backends import BACKENDS
-
-PACKAGE = Path(zoomrt.__file__).parent
-SOURCES = {path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
-
-parsed = functools.cache(ast.parse)
-"""Once for all rules."""
-
-
-def broken(rule: Callable[[str], Iterable[str]]) -> dict[str, set[str]]:
-    """Source -> what a rule finds in it, of the sources in which it finds anything."""
-    return {name: found for name, source in SOURCES.items() if (found := set(rule(source)))}
-
-
-MOST_ENTRIES = 16
-"""In one folder of the package or of the tests: about a dozen, and its `__init__.py` or `conftest.py`."""
-
-
-def imported_names(source: str) -> Iterator[str]:
-    """Dotted names that a source imports anywhere, `import_module("...")` included; `.` for any relative import."""
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            yield "."
-        elif isinstance(node, ast.ImportFrom) and node.module == "zoomrt":
-            yield from (_home(alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield str(node.module)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if function in ("import_module", "__import__"):
-                yield str(node.args[0].value)
-
-
-def _home(name: str) -> str:
-    """Where a name taken from the package root really lives."""
-    return zoomrt._HOMES.get(name, f"zoomrt.{name}")
 
 
 def test_who_may_import_whom(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,12 +37,6 @@ def test_a_breach_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (tmp_path / "pyproject.toml").write_text(turned, encoding="utf-8")
     assert lint_imports(str(tmp_path / "pyproject.toml"), no_cache=True)
     assert "zoomrt.export is not allowed to import zoomrt.calibration" in capsys.readouterr().out
-
-
-def test_no_folder_is_full() -> None:
-    for folder in {(PACKAGE / name).parent for name in SOURCES} | {Path(name).parent for name in TESTS} - {HERE}:
-        entries = [entry for entry in folder.iterdir() if entry.name != "__pycache__"]
-        assert len(entries) <= MOST_ENTRIES, folder
 
 
 def test_public_names_are_sorted_and_resolve() -> None:
@@ -155,118 +111,6 @@ LISTS_ITS_NAMES = {"__init__.py", "errors.py", "bundle/__init__.py"}
 
 def test_only_the_faces_of_the_package_list_their_names() -> None:
     assert {name for name, source in SOURCES.items() if "\n__all__ = " in source} == LISTS_ITS_NAMES
-
-
-HERE = Path(__file__).parent
-TESTS = {str(path): path.read_text(encoding="utf-8") for path in HERE.rglob("*.py")}
-
-
-def imported_tests(source: str) -> set[str]:
-    return {name for name in imported_names(source) if {"tests", "conftest"} & {*name.split(".")} or "test_" in name}
-
-
-def test_no_test_imports_another() -> None:
-    """What tests share is a helper or a fixture."""
-    assert {name for name, source in TESTS.items() if imported_tests(source)} == set()
-
-
-def test_an_import_of_a_test_is_seen() -> None:
-    assert imported_tests("import test_a, torch\nfrom tests.helpers import b") == {"test_a", "tests.helpers"}
-
-
-def numbers(source: str) -> set[str]:
-    """Constants of a module whose value is one number, or arithmetic with numbers."""
-    return {
-        target.id
-        for node in parsed(source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name) and target.id.strip("_").isupper() and re.search(r"\d", ast.unparse(node.value))
-        if not {type(part) for part in ast.walk(node.value)} & {ast.Attribute, ast.Call, ast.Dict, ast.Name, ast.Tuple}
-        if not any(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in ast.walk(node.value))
-    }
-
-
-def numbers_used(source: str, defined: dict[str, set[str]]) -> set[str]:
-    """Numbers that a test takes from the module that it tests. defined : module -> its `numbers`."""
-    modules, used = {}, set()
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
-                used |= {alias.name} & defined.get(node.module, set())
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            used |= {node.attr} & defined.get(modules.get(node.value.id, ""), set())
-    return used
-
-
-def test_tests_say_their_numbers_themselves() -> None:
-    """A number that a test takes from what it tests is right whatever it is."""
-    defined = {f"zoomrt.{name[:-3].replace('/', '.')}": numbers(source) for name, source in SOURCES.items()}
-    found = {name: numbers_used(source, defined) for name, source in TESTS.items() if "helpers" not in Path(name).parts}
-    assert {name: used for name, used in found.items() if used} == {}
-
-
-def test_a_number_taken_from_the_package_is_seen() -> None:
-    assert numbers("A = 3\nB = 4 * 65_535\nC = 'x1'\nD = f(2)\ne = 5\nF = (1, 2.0)") == {"A", "B"}
-    source = "from zoomrt.a import A, x\nfrom zoomrt import b\nassert b.B == b.c == 3"
-    assert numbers_used(source, {"zoomrt.a": {"A"}, "zoomrt.b": {"B"}}) == {"A", "B"}
-
-
-MOST_LINES = 400
-"""Of a file."""
-MOST_LINES_OF_A_FUNCTION = 60
-"""Its docstring left out."""
-MOST_POSITIONAL = 6
-"""Arguments without a name, of a definition or a call."""
-CALLED_BY_NAME = ("click.command", "cli.command", "triton.jit")
-"""Decorators of functions whose arguments are options, or those of a kernel, which has no records."""
-STILL_TOO_LARGE = {
-    "export/recording.py": {"too many arguments to Operation"},
-    "kernels/attention.py": {
-        "too many arguments to require_tensors",
-        "attention is too long",
-        "attention takes too many arguments",
-    },
-    "kernels/tile_blend.py": {"too many arguments to require_tensors"},
-    "kernels/tile_gather.py": {"too many arguments to frame_arguments", "frame_arguments takes too many arguments"},
-}
-"""What is left of the time before these limits. It may only shrink: what is mended must go from here too."""
-
-
-def too_large(source: str) -> set[str]:
-    """Where a source breaks one of the limits on lines and arguments."""
-    found = {"too long"} if source.count("\n") > MOST_LINES else set()
-    kernels: set[ast.AST] = set()
-    for node in ast.walk(parsed(source)):
-        if isinstance(node, ast.FunctionDef):
-            called_by_name = any(ast.unparse(one).startswith(CALLED_BY_NAME) for one in node.decorator_list)
-            if called_by_name:
-                kernels.update(ast.walk(node))
-            docstring = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
-            if node.end_lineno - node.lineno + 1 - docstring > MOST_LINES_OF_A_FUNCTION:
-                found.add(f"{node.name} is too long")
-            names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
-            count = len(names) - (names[:1] in (["self"], ["cls"]))
-            if count > MOST_POSITIONAL and not called_by_name:
-                found.add(f"{node.name} takes too many arguments")
-        elif isinstance(node, ast.Call) and node not in kernels and len(node.args) > MOST_POSITIONAL:
-            name = ast.unparse(node.func)
-            if name != "struct.pack":
-                found.add(f"too many arguments to {name}")
-    return found
-
-
-def test_files_functions_and_calls_are_small() -> None:
-    assert broken(too_large) == STILL_TOO_LARGE
-
-
-def test_what_is_too_large_is_seen() -> None:
-    long = "def f(a, b, c, d, e, f, g):\n" + 60 * "    g(1, 2, 3, 4, 5, 6, 7)\n"
-    assert too_large(long) == {"f is too long", "f takes too many arguments", "too many arguments to g"}
-    assert too_large("class A:\n    def f(self, a, b, c, d, e, f): ...\n") == set()
-    assert too_large("\n" * 401) == {"too long"}
 
 
 def prints(source: str) -> bool:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
+from embedded import EMBED, MATRICES, SITINGS, TILE, Probe, camera
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from runtime_helpers import facts, model_of, write_bundle
@@ -31,110 +29,6 @@ from zoomrt.runtime.frames.yuv import write_view
 from zoomrt.runtime.upscaler import load
 from zoomrt.runtime.zoom.crop import crop_of
 from zoomrt.runtime.zoom.session import ZoomSession
-
-ROOT = Path(__file__).parents[2]
-EMBED, HERE = ROOT / "embed", Path(__file__).parent
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-MATRICES, SITINGS = ("bt601", "bt709", "bt2020"), ("left", "center", "top-left")
-TILE = facts(height=24, width=32, overlap=10, context=2, batches=(1, 2), value_range=(0.0, 2.0))
-FRAME, VIEW = (90, 70), (120, 64)
-"""(width, height) of the largest frame and view that the probe has room for."""
-
-
-def tool(*names: str) -> str:
-    """The first of these programs that is here; without one the test is skipped, and says so."""
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    pytest.skip(f"needs {' or '.join(names)}")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ONNX Runtime's library of the wheel, under the names that a linker and a loader look for."""
-    found = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
-    if not found:
-        pytest.skip("needs an onnxruntime wheel with libonnxruntime.so")
-    folder = tmp_path_factory.mktemp("lib")
-    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-        (folder / name).symlink_to(found[-1])
-    return folder
-
-
-class Probe:
-    """The probe at work: a line in, a line out."""
-
-    def __init__(self, program: Path, folder: Path) -> None:
-        settings = {"ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
-        self.folder, self._errors = folder, (folder / "stderr").open("w+")
-        self._process = subprocess.Popen(
-            [program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env={**os.environ, **settings},
-        )
-
-    def __call__(self, *words: object) -> str:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(" ".join(map(str, words)) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline().rstrip("\n")
-        assert answer, f"the probe died:\n{(self.folder / 'stderr').read_text()[-4000:]}"
-        return answer
-
-    def load(self, bundle: Path, *more: object) -> str:
-        return self("load", bundle, *FRAME, *VIEW, 1, 1, *more)
-
-    def close(self) -> None:
-        self._process.communicate()
-        self._errors.close()
-        assert self._process.returncode == 0, (self.folder / "stderr").read_text()[-4000:]
-
-
-def compiled(compiler: str, library: Path, program: Path, *flags: str) -> Path:
-    include = [f"-I{EMBED / 'include'}", f"-I{HERE / 'include'}"]
-    link = [f"-L{library}", "-Wl,--no-as-needed", "-lonnxruntime", "-ldl", f"-Wl,-rpath,{library}"]
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", *flags, *include, HERE / "probe.cpp"]
-    done = subprocess.run([*command, "-o", program, *link], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return program
-
-
-def needs_json(compiler: str) -> None:
-    source = "#include <nlohmann/json.hpp>\n"
-    command = [compiler, "-std=c++17", "-fsyntax-only", "-x", "c++", "-DJSON_NO_IO", "-M", "-"]
-    if subprocess.run(command, input=source, capture_output=True, text=True, check=False).returncode:
-        pytest.skip("needs nlohmann/json.hpp (apt install nlohmann-json3-dev)")
-
-
-@pytest.fixture(scope="module", params=["g++", pytest.param("clang++", marks=pytest.mark.slow)])
-def probe(request: pytest.FixtureRequest, library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
-    compiler = tool(request.param)
-    needs_json(compiler)
-    folder = tmp_path_factory.mktemp("probe")
-    started = Probe(compiled(compiler, library, folder / "probe", "-O0", *SANITIZERS), folder)
-    yield started
-    started.close()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, rng_for: Callable[[str], np.random.Generator]) -> Path:
-    seed = int(rng_for("embed").integers(1 << 30))
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "b", TILE, seed)
-
-
-def camera(rng: np.random.Generator, format: Any, width: int, height: int, **meaning: Any) -> CameraFrame:
-    """Smooth colours with noise, so that neither the network's range nor the codes' is only hit at its ends."""
-    y, x = np.mgrid[:height, :width] / max(height, width)
-    waves = [np.sin(rng.uniform(2, 9) * x + rng.uniform(2, 9) * y + rng.uniform(0, 6)) for _ in range(3)]
-    rgb = np.stack(waves) * 0.6 + 0.5 + rng.normal(0, 0.1, (3, height, width))
-    frame = CameraFrame((np.zeros((height, width, 3), np.uint8),), "rgb", **meaning)
-    frame = empty_like(frame, (height, width), format)
-    write_view(rgb.clip(0, 1).astype(np.float32), frame)
-    return frame
 
 
 class Room:
@@ -462,125 +356,3 @@ def test_an_execution_provider_by_its_name(probe: Probe, bundle: Path, tmp_path:
     assert probe.load(bundle, "QNNExecutionProvider", tmp_path / "libmissing.so").startswith(
         "engine QNNExecutionProvider: "
     )
-
-
-@pytest.fixture(scope="module")
-def examples(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The examples, built with CMake against an installed zoomrt, by clang where it is here."""
-    cmake, compiler = tool("cmake"), tool("clang++", "g++")
-    needs_json(compiler)
-    folder = tmp_path_factory.mktemp("cmake")
-
-    def run(*words: object) -> None:
-        done = subprocess.run([cmake, *map(str, words)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-
-    common = [
-        f"-DCMAKE_CXX_COMPILER={compiler}",
-        "-DCMAKE_BUILD_TYPE=Debug",
-        f"-DONNXRUNTIME_INCLUDE={HERE / 'include'}",
-        f"-DONNXRUNTIME_LIBRARY={library / 'libonnxruntime.so'}",
-        "-DCMAKE_CXX_FLAGS=-g0 -Wall -Wextra -Wpedantic -Wshadow -Werror",
-    ]
-    run("-S", EMBED, "-B", folder / "embed", *common)
-    run("--install", folder / "embed", "--prefix", folder / "prefix")
-    assert (folder / "prefix" / "include" / "zoomrt" / "zoomrt.hpp").is_file()
-    run("-S", EMBED / "examples", "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={folder / 'prefix'}", *common)
-    cache = (folder / "build" / "CMakeCache.txt").read_text()
-    assert f"zoomrt_DIR:PATH={folder / 'prefix' / 'lib' / 'cmake' / 'zoomrt'}" in cache
-    run("--build", folder / "build", "--parallel", 2)
-    return folder / "build"
-
-
-def ppm(path: Path, pixels: NDArray[np.uint8]) -> Path:
-    height, width = pixels.shape[:2]
-    path.write_bytes(b"P6\n# a comment\n%d %d\n255\n" % (width, height) + pixels.tobytes())
-    return path
-
-
-def zoom_cli(examples: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([examples / "zoom_cli", *map(str, words)], capture_output=True, text=True, check=False)
-
-
-def test_zoom_cli(examples: Path, bundle: Path, tmp_path: Path, rng: np.random.Generator) -> None:
-    frame = camera(rng, "rgb", 61, 47)
-    given, out = ppm(tmp_path / "in.ppm", frame.planes[0]), tmp_path / "out.ppm"
-    done = zoom_cli(examples, bundle, given, out)
-    assert (done.returncode, done.stderr) == (0, "")
-    with load(bundle, threads=1) as upscaler:
-        expected = upscaler(frame.planes[0])
-    result = np.frombuffer(out.read_bytes()[len(b"P6\n244 188\n255\n") :], np.uint8).reshape(188, 244, 3)
-    assert np.abs(result.astype(int) - expected).max() <= 1
-    done = zoom_cli(examples, bundle, given, out, "--view", "40x30", "--zoom", 3, "--at", "0.2,0.7")
-    assert (done.returncode, done.stderr) == (0, "")
-    with ZoomSession(bundle, (40, 30), threads=1) as session:
-        view = session.process(frame, 3, (0.2, 0.7)).pixels
-    result = np.frombuffer(out.read_bytes()[len(b"P6\n40 30\n255\n") :], np.uint8).reshape(30, 40, 3)
-    assert np.abs(result.astype(int) - view).max() <= 1
-
-
-def test_zoom_cli_says_what_is_wrong(examples: Path, bundle: Path, tmp_path: Path) -> None:
-    given, out = ppm(tmp_path / "in.ppm", np.zeros((9, 9, 3), np.uint8)), tmp_path / "out.ppm"
-    broken = [b"", b"P6", b"P6\n9 9\n255\n" + bytes(242), b"P5\n9 9\n255\n" + bytes(243), b"P6 99999999999 9 255 "]
-    for content in (*broken, b"P6\n9 9\n65535\n" + bytes(486), b"P6\n0 9\n255\n", b"P6 -1 9 255 "):
-        (tmp_path / "bad.ppm").write_bytes(content)
-        done = zoom_cli(examples, bundle, tmp_path / "bad.ppm", out)
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1), (content[:20], done.stderr)
-        assert "needed: a binary PPM" in done.stderr
-    for words, expected in (
-        ((), "usage"),
-        ((bundle, given, out, "--view", "big"), "usage"),
-        ((bundle, given, out, "--what", "1"), "usage"),
-        ((tmp_path, given, out), "no manifest.json"),
-        ((bundle, given, tmp_path / "no" / "out.ppm"), "cannot write"),
-        ((bundle, given, out, "--view", "9x9", "--zoom", "65"), "the crop is"),
-    ):
-        done = zoom_cli(examples, *words)
-        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
-        assert expected in done.stderr
-
-
-@pytest.mark.slow
-def test_a_snapdragons_npu_as_a_plugin(examples: Path, bundle: Path, tmp_path: Path, rng: np.random.Generator) -> None:
-    """The whole graph in the simulator of Qualcomm's wheel, in FP16: near the CPU's picture, and not the same."""
-    qnn = pytest.importorskip("onnxruntime_qnn")
-    given = ppm(tmp_path / "in.ppm", camera(rng, "rgb", 40, 24).planes[0])
-    options = [f"backend_path={qnn.get_qnn_htp_path()}", "soc_model=69", "htp_arch=79"]
-    words = ["--provider", "QNNExecutionProvider", "--library", qnn.get_library_path()]
-    for option in options:
-        words += ["--set", option]
-    pictures = []
-    for name, more in (("cpu.ppm", []), ("npu.ppm", words)):
-        done = zoom_cli(examples, bundle, given, tmp_path / name, *more)
-        assert done.returncode == 0, done.stderr
-        pictures.append(np.frombuffer((tmp_path / name).read_bytes()[15:], np.uint8).astype(int))
-    assert 1 <= np.abs(pictures[0] - pictures[1]).max() <= 2
-
-
-def test_camera_loop(examples: Path, bundle: Path) -> None:
-    done = subprocess.run([examples / "camera_loop", bundle, "3"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.findall(r"frame (\d): sharp", done.stdout)[:1] == ["0"]
-    assert done.stdout.count("\n") == 3
-
-
-def test_cmake_says_where_onnx_runtime_goes(tmp_path: Path) -> None:
-    words = [tool("cmake"), "-S", EMBED / "examples", "-B", tmp_path, "-DONNXRUNTIME_INCLUDE=/nowhere"]
-    needs_json(tool("g++", "clang++"))
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert "ONNXRUNTIME_INCLUDE='/nowhere'" in " ".join(done.stderr.split())
-
-
-def test_the_pages_compile(tmp_path: Path) -> None:
-    """The C++ of docs/cpp.md and docs/android.md; the NDK's headers are stand-ins."""
-    compiler = tool("g++", "clang++")
-    needs_json(compiler)
-    pages = [(ROOT / "docs" / f"{name}.md").read_text() for name in ("cpp", "android")]
-    blocks = [block for page in pages for block in re.findall(r"^```cpp\n(.*?)^```", page, re.MULTILINE | re.DOTALL)]
-    assert len(blocks) == 2
-    (tmp_path / "pages.cpp").write_text("\n".join(blocks))
-    include = [f"-I{EMBED / 'include'}", f"-I{HERE / 'include'}"]
-    command = [compiler, "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", *include, tmp_path / "pages.cpp"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")

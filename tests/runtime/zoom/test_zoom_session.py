@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import gc
-import math
 import os
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from runtime_helpers import FakeSession, facts, fake_upscaler, photograph, write_bundle
+from runtime_helpers import photograph
+from zoom_sessions import FRAME, OUTPUT, fake_zoom, until
 
-from zoomrt.errors import InputError, RuntimeFault, UsageError
-from zoomrt.runtime.frames.pixel_formats import LAYOUTS, CameraFrame, empty_like
-from zoomrt.runtime.frames.yuv import read_window, write_view
+from zoomrt.errors import RuntimeFault, UsageError
 from zoomrt.runtime.upscaler import Upscaler, load
 from zoomrt.runtime.zoom.session import ZoomSession
-
-FRAME = (120, 160)
-OUTPUT = (160, 120)
-
-
-@pytest.fixture
-def frame() -> NDArray[np.uint8]:
-    return photograph(*FRAME)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("zoom") / "b", facts(batches=(1, 4)), 7)
-
-
-@pytest.fixture
-def upscaler(bundle: Path) -> Iterator[Upscaler]:
-    with load(bundle, threads=1) as loaded:
-        yield loaded
-
-
-def fake_zoom(size: tuple[int, int] = OUTPUT, **options: Any) -> tuple[ZoomSession, FakeSession]:
-    hooks = {name: options.pop(name) for name in ("before", "after") if name in options}
-    upscaler, session = fake_upscaler(facts(), **hooks)
-    return ZoomSession(upscaler, size, **options), session
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait for another thread; fails when it never happens."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_only_the_tiles_of_the_crop_run(frame: NDArray[np.uint8]) -> None:
@@ -284,130 +246,6 @@ def test_a_fault_in_the_background_is_told_with_the_next_view(frame: NDArray[np.
         until(lambda: isinstance(session.process(frame, 16.0).problem, Boom))
 
 
-@pytest.mark.parametrize(
-    ("zoom", "centre", "match"),
-    [
-        (0.5, (0.5, 0.5), "1 to 64"),
-        (float("nan"), (0, 0), "1 to 64"),
-        (None, (0.5, 0.5), "1 to 64"),
-        ("3", (0.5, 0.5), "1 to 64"),
-        (2, (2, 0), "0 to 1"),
-        (2, None, "0 to 1"),
-        (2, 0.5, "0 to 1"),
-        (2, (0.5,), "0 to 1"),
-        (2, (0.5, 0.5, 0.5), "0 to 1"),
-        (2, ("0.5", "0.5"), "0 to 1"),
-        (2, (0.5, float("nan")), "0 to 1"),
-    ],
-)
-def test_bad_requests_are_told_and_forgotten(frame: NDArray[np.uint8], zoom: Any, centre: Any, match: str) -> None:
-    session, _ = fake_zoom()
-    with session:
-        with pytest.raises(InputError, match=match):
-            session.process(frame, zoom, centre)
-        with pytest.raises(InputError, match=match):
-            session.submit(frame, zoom, centre).result(20)
-        with pytest.raises(InputError, match=match):
-            session.bicubic(frame, zoom, centre)
-        for unusable in (np.zeros((4, 4)), np.zeros((0, 4, 3), np.uint8), None, "frame"):
-            with pytest.raises(InputError):
-                session.process(unusable, 2.0)
-            with pytest.raises(InputError):
-                session.submit(unusable, 2.0).result(20)  # the ticket raises, not `submit`
-        assert session.process(frame, 2.0).mode == "full"
-
-
-def test_numbers_and_centres_of_numpy_are_taken(frame: NDArray[np.uint8]) -> None:
-    session, _ = fake_zoom()
-    with session:
-        expected = session.process(frame, 2.5, (0.25, 0.75)).pixels
-        same = session.process(frame, np.float32(2.5), np.array([0.25, 0.75]))  # type: ignore[arg-type]
-        np.testing.assert_array_equal(same.pixels, expected)
-
-
-def test_a_frame_that_cannot_be_used_drops_no_other(frame: NDArray[np.uint8]) -> None:
-    gate, entered = threading.Event(), threading.Event()
-
-    def hold(_: int) -> None:
-        entered.set()
-        assert gate.wait(20)
-
-    session, _ = fake_zoom(before=hold)
-    with session:
-        session.submit(frame, 8.0)
-        assert entered.wait(20)
-        waiting = session.submit(frame, 8.0)
-        assert isinstance(session.submit(None, 8.0).exception(20), InputError)
-        gate.set()
-        assert waiting.result(20).mode == "full"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"budget_ms": 0},
-        {"budget_ms": -1},
-        {"output_format": "nv99"},
-        {"still_tolerance": 2},
-        {"noise": -1},
-        {"size": (0, 10)},
-        {"size": (160,)},
-        {"size": (160, 120, 3)},
-        {"size": (160.0, 120.0)},
-        {"size": "160x120"},
-        {"size": None},
-        {"size": (10**400, 60)},
-        {"size": (10**5000, 60)},
-        {"cache_bytes": -1},
-        {"cache_bytes": None},
-        {"budget_ms": "33"},
-        *({"budget_ms": absurd} for absurd in (math.nan, math.inf, -math.inf, 1e308, 10**400, 10**5000)),
-        {"noise": None},
-    ],
-)
-def test_bad_options(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"cannot zoom with|pixel format") as raised:
-        fake_zoom(**options)
-    assert len(str(raised.value)) < 300
-
-
-@pytest.mark.parametrize("noise", [5e-324, 1e-50, np.float32(1e-3), 1])
-def test_any_noise_gives_pixels(frame: NDArray[np.uint8], noise: Any) -> None:
-    session, _ = fake_zoom(noise=noise)
-    plain, _ = fake_zoom()
-    with session, plain:
-        expected = plain.process(frame, 8.0).pixels
-        for _ in range(2):  # the same picture again: nothing to smooth
-            np.testing.assert_array_equal(session.process(frame, 8.0).pixels, expected)
-
-
-@pytest.mark.parametrize("budget_ms", [5e-324, 1_000_000, np.float32(33), Fraction(100, 3)])
-def test_any_budget_that_a_clock_can_hold(frame: NDArray[np.uint8], budget_ms: Any) -> None:
-    session, _ = fake_zoom(budget_ms=budget_ms)
-    with session:
-        assert session.process(frame, 8.0).mode in ("full", "centre_first", "bicubic")
-
-
-@pytest.mark.parametrize(
-    "absurd",
-    [math.nan, math.inf, -math.inf, 0, -1, 1e308, 10**400, pytest.param(10**5000, id="5000 digits"), "2", None, 1j],
-)
-def test_absurd_zooms_centres_and_waits(frame: NDArray[np.uint8], absurd: Any) -> None:
-    session, _ = fake_zoom()
-    with session:
-        problems = [session.submit(frame, absurd).exception(20)]
-        if absurd != 0:
-            problems += [session.submit(frame, 2.0, centre).exception(20) for centre in ((absurd, 0.5), (0.5, absurd))]
-        for problem in problems:
-            assert isinstance(problem, InputError)
-            assert len(str(problem)) < 300
-        ticket = session.submit(frame, 2.0)
-        if absurd is not None and absurd != 0:
-            with pytest.raises(UsageError, match="timeout_s"):
-                session.result(ticket, absurd)
-        assert session.result(ticket, 20).mode == "full"
-
-
 def test_close_is_clean_in_any_state(frame: NDArray[np.uint8]) -> None:
     gate, entered = threading.Event(), threading.Event()
 
@@ -466,112 +304,6 @@ def test_two_sessions_share_one_engine(upscaler: Upscaler, frame: NDArray[np.uin
         tickets = [one.submit(frame, 3.0), two.submit(frame, 3.0)]
         for ticket, pixels in zip(tickets, expected, strict=True):
             np.testing.assert_array_equal(ticket.result(20).pixels, pixels)
-
-
-@pytest.mark.parametrize("given", LAYOUTS)
-@pytest.mark.parametrize("asked", [None, "rgb", "nv12"])
-def test_every_format_in_and_out(upscaler: Upscaler, frame: NDArray[np.uint8], given: Any, asked: Any) -> None:
-    """Against the view of the RGB that the planes stand for, rounded to 8 bits, converted to the same format."""
-    source = empty_like(CameraFrame((frame,)), FRAME, given)
-    write_view(frame.transpose(2, 0, 1).astype(np.float32) / 255, source)
-    with ZoomSession(upscaler, OUTPUT, output_format=asked) as session:
-        view = session.process(source, 3.0).frame
-        assert view is not None
-        assert view.format == (asked or given)
-        assert view.shape == (120, 160)
-        out = empty_like(view, view.shape)
-        again = session.process(source, 3.0, out=out)
-        assert again.frame is out
-        assert all(np.array_equal(one, two) for one, two in zip(out.planes, view.planes, strict=True))
-    whole = slice(0, FRAME[0]), slice(0, FRAME[1])
-    rgb = np.rint(read_window(source, *whole).transpose(1, 2, 0) * 255).astype(np.uint8)
-    with ZoomSession(upscaler, OUTPUT) as session:
-        direct = session.process(rgb, 3.0).pixels
-    expected = empty_like(view, view.shape)
-    write_view(direct.transpose(2, 0, 1).astype(np.float32) / 255, expected)
-    pictures = [read_window(picture, slice(0, 120), slice(0, 160)) * 255 for picture in (view, expected)]
-    assert np.abs(pictures[0] - pictures[1]).mean() <= 1.0
-
-
-@pytest.mark.parametrize("format", ["p010", "i010", "i210", "i410", "rgb48"])
-def test_every_level_of_more_than_8_bits_comes_out(format: Any, rng: np.random.Generator) -> None:
-    """Through an engine that repeats pixels, in a view of its size: each code comes back, wherever it is."""
-    bits = 16 if format == "rgb48" else 10
-    codes = rng.permutation(1 << bits)[:1024].repeat(4).reshape(64, 64)  # all of 10 bits
-    source = empty_like(CameraFrame((np.zeros((1, 1, 3), np.uint8),), full_range=True), codes.shape, format)
-    for plane in source.planes:
-        plane[...] = 512 << (6 if format == "p010" else 0)  # no chroma
-    shift = 6 if format == "p010" else 0
-    source.pixels[...] = (codes << shift)[..., None] if bits == 16 else codes << shift
-    session, _ = fake_zoom((4 * codes.shape[1], 4 * codes.shape[0]))
-    with session:
-        result = session.process(source, 1.0)
-    assert result.mode == "full"
-    assert result.tiles > 1
-    expected = source.pixels.repeat(4, 0).repeat(4, 1)
-    assert result.pixels.dtype == np.uint16
-    np.testing.assert_array_equal(result.pixels, expected)
-
-
-@pytest.mark.parametrize("aspect", [4 / 3, 16 / 15, 0.5])
-def test_a_view_of_pixels_that_are_not_square_shows_circles_as_circles(aspect: float) -> None:
-    """A picture of smooth rings, sampled at the frame's pixels, against the same rings at the view's."""
-
-    def rings(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """In [0, 1], at positions in frame rows from the middle."""
-        return 0.5 + 0.4 * np.cos(np.hypot(x[None], y[:, None]) / 5)
-
-    height, width, zoom = 90, 100, 3.0
-    columns, rows = ((np.arange(side) + 0.5 - side / 2) for side in (width, height))
-    pixels = (rings(columns * aspect, rows) * 65535).round().astype(np.uint16)[:, :, None].repeat(3, 2)
-    step = min(height / OUTPUT[1], width * aspect / OUTPUT[0]) / zoom
-    columns, rows = ((np.arange(side) + 0.5 - side / 2) * step for side in OUTPUT)
-    expected = rings(columns, rows)
-    session, _ = fake_zoom()
-    with session:
-        plain = session.bicubic(CameraFrame((pixels,), "rgb48", pixel_aspect=aspect), zoom)
-        result = session.process(CameraFrame((pixels,), "rgb48", pixel_aspect=aspect), zoom)
-    assert result.frame is not None
-    assert result.frame.pixel_aspect == plain.pixel_aspect == 1
-    assert np.abs(plain.pixels[:, :, 1] / 65535 - expected).max() < 0.01
-    assert np.abs(result.pixels[:, :, 1] / 65535 - expected).mean() < 0.03, "an engine that repeats pixels"
-
-
-def test_an_output_that_does_not_fit_is_refused(frame: NDArray[np.uint8]) -> None:
-    session, _ = fake_zoom()
-    locked = np.zeros((120, 160, 3), np.uint8)
-    locked.flags.writeable = False
-    with session:
-        for out in (np.zeros((60, 80, 3), np.uint8), locked):
-            with pytest.raises(InputError, match="writable"):
-                session.process(frame, 2.0, out=CameraFrame((out,)))
-        for alien in (bytearray(3 * 120 * 160), [1], np.zeros((120, 160, 3)), np.zeros((120, 160), np.uint8)):
-            with pytest.raises(InputError, match=r"view|planes"):
-                session.process(frame, 2.0, out=alien)  # type: ignore[arg-type]
-
-
-def test_an_array_is_an_output_too(frame: NDArray[np.uint8]) -> None:
-    session, _ = fake_zoom()
-    whole = np.zeros((120, 320, 3), np.uint8)
-    out = whole[:, 160:]
-    with session:
-        result = session.process(frame, 3.0, out=out)
-        assert result.pixels is out
-        np.testing.assert_array_equal(out, session.process(frame, 3.0).pixels)
-        np.testing.assert_array_equal(out, session.submit(frame, 3.0, out=np.zeros_like(out)).result(20).pixels)
-    assert not whole[:, :160].any()
-
-
-def test_frames_are_read_only_and_in_place(upscaler: Upscaler, frame: NDArray[np.uint8]) -> None:
-    """A buffer that must not be written to, with gaps between its rows, gives the view of its copy."""
-    wide = np.zeros((FRAME[0], 2 * FRAME[1], 3), np.uint8)
-    strided = wide[:, 10 : 10 + FRAME[1]]
-    strided[...] = frame
-    wide.flags.writeable = False
-    with ZoomSession(upscaler, OUTPUT) as session:
-        view = session.process(strided, 3.0).pixels
-        np.testing.assert_array_equal(view, session.process(frame, 3.0).pixels)
-        np.testing.assert_array_equal(view, session.process(frame[::-1][::-1], 3.0).pixels)
 
 
 def test_memory_and_threads_stay_flat(bundle: Path, frame: NDArray[np.uint8], rng: np.random.Generator) -> None:
