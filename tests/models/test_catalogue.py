@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from zoomrt.cli.options.listing import models_table
 from zoomrt.models.checkpoint import load_checkpoint
-from zoomrt.models.families import FAMILIES, table
+from zoomrt.models.families import FAMILIES
 from zoomrt.models.family import Family, Variant
 from zoomrt.models.networks import jit_sr, resshift
 from zoomrt.models.networks.blocks.jit import Jit, JitConfig
@@ -150,7 +151,7 @@ def test_facts(name: str) -> None:
 
 
 def test_table_is_aligned() -> None:
-    lines = table()
+    lines = models_table()
     assert len(lines) == 1 + len(ROWS)
     column = lines[0].index("licence")
     assert all(line[column - 2 : column] == "  " and line[column] != " " for line in lines)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -120,11 +120,15 @@ def say(*lines: str) -> None:
         click.echo("\n".join(map(printable, lines)))
 
 
-def lined_up(head: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table as lines: the first column to the left, the others to the right."""
+def lined_up(head: Iterable[str], rows: Iterable[Sequence[str]], left: Container[int] = (0,)) -> list[str]:
+    """A table as lines. left : columns that are set flush left, the others right."""
     table = [tuple(head), *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join([cells[0].ljust(widths[0]), *map(str.rjust, cells[1:], widths[1:])]).rstrip() for cells in table]
+
+    def cell(index: int, text: str) -> str:
+        return text.ljust(widths[index]) if index in left else text.rjust(widths[index])
+
+    return ["  ".join(cell(*one) for one in enumerate(row)).rstrip() for row in table]
 
 
 @contextlib.contextmanager

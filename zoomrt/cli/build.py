@@ -15,13 +15,13 @@ from zoomrt.calibration.options import Calibration
 from zoomrt.cli._common import ANY_PATH, progress_bar, require, require_backend, say, shared_options, start
 from zoomrt.cli.options.families import AUTO, FamilyCommand
 from zoomrt.cli.options.groups import in_group
+from zoomrt.cli.options.listing import models_table, published_table
 from zoomrt.cli.options.numbers import Number, Parsed, Whole, whole
-from zoomrt.cli.options.published import needed, published_table, with_files, with_stand_ins
+from zoomrt.cli.options.published import needed, with_files, with_stand_ins
 from zoomrt.errors import UsageError
 from zoomrt.export.precisions import PRECISIONS
 from zoomrt.export.request import BuildPlan, BuildRequest, resolve
 from zoomrt.export.targets import TARGETS
-from zoomrt.models.families import table
 from zoomrt.models.published.licences import notices
 from zoomrt.runtime.backends import BACKENDS
 
@@ -108,7 +108,7 @@ def cli(
 ) -> None:
     """Build a bundle that trt-upscale and zoomrt.load can run."""
     if listing:
-        say(*table(), "", *published_table())
+        say(*models_table(), "", *published_table())
         return
     eight_bit = _calibration(
         pictures=calibration,

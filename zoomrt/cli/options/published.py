@@ -1,4 +1,4 @@
-"""The options of trt-build that fetch published files, and the list of what is here and what would be fetched."""
+"""The options of trt-build that fetch published files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from pathlib import Path
 
 from zoomrt.errors import UsageError
 from zoomrt.export.request import BuildRequest
-from zoomrt.models.families import FAMILIES
-from zoomrt.models.published.cache import found
 from zoomrt.models.published.fetch import fetch
-from zoomrt.models.published.records import Published, chosen, fitting, size_text
+from zoomrt.models.published.records import Published, chosen
 
 
 def needed(request: BuildRequest, weights: str | None) -> tuple[Published, ...]:
@@ -55,17 +53,3 @@ def _with(request: BuildRequest, places: dict[str, Path]) -> BuildRequest:
     """places : by what stands for them, `weights` or an option's key."""
     options = {key: place for key, place in places.items() if key != "weights"}
     return replace(request, weights=places.get("weights", request.weights), options={**request.options, **options})
-
-
-def published_table() -> list[str]:
-    """A line for each published file: for what, how large, whether it is here, and when it would be fetched."""
-    rows = [("model", "for", "published file", "size", "")]
-    for family in FAMILIES.records():
-        by_default = fitting(family.published, {})
-        for one in family.published:
-            here = found(one, {}) is not None
-            asked = "would be fetched" if one in by_default else f"with {one.condition or '--published'}"
-            state = "here" if here else asked
-            rows.append((family.name, f"--{one.key.replace('_', '-')}", one.name, size_text(one.files), state))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

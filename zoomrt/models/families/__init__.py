@@ -108,31 +108,3 @@ def _digest(module: str) -> str:
     if spec is None or spec.origin is None:
         raise UsageError("a model family has no network", seen=f"no {module}", needed="its file", remedy="Install it.")
     return sha256_of(spec.origin)
-
-
-def table() -> list[str]:
-    """What there is to choose from, as lines of text: size, work, steps, licence, and whether there are weights."""
-    rows = [("model", "variant", "scale", "parameters", "GMAC at 512", "steps", "licence", "status")]
-    rows += [
-        (
-            family.name,
-            variant.name,
-            f"x{variant.scale}",
-            f"{variant.parameters / 1e6:.1f} M",
-            f"{variant.gmac:,.1f}",
-            str(variant.steps),
-            variant.licence,
-            variant.status,
-        )
-        for family in FAMILIES.records()
-        for variant in family.variants
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = {2, 3, 4, 5}  # columns that are set flush right
-    return [
-        "  ".join(
-            cell.rjust(w) if i in numbers else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
