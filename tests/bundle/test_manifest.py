@@ -271,6 +271,7 @@ def test_every_field_has_a_type_that_is_checked() -> None:
     ("field", "wrong"),
     [
         ("weights", {"sha256": "ab"}),
+        ("weights", {"sha256": "0" * 64 + "\n"}),
         ("weights", {"parameters": -1}),
         ("parity", {"1": {"psnr": 99.5}}),
         ("numerics", {"largest": {"a": "wide"}}),

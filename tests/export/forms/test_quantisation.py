@@ -25,7 +25,7 @@ from zoomrt.calibration.placement import Placement
 from zoomrt.errors import InputError, PrecisionError, UsageError
 from zoomrt.export import cache
 from zoomrt.export.build import build
-from zoomrt.export.forms import quantisation
+from zoomrt.export.forms import eight_bit, quantisation
 from zoomrt.export.forms.quantisation import Quantised, cost_against_fp16, prove_fp16_storage
 from zoomrt.export.request import BuildRequest
 from zoomrt.export.verify.sample_tiles import photograph_tile
@@ -150,8 +150,11 @@ def test_all_of_it_has_no_gate(tmp_path: Path, tiny_edge_weights: Path) -> None:
     assert any(f"no quality gate: {worst:.1f} dB" in warning for warning in manifest.warnings)
 
 
-def test_what_was_measured_is_found_again(tmp_path: Path, tiny_edge_weights: Path) -> None:
-    """Stopped after the calibration, the next build does not run a tile through it; a third is a copy."""
+def test_what_was_measured_is_found_again(
+    tmp_path: Path, tiny_edge_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after the calibration, the next build does not run a tile through it; a third is a copy. Under other code
+    of the network nothing is found."""
 
     def stop_at(stage: str) -> Callable[[str, float], None]:
         def advance(said: str, fraction: float) -> None:
@@ -165,6 +168,12 @@ def test_what_was_measured_is_found_again(tmp_path: Path, tiny_edge_weights: Pat
     with pytest.raises(KeyboardInterrupt):
         build(request(tiny_edge_weights), tmp_path / "b", on_progress=stop_at("quality"))
     assert [fraction for said, fraction in stages if said == "calibrate"] == [1 / 3, 2 / 3, 1.0]
+    stages.clear()
+    with monkeypatch.context() as changed:
+        changed.setattr(eight_bit, "outside_code", lambda _: {"its": "digest"})
+        with pytest.raises(KeyboardInterrupt):
+            build(request(tiny_edge_weights), tmp_path / "b", on_progress=stop_at("quality"))
+    assert "calibrate" in {said for said, _ in stages}
     stages.clear()
     build(request(tiny_edge_weights), tmp_path / "b", on_progress=stop_at("nothing"))
     assert "calibrate" not in {said for said, _ in stages}

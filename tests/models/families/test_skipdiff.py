@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ import zoomrt
 from zoomrt.bundle.sampling import split_draws
 from zoomrt.cli import upscale
 from zoomrt.cli._common import run
-from zoomrt.errors import CheckpointError, UsageError
+from zoomrt.errors import CheckpointError, PrecisionError, UsageError
+from zoomrt.export.precisions import PRECISIONS
 from zoomrt.models.checkpoint import load_checkpoint
 from zoomrt.models.families import family_of
 from zoomrt.models.families.skipdiff import FAMILY
@@ -152,6 +154,13 @@ def test_the_policy_stays_fp32(tmp_path: Path) -> None:
     graphs = {part: OnnxRuntimeGraph(tmp_path / "b" / name) for part, name in manifest.graphs.items()}
     narrow = {part for part, graph in graphs.items() if np.float16 in graph._dtypes.values()}
     assert narrow == {"encode", "step"}
+
+
+def test_emulation_is_held_to_the_precisions_own_bar(tmp_path: Path) -> None:
+    write(tmp_path / "w.pth", "before")
+    strict = replace(PRECISIONS.named("fp16"), name="strict", minimum_psnr_db=150.0)
+    with PRECISIONS.added(strict), pytest.raises(PrecisionError, match=r"need 150 dB under FP16 storage emulation"):
+        bundle_of(tmp_path / "b", tmp_path / "w.pth", {"steps": 4}, tile=16, precision="strict")
 
 
 def test_wrong_requests(tmp_path: Path) -> None:

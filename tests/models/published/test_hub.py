@@ -18,7 +18,7 @@ from file_server import COMMIT, LARGE, Fault, FileServer
 
 from zoomrt.errors import FetchError, MissingDependency, StorageError
 from zoomrt.models.published import hub
-from zoomrt.models.published.cache import found
+from zoomrt.models.published.cache import by_hand, found
 from zoomrt.models.published.fetch import fetch
 from zoomrt.models.published.records import Licence, Published, PublishedFile, Repository
 
@@ -67,6 +67,19 @@ def test_a_folder_comes_whole_and_once(server: FileServer, contents: dict[str, b
     assert fetch([BASE], offline=True) == fetch([BASE]) == {"base": place}
     assert len(server.requests) == before
     assert not (tmp_path / "cache" / "weights").exists()
+
+
+def test_a_file_that_was_put_there_by_hand_is_held_against_its_hash() -> None:
+    content = b"as published"
+    file = PublishedFile("a/model.safetensors", size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    one = Published(key="base", files=(file,), licence=FREE, repositories=(Repository("one/base"),))
+    place = by_hand(one, file)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content[::-1])
+    with pytest.raises(FetchError, match=r"is not the published file.*Delete it"):
+        fetch([one], offline=True)
+    place.write_bytes(content)
+    assert fetch([one], offline=True) == {"base": place}
 
 
 def test_what_is_not_needed_is_not_fetched(contents: dict[str, bytes]) -> None:

@@ -16,7 +16,7 @@ from fake_cuda import FakeCuda, at
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoomrt.errors import InputError
+from zoomrt.errors import InputError, MissingDependency
 from zoomrt.runtime.frames.interop import DeviceArray, device_view, stream_handle
 
 
@@ -210,6 +210,18 @@ def test_what_goes_out_is_described_to_cuda_core(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "cuda.core.utils", utils)
     assert lent(array)._view() == ((None, (3, 4)), {"dtype": np.float32})
     assert told == [((array.ctypes.data, 48), {"owner": array})]
+
+
+def test_without_cuda_core_the_array_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lent:
+        def __dlpack__(self) -> None: ...
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 2, 0
+
+    monkeypatch.setitem(sys.modules, "cuda.core.utils", None)
+    with pytest.raises(MissingDependency, match=r"zoomrt\[cuda\]"):
+        device_view(Lent(), 1, lambda _: None)
 
 
 @pytest.mark.parametrize(("stream", "led"), [(4096, [4096]), (1, [1]), (None, [1]), (-1, [])])

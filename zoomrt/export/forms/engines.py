@@ -26,9 +26,7 @@ def compile_engines(job: Job, graphs: Graphs) -> Engines:
         report = _compiled(job, graphs, job.graph(name), engine, job.plan.precision.kind)
         reports[name] = report
         warnings += [f"{engine.name}: {warning}" for warning in report.warnings]
-        if (
-            job.plan.precision.eight_bit and report.kernels is not None
-        ):  # else it could not be read back, nor could the other
+        if job.plan.precision.eight_bit and report.kernels is not None:  # read back, as the other can be then
             costs[name], warning = cost_against_fp16(report, _in_fp16(job, graphs, name))
             warnings += [f"{engine.name}: {warning}"] if warning is not None else []
     return Engines({name: job.engine(name).name for name in reports}, reports, costs, tuple(warnings))

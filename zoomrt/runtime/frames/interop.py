@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from zoomrt.errors import InputError
+from zoomrt.errors import InputError, MissingDependency
 from zoomrt.runtime.frames.buffers import contiguous_strides
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's device types
@@ -117,8 +117,12 @@ def device_view(source: Any, stream: int, follow: Callable[[int], None]) -> Devi
 
 
 def _cuda_core(name: str) -> Any:
-    """A module of cuda-core, which is there wherever a session has a GPU."""
-    return importlib.import_module(f"cuda.core.{name}".removesuffix("."))
+    """A module of cuda-core, which is there wherever a session has a GPU. Raises MissingDependency."""
+    try:
+        return importlib.import_module(f"cuda.core.{name}".removesuffix("."))
+    except ImportError as cause:
+        needed, remedy = "cuda-core 1.0 or newer", "Run: pip install 'zoomrt[cuda]'"
+        raise MissingDependency("arrays on a GPU need cuda-core", seen=cause, needed=needed, remedy=remedy) from cause
 
 
 class DeviceArray:
